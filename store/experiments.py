@@ -1,0 +1,151 @@
+"""Submitting: one transaction turns a submission into an experiment, its runs and their announcements."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from liverseg_core.data.manifest import Manifest, check_runnable
+from liverseg_core.errors import SpecError
+from liverseg_core.spec import ExperimentSpec, Submission
+from store import datasets
+from store.models import Dataset, Experiment, Run
+from store.queue import enter_new
+from store.settings import settings
+from store.states import State
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that a submission asks for."""
+
+    spec: ExperimentSpec
+    dataset: Dataset
+    training_hash: str
+    evaluation_hash: str
+    reused_from: int | None
+    """A finished run with the same two hashes, whose result will be shown instead of training again."""
+
+
+def plan(session: Session, project_id: int, submission: Submission, *, reuse: bool = True) -> list[Planned]:
+    """What a submission would do; nothing is written.
+
+    Raises:
+        SpecError: the first thing in it that cannot be run, with its path.
+    """
+    specs = submission.expand()
+    chosen = _resolve_all(session, project_id, specs)
+    hashes = [(spec.training_hash(chosen[spec.dataset.id].content_hash), spec.evaluation_hash()) for spec in specs]
+    done = _finished(session, project_id, {training for training, _ in hashes}) if reuse else {}
+    return [
+        Planned(spec, chosen[spec.dataset.id], *pair, done.get(pair))
+        for spec, pair in zip(specs, hashes, strict=True)
+    ]
+
+
+def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSpec]) -> dict[str, Dataset]:
+    """Each data set that the specs name, after checking that every spec can run on its own."""
+    chosen = {wanted: datasets.resolve(session, project_id, wanted) for wanted in {spec.dataset.id for spec in specs}}
+    manifests = {wanted: Manifest.from_json(dataset.manifest) for wanted, dataset in chosen.items()}
+    # Only these fields decide whether a spec can run; a grid over others need not be checked cell by cell.
+    different = {
+        (spec.dataset.model_dump_json(), spec.training.batch_size, spec.data.augmentation): spec for spec in specs
+    }
+    for spec in different.values():
+        check_runnable(spec, manifests[spec.dataset.id])
+    return chosen
+
+
+def _finished(session: Session, project_id: int, training: set[str]) -> dict[tuple[str, str], int]:
+    query = select(Run.training_hash, Run.evaluation_hash, Run.id).where(
+        Run.project_id == project_id,
+        Run.training_hash.in_(training),
+        Run.state == State.SUCCEEDED,
+        Run.reused_from.is_(None),
+    )
+    rows = session.execute(query.order_by(Run.id.desc())).tuples()
+    return {(training, evaluation): run for training, evaluation, run in rows}  # the oldest one stays
+
+
+def submit(
+    session: Session, project_id: int, submission: Submission, *, key: str | None = None, reuse: bool = True
+) -> tuple[Experiment, bool]:
+    """Make the experiment and its runs; whether they are new (False: the idempotency key was used before).
+
+    Raises:
+        SpecError: nothing can be run as asked, or the key was used with another body.
+    """
+    body = submission.model_dump(mode="json")
+    experiment, new = _experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
+    if new:
+        planned = plan(session, project_id, submission, reuse=reuse)
+        _add_runs(session, [_run(experiment, one) for one in planned])
+    return experiment, new
+
+
+def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weights: str) -> Experiment:
+    """Queue the evaluation of imported weights (an artifact) as a run of kind ``evaluate``.
+
+    Raises:
+        SpecError: the spec cannot be run.
+    """
+    dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
+    body = {"spec": spec.model_dump(mode="json"), "weights": weights}
+    experiment, _ = _experiment(session, project_id, spec.name, body, None)
+    imported = hashlib.sha256(f"imported weights {weights}".encode()).hexdigest()
+    run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash(), None))
+    run.kind, run.weights = "evaluate", weights
+    _add_runs(session, [run])
+    return experiment
+
+
+def _experiment(
+    session: Session, project_id: int, name: str, body: dict[str, Any], key: str | None
+) -> tuple[Experiment, bool]:
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    values = {"project_id": project_id, "name": name, "submission": body, "idempotency_key": key}
+    # A second request with the key waits here until the first has committed, then finds its row.
+    made = session.scalar(
+        insert(Experiment).values(**values, request_hash=digest).on_conflict_do_nothing().returning(Experiment.id)
+    )
+    if made is not None:
+        return session.get_one(Experiment, made), True
+    found = session.scalars(
+        select(Experiment).where(Experiment.project_id == project_id, Experiment.idempotency_key == key)
+    ).one()
+    if found.request_hash != digest:
+        raise SpecError("Idempotency-Key", "was used before with another body; use a new key", key)
+    return found, False
+
+
+def _run(experiment: Experiment, planned: Planned) -> Run:
+    spec = planned.spec
+    return Run(
+        project_id=experiment.project_id,
+        experiment_id=experiment.id,
+        dataset_id=planned.dataset.id,
+        kind="train",
+        name=spec.name,
+        tags=list(spec.tags),
+        notes=spec.notes,
+        spec=spec.model_dump(mode="json"),
+        training_hash=planned.training_hash,
+        evaluation_hash=planned.evaluation_hash,
+        reused_from=planned.reused_from,
+        pool=settings().pool,
+        state=State.QUEUED,
+        crashes=0,
+        announcements=0,
+    )
+
+
+def _add_runs(session: Session, runs: list[Run]) -> None:
+    session.add_all(runs)
+    session.flush()  # gives the ids, in order
+    for run in runs:
+        enter_new(session, run, "reuse" if run.reused_from else "submit")

@@ -1,0 +1,231 @@
+"""The tables. Runs, experiments and data sets carry their project from the start."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+DEFAULT_PROJECT = 1
+
+
+class Base(DeclarativeBase):
+    """Base of every table."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        int: BigInteger,
+        str: Text,
+        float: Double,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+
+class Project(Base):
+    """Whose things are whose."""
+
+    __tablename__ = "projects"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class Dataset(Base):
+    """An imported data set: its manifest here, its pixels in one artifact."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("project_id", "name"), Index(None, "project_id", "content_hash"))
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    content_hash: Mapped[str]
+    artifact: Mapped[str]
+    manifest: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Experiment(Base):
+    """One submission, which may expand to many runs."""
+
+    __tablename__ = "experiments"
+    __table_args__ = (UniqueConstraint("project_id", "idempotency_key"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    submission: Mapped[dict[str, Any]]
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Run(Base):
+    """One concrete spec on its way from ``queued`` to an end; see ``store.states``."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_queue", "pool", text("priority DESC"), "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_runs_leases", "lease_until", postgresql_where=text("state IN ('running', 'stopping')")),
+        Index("ix_runs_reuse", "project_id", "training_hash", "evaluation_hash"),
+        Index(None, "experiment_id"),
+    )
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    experiment_id: Mapped[int] = mapped_column(ForeignKey("experiments.id"))
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"))
+    kind: Mapped[str]
+    name: Mapped[str]
+    tags: Mapped[list[str]]
+    notes: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    training_hash: Mapped[str]
+    evaluation_hash: Mapped[str]
+    weights: Mapped[str | None]
+    """Artifact of the weights that a run of kind ``evaluate`` scores."""
+    reused_from: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    message: Mapped[str | None]
+    pool: Mapped[str]
+    priority: Mapped[int] = mapped_column(Integer, server_default="0")
+    fence: Mapped[int] = mapped_column(server_default="0")
+    """Rises at every claim; a write that carries an older one is refused."""
+    lease_until: Mapped[datetime | None]
+    crashes: Mapped[int] = mapped_column(Integer, server_default="0")
+    announced_at: Mapped[datetime | None]
+    announcements: Mapped[int] = mapped_column(Integer, server_default="0")
+
+    progress: Mapped[dict[str, Any] | None]
+    checkpoint: Mapped[dict[str, Any] | None]
+    best_epoch: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Attempt(Base):
+    """One execution of a run; its number is the fencing number of its claim."""
+
+    __tablename__ = "attempts"
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+    host: Mapped[str]
+    outcome: Mapped[str]
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    message: Mapped[str | None]
+    resumed_from: Mapped[int] = mapped_column(Integer, server_default="0")
+    peak_memory_mb: Mapped[int | None] = mapped_column(Integer)
+    provenance: Mapped[dict[str, Any] | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    ended_at: Mapped[datetime | None]
+
+
+class RunEvent(Base):
+    """What happened to a run; folding the events gives its state."""
+
+    __tablename__ = "run_events"
+    __table_args__ = (Index(None, "run_id", "id"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    move: Mapped[str]
+    state: Mapped[str]
+    attempt: Mapped[int | None]
+    detail: Mapped[str | None]
+
+
+class Epoch(Base):
+    """One epoch's values; rows past a resume point are archived, never deleted."""
+
+    __tablename__ = "epochs"
+    __table_args__ = (
+        Index("uq_epochs_live", "run_id", "epoch", unique=True, postgresql_where=text("archived_at IS NULL")),
+    )
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    loss: Mapped[float]
+    dice: Mapped[float]
+    val_loss: Mapped[float]
+    val_dice: Mapped[float]
+    learning_rate: Mapped[float]
+    seconds: Mapped[float]
+    images_per_second: Mapped[float]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    archived_at: Mapped[datetime | None]
+
+
+CONFUSION = [f"{kind}{truth}{predicted}" for kind in "nq" for truth in range(3) for predicted in range(3)]
+"""Columns of the two 3 x 3 matrices, row by row."""
+
+
+class SliceScore(Base):
+    """The stored facts about one evaluated slice (``liverseg_core.records.SliceScore``).
+
+    ``n00 .. n22`` are the counts at native size, ``q00 .. q22`` those of the quantised labels; the first digit
+    is the truth, the second the prediction.
+    """
+
+    __tablename__ = "slice_scores"
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    scan: Mapped[int] = mapped_column(primary_key=True)
+    slice: Mapped[int] = mapped_column(primary_key=True)
+    tp: Mapped[int] = mapped_column(Integer)
+    fp: Mapped[int] = mapped_column(Integer)
+    fn: Mapped[int] = mapped_column(Integer)
+    dice: Mapped[float]
+    dice_liver: Mapped[float]
+    dice_tumor: Mapped[float]
+
+
+for _name in CONFUSION:
+    setattr(SliceScore, _name, mapped_column(_name, Integer, nullable=False))
+
+
+class Artifact(Base):
+    """A file in the artifact folder that belongs to a run."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("run_id", "kind"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    attempt: Mapped[int]
+    kind: Mapped[str]
+    sha256: Mapped[str]
+    bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Announcement(Base):
+    """The outbox: written with the move that queues a run, sent after commit, then deleted."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    pool: Mapped[str]
+    number: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

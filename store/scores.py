@@ -1,0 +1,96 @@
+"""Per-image rows: written by COPY in the transaction that finishes the run, read back as counts."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from liverseg_core import records
+from store.artifacts import Stored
+from store.models import CONFUSION, Artifact
+from store.queue import Claim, Ending, end_attempt, move, owned
+from store.states import Outcome, State
+
+COLUMNS = ("run_id", "part", "scan", "slice", *CONFUSION, "tp", "fp", "fn", "dice", "dice_liver", "dice_tumor")
+
+
+def finish(
+    session: Session,
+    claim: Claim,
+    scores: Sequence[records.SliceScore],
+    artifacts: dict[str, Stored],
+    best_epoch: int | None,
+    ending: Ending,
+) -> State:
+    """Store a result and end the run, all in the caller's transaction; the state reached.
+
+    A cancel that came first wins: then nothing is stored and ``cancelled`` is returned.
+
+    Raises:
+        LeaseLost: the run is no longer this claim's.
+    """
+    run = owned(session, claim)
+    cancelled = run.state == State.STOPPING
+    if not cancelled:
+        copy_scores(session, run.id, scores)
+        session.add_all(
+            Artifact(run_id=run.id, attempt=claim.fence, kind=kind, sha256=file.sha256, bytes=file.bytes)
+            for kind, file in artifacts.items()
+        )
+        run.best_epoch = best_epoch
+    move(session, run, "cancelled" if cancelled else "succeed", attempt=claim.fence)
+    end_attempt(session, claim, Outcome.CANCELLED if cancelled else Outcome.SUCCEEDED, ending)
+    return State(run.state)
+
+
+def copy_scores(session: Session, run_id: int, scores: Iterable[records.SliceScore]) -> None:
+    """COPY the rows on the session's own connection, so they live and die with its transaction."""
+    session.flush()
+    cursor = session.connection().connection.cursor()
+    with cursor.copy(f"COPY slice_scores ({', '.join(COLUMNS)}) FROM STDIN") as copy:
+        for one in scores:
+            copy.write_row((run_id, *_values(one)))
+
+
+def _values(one: records.SliceScore) -> tuple[Any, ...]:
+    facts = (one.tp, one.fp, one.fn, one.dice, one.dice_liver, one.dice_tumor)
+    return (one.part, one.scan, one.slice, *one.counts, *one.quantised, *facts)
+
+
+PER_IMAGE = {
+    "liver_dice": "2.0 * (n11+n12+n21+n22) / nullif(2 * (n11+n12+n21+n22) + n01+n02 + n10+n20, 0)",
+    "lesion_dice": "2.0 * n22 / nullif(2 * n22 + n02+n12 + n20+n21, 0)",
+    "lesion_precision": "1.0 * n22 / nullif(n22 + n02+n12, 0)",
+    "lesion_recall": "1.0 * n22 / nullif(n22 + n20+n21, 0)",
+    "lesion_pixels": "n20+n21+n22",
+    "predicted_lesion_pixels": "n02+n12+n22",
+}
+"""Per-image columns of profile ``modern`` in SQL; null where nothing can be said (both masks empty)."""
+
+SORTABLE = frozenset({"part", "scan", "slice", "dice", "dice_liver", "dice_tumor", *PER_IMAGE})
+
+
+def images(
+    session: Session, run_id: int, *, sort: str = "scan", descending: bool = False, limit: int = 500, offset: int = 0
+) -> list[dict[str, Any]]:
+    """The per-image table of a run, one dictionary a slice, sorted by a column of ``SORTABLE``.
+
+    Args:
+        session: an open session.
+        run_id: the run that owns the rows (a reused run's original).
+        sort: column to sort by; scan and slice break ties; nulls come last.
+        descending: largest first.
+        limit: most rows to return.
+        offset: rows to skip.
+    """
+    assert sort in SORTABLE
+    derived = ", ".join(f"({formula})::float8 AS {name}" for name, formula in PER_IMAGE.items())
+    stored = ", ".join(name for name in COLUMNS if name != "run_id")
+    order = f"{sort} {'DESC' if descending else 'ASC'} NULLS LAST, part, scan, slice"
+    statement = (
+        f"SELECT {stored}, {derived} FROM slice_scores WHERE run_id = :run "  # noqa: S608 - names from the list above
+        f"ORDER BY {order} LIMIT :limit OFFSET :offset"
+    )
+    rows = session.execute(text(statement), {"run": run_id, "limit": limit, "offset": offset})
+    return [dict(row) for row in rows.mappings()]

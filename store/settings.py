@@ -1,0 +1,64 @@
+"""Settings from the environment: every name is prefixed with ``LIVERSEG_``."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """Where data lies when ``LIVERSEG_HOME`` is not set."""
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "liverseg"
+
+
+class Settings(BaseSettings):
+    """What a process needs to know about its surroundings.
+
+    Without the two URLs the bundled Postgres and Valkey of ``home`` are used.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LIVERSEG_", frozen=True)
+
+    home: Path = Field(
+        default_factory=default_home, description="folder of the bundled services, artifacts and caches"
+    )
+    database_url: str | None = Field(
+        None, description="an outside Postgres >= 15, e.g. postgresql://user@host/liverseg"
+    )
+    broker_url: str | None = Field(None, description="an outside Redis >= 7, e.g. redis://host:6379/0")
+    token: str | None = Field(None, description="demanded from every request when the API listens beyond loopback")
+    url: str = Field("http://127.0.0.1:8421", description="where commands find the API")
+    pool: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="the pool of runs a worker takes from")
+
+    heartbeat_s: float = Field(10, gt=0, description="how often a worker renews its lease")
+    lease_s: float = Field(30, gt=0, description="how long a run stays owned without a heartbeat")
+    desired_state_s: float = Field(2, gt=0, description="how often a worker reads whether its run should stop")
+    grace_s: float = Field(10, gt=0, description="how long a trainer may take to stop before it is killed")
+    reannounce_s: float = Field(60, gt=0, description="age at which an announcement of a queued run counts as lost")
+    upkeep_s: float = Field(0.5, gt=0, description="how often the API relays, re-announces and reaps")
+    max_crashes: int = Field(3, ge=1, description="crashes after which a run is dead")
+    max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
+
+    @property
+    def artifacts(self) -> Path:
+        return self.home / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.home / "checkpoints"
+
+    @property
+    def scratch(self) -> Path:
+        return self.home / "scratch"
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,77 @@
+"""The states of a run and every arrow between them; drawn here and nowhere else.
+
+    submit ──> queued ──claim──> running ──succeed──> succeeded
+      │          │ ^ ^             │ │ │ ├─fail──────> failed
+      │          │ │ └──release────┘ │ └─cancel──> stopping ──cancelled──> cancelled
+      │          │ └────crash────────┤                 (also when its worker is lost)
+      │          │                   └─poison──> dead ──requeue──> queued
+      │          └─cancel──> cancelled
+      └─reuse──> succeeded
+
+``release`` is an interruption (drain, SIGTERM) and burns nothing; ``crash`` is a trainer or worker that died
+and counts; at the limit it is ``poison``.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    """Waits for a worker of its pool."""
+    RUNNING = "running"
+    """A worker owns it and its trainer works."""
+    STOPPING = "stopping"
+    """Cancel was asked; its worker is ending the trainer."""
+    SUCCEEDED = "succeeded"
+    """Finished, with a score for every evaluated slice."""
+    FAILED = "failed"
+    """The run itself is at fault; another attempt would fail too."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled it."""
+    DEAD = "dead"
+    """Its attempts crashed too often; an operator may requeue it."""
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.DEAD})
+OWNED = frozenset({State.RUNNING, State.STOPPING})
+
+ARROWS: dict[str, dict[State | None, State]] = {
+    "submit": {None: State.QUEUED},
+    "reuse": {None: State.SUCCEEDED},
+    "claim": {State.QUEUED: State.RUNNING},
+    "succeed": {State.RUNNING: State.SUCCEEDED},
+    "fail": {State.RUNNING: State.FAILED},
+    "release": {State.RUNNING: State.QUEUED},
+    "crash": {State.RUNNING: State.QUEUED},
+    "poison": {State.RUNNING: State.DEAD},
+    "cancel": {State.QUEUED: State.CANCELLED, State.RUNNING: State.STOPPING},
+    "cancelled": {State.STOPPING: State.CANCELLED},
+    "requeue": {State.DEAD: State.QUEUED},
+}
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CRASHED = "crashed"
+    LOST = "lost"
+    PREEMPTED = "preempted"
+    CANCELLED = "cancelled"
+
+
+class IllegalMove(Exception):
+    """A move that no arrow allows from the run's true state."""
+
+    def __init__(self, run_id: int, move: str, state: State) -> None:
+        self.run_id, self.move, self.state = run_id, move, state
+        super().__init__(f"run {run_id} is {state}, so it cannot {move}")
+
+
+def target(move: str, state: State | None) -> State | None:
+    """The state that ``move`` leads to from ``state``; None where there is no such arrow."""
+    return ARROWS[move].get(state)

@@ -1,0 +1,103 @@
+"""What the front desk reads: experiments, runs and what belongs to them, always within one project."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent
+from store.states import State
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs to list; None means any."""
+
+    state: State | None = None
+    experiment: int | None = None
+    name: str | None = None
+    before: int | None = None
+    """Cursor: only runs with a smaller id."""
+
+
+def runs(session: Session, project_id: int, wanted: RunFilter, limit: int) -> Sequence[Run]:
+    """Runs of the project, newest first."""
+    query = select(Run).where(Run.project_id == project_id)
+    if wanted.state is not None:
+        query = query.where(Run.state == wanted.state)
+    if wanted.experiment is not None:
+        query = query.where(Run.experiment_id == wanted.experiment)
+    if wanted.name is not None:
+        query = query.where(Run.name.icontains(wanted.name, autoescape=True))
+    if wanted.before is not None:
+        query = query.where(Run.id < wanted.before)
+    return session.scalars(query.order_by(Run.id.desc()).limit(limit)).all()
+
+
+def run(session: Session, project_id: int, run_id: int) -> Run | None:
+    """One run, or None where the project has no such run."""
+    return session.scalar(select(Run).where(Run.project_id == project_id, Run.id == run_id))
+
+
+def known(session: Session, project_id: int, run_ids: Sequence[int]) -> set[int]:
+    """Those of the ids that the project has."""
+    return set(session.scalars(select(Run.id).where(Run.project_id == project_id, Run.id.in_(run_ids))))
+
+
+def experiments(session: Session, project_id: int, limit: int, before: int | None = None) -> Sequence[Experiment]:
+    """Experiments of the project, newest first."""
+    query = select(Experiment).where(Experiment.project_id == project_id)
+    if before is not None:
+        query = query.where(Experiment.id < before)
+    return session.scalars(query.order_by(Experiment.id.desc()).limit(limit)).all()
+
+
+def experiment(session: Session, project_id: int, experiment_id: int) -> Experiment | None:
+    """One experiment, or None where the project has no such experiment."""
+    query = select(Experiment).where(Experiment.project_id == project_id, Experiment.id == experiment_id)
+    return session.scalar(query)
+
+
+def experiment_runs(session: Session, experiment_id: int) -> Sequence[Run]:
+    """The runs of an experiment in the order of its cells."""
+    return session.scalars(select(Run).where(Run.experiment_id == experiment_id).order_by(Run.id)).all()
+
+
+def source(run: Run) -> int:
+    """The run whose result ``run`` shows: itself, or the one it reuses."""
+    return run.reused_from or run.id
+
+
+def epochs(session: Session, run_id: int) -> Sequence[Epoch]:
+    """The epochs that count, in order; archived rows are left out."""
+    query = select(Epoch).where(Epoch.run_id == run_id, Epoch.archived_at.is_(None))
+    return session.scalars(query.order_by(Epoch.epoch)).all()
+
+
+def attempts(session: Session, run_id: int) -> Sequence[Attempt]:
+    """Every attempt at a run, first one first."""
+    return session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)).all()
+
+
+def events(session: Session, run_id: int) -> Sequence[RunEvent]:
+    """What happened to a run, in order."""
+    return session.scalars(select(RunEvent).where(RunEvent.run_id == run_id).order_by(RunEvent.id)).all()
+
+
+def artifacts(session: Session, run_id: int) -> Sequence[Artifact]:
+    """The files a run left."""
+    return session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.kind)).all()
+
+
+def ahead(session: Session, run: Run) -> int:
+    """How many queued runs of its pool come before a queued run."""
+    first = (Run.priority > run.priority) | ((Run.priority == run.priority) & (Run.id < run.id))
+    query = select(func.count()).where(Run.pool == run.pool, Run.state == State.QUEUED, first)
+    return session.scalars(query).one()
+
+
+def counts_by_state(session: Session, project_id: int) -> dict[str, int]:
+    """How many runs of the project are in each state."""
+    query = select(Run.state, func.count()).where(Run.project_id == project_id).group_by(Run.state)
+    return dict(session.execute(query).tuples().all())
