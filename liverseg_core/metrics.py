@@ -39,8 +39,8 @@ def decode_grey(u: Level) -> Labels:
 
     The thresholds are exact: 65535 / 3 = 21845 and 2 * 65535 / 3 = 43690.
     """
-    labels: Labels = (u >= FULL // 3).astype(np.uint8) + (u >= 2 * FULL // 3).astype(np.uint8)
-    return labels
+    parenchyma: Labels = (u >= FULL // 3).astype(np.uint8)
+    return np.add(parenchyma, u >= 2 * FULL // 3, dtype=np.uint8)
 
 
 def enlarge_nearest(labels: Labels, shape: tuple[int, int]) -> Labels:

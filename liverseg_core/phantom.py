@@ -24,8 +24,8 @@ LIVER, SPLEEN, KIDNEY, PELVIS, STOMACH, BOWEL, CONTRAST = 146.0, 152.0, 182.0, 1
 NOISE = 15.0
 """Standard deviation before the picture is blurred; about 6 after."""
 
-LESION_CONTRAST = (-62.0, -42.0)
-LESION_RADII = (0.07, 0.20)
+LESION_CONTRAST = (-88.0, -68.0)
+LESION_RADII = (0.07, 0.24)
 MOST_LESIONS = 6
 
 

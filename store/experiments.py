@@ -68,7 +68,7 @@ def _finished(session: Session, project_id: int, training: set[str]) -> dict[tup
         Run.state == State.SUCCEEDED,
         Run.reused_from.is_(None),
     )
-    rows = session.execute(query.order_by(Run.id.desc())).tuples()
+    rows = session.execute(query.order_by(Run.id.desc()))
     return {(training, evaluation): run for training, evaluation, run in rows}  # the oldest one stays
 
 

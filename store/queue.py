@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from liverseg_core.records import EpochRecord
 from store.models import Announcement, Attempt, Dataset, Epoch, Run, RunEvent
-from store.states import OWNED, IllegalMove, Outcome, State, target
+from store.states import FINAL, OWNED, IllegalMove, Outcome, State, target
 
 
 class LeaseLost(Exception):
@@ -155,7 +156,8 @@ def record_epoch(session: Session, claim: Claim, record: EpochRecord, checkpoint
     """
     run = owned(session, claim)
     values = {name: getattr(record, name) for name in EpochRecord.__dataclass_fields__}
-    session.add(Epoch(run_id=run.id, attempt=claim.fence, **values))
+    # The same event may come twice when a commit's reply was lost.
+    session.execute(insert(Epoch).values(run_id=run.id, attempt=claim.fence, **values).on_conflict_do_nothing())
     run.checkpoint = checkpoint
 
 
@@ -300,10 +302,15 @@ def requeue(session: Session, project_id: int, run_id: int) -> Run | None:
     return run
 
 
+def has_ended(session: Session, run_id: int) -> bool:
+    """Whether the run has reached a final state."""
+    return session.scalars(select(Run.state).where(Run.id == run_id)).one() in FINAL
+
+
 def queued(session: Session) -> dict[str, int]:
     """How many runs wait in each pool."""
     rows = session.execute(select(Run.pool, func.count()).where(Run.state == State.QUEUED).group_by(Run.pool))
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 def stale_announcements(session: Session, pool: str, older_than_s: float, limit: int) -> Sequence[Run]:

@@ -32,9 +32,10 @@ class Settings(BaseSettings):
     url: str = Field("http://127.0.0.1:8421", description="where commands find the API")
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="the pool of runs a worker takes from")
 
-    heartbeat_s: float = Field(10, gt=0, description="how often a worker renews its lease")
+    heartbeat_s: float = Field(
+        2, gt=0, description="how often a worker renews its lease, tells its progress and learns whether to stop"
+    )
     lease_s: float = Field(30, gt=0, description="how long a run stays owned without a heartbeat")
-    desired_state_s: float = Field(2, gt=0, description="how often a worker reads whether its run should stop")
     grace_s: float = Field(10, gt=0, description="how long a trainer may take to stop before it is killed")
     reannounce_s: float = Field(60, gt=0, description="age at which an announcement of a queued run counts as lost")
     upkeep_s: float = Field(0.5, gt=0, description="how often the API relays, re-announces and reaps")

@@ -11,6 +11,7 @@ import stat
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -343,7 +344,7 @@ def _member(bundle: zipfile.ZipFile, name: str, limit: int) -> bytes:
     try:
         with bundle.open(name) as file:
             return file.read(limit + 1)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise DataError(name, f"is damaged inside the archive ({error}); pack it again") from error
 
 

@@ -107,10 +107,14 @@ def _open(home: Path, manifest: Manifest, size: int) -> SliceCache | None:
     n = len(manifest.slices)
     images = _map(_sized(home, size) / "images.npy", (n, size, size), np.float32)
     masks = _map(_sized(home, size) / "masks.npy", (n, size, size), np.float32)
-    labels = _map(home / "labels" / "labels.npy", (n, manifest.height, manifest.width), np.uint8)
+    labels = _labels(home, manifest)
     if images is None or masks is None or labels is None:
         return None
     return SliceCache(images, masks, labels)
+
+
+def _labels(home: Path, manifest: Manifest) -> NDArray[np.uint8] | None:
+    return _map(home / "labels" / "labels.npy", (len(manifest.slices), manifest.height, manifest.width), np.uint8)
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any] | None:
@@ -129,7 +133,8 @@ def _build(archive: Path, manifest: Manifest, size: int, home: Path, progress: P
     try:
         _fill(archive, manifest, size, work, progress)
         _publish(work / "sized", _sized(home, size))
-        _publish(work / "labels", home / "labels")
+        if _labels(home, manifest) is None:
+            _publish(work / "labels", home / "labels")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

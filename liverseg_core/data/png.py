@@ -107,8 +107,23 @@ def _plain_png(data: bytes, name: str) -> bytes:
         raise DataError(name, "has transparency; save it as 8-bit grey")
     if b"acTL" in kinds:
         raise DataError(name, "is animated; one slice a file")
+    _check_pixel_bytes(chunks, name)
     kept = [raw for kind, raw in chunks if kind in (b"IHDR", b"IDAT", b"IEND")]
     return _SIGNATURE + b"".join(kept)
+
+
+def _check_pixel_bytes(chunks: list[tuple[bytes, bytes]], name: str) -> None:
+    """Refuse too few or too many pixels: the decoder would fill the missing ones with zeros and say nothing."""
+    width, height, _, colour = struct.unpack_from(">IIBB", chunks[0][1], 8)
+    expected = height * (width * _CHANNELS[colour] + 1)
+    inflate = zlib.decompressobj()
+    packed = b"".join(raw[8:-4] for kind, raw in chunks if kind == b"IDAT")
+    try:
+        found = len(inflate.decompress(packed, expected + 1))
+    except zlib.error as error:
+        raise DataError(name, f"cannot be decoded ({error}); write it again") from error
+    if found != expected or not inflate.eof:
+        raise DataError(name, "cannot be decoded: it holds too few or too many pixels; write it again")
 
 
 def _chunks(data: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
@@ -130,11 +145,13 @@ def _chunks(data: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
 def _check_header(raw: bytes, file_bytes: int, name: str) -> None:
     if len(raw) != 25:
         raise DataError(name, "is damaged: its header has the wrong length; write it again")
-    width, height, depth, colour = struct.unpack_from(">IIBB", raw, 8)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", raw, 8)
     if colour not in _CHANNELS:
         raise DataError(name, "must be 8-bit grey; convert it", _COLOUR_NAMES.get(colour, f"colour type {colour}"))
     if depth != 8:
         raise DataError(name, "must have 8 bits a channel; window it and save it as 8-bit grey", f"{depth} bits")
+    if interlaced:
+        raise DataError(name, "is interlaced; save it without")
     if not 0 < width * height <= MAX_PIXELS:
         raise DataError(name, f"must have 1 to {MAX_PIXELS:,} pixels; make it smaller", f"{width} x {height}")
     if height * (width * _CHANNELS[colour] + 1) > MAX_RATIO * file_bytes:

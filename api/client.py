@@ -1,0 +1,274 @@
+"""The API from Python: what the `liverseg` command and notebooks use.
+
+Every method returns the JSON that the API answers with; lists are unwrapped.
+"""
+
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self
+from urllib.parse import quote
+
+import httpx
+
+from liverseg_core.errors import LiversegError, shorten
+
+Json = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Called with (bytes sent, all bytes)."""
+
+CHUNK = 1 << 20
+PAUSES_S = (0.1, 0.3, 1.0, 2.0)
+"""Waits before a request is sent again; only those requests whose repetition changes nothing are."""
+
+
+class ApiError(LiversegError):
+    """The API refused a request; ``problem`` is its RFC 9457 document, empty where it sent none."""
+
+    def __init__(self, status: int, problem: Json) -> None:
+        self.status = status
+        self.problem = problem
+        super().__init__(_told(status, problem))
+
+
+class Unreachable(LiversegError):
+    """No API answers at the address."""
+
+
+class Client:
+    """A connection to one API.
+
+    Args:
+        url: where it listens, e.g. ``http://127.0.0.1:8421``.
+        token: what ``LIVERSEG_TOKEN`` is there, if it has one.
+        timeout: seconds to wait for an answer; uploads and downloads wait that long for each part.
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 30) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ---- experiments and runs --------------------------------------------------------------------------------
+
+    def submit(self, body: Json, key: str | None = None, dry_run: bool = False) -> Json:
+        """Submit ``{spec, grid?, variants?, seeds?, reuse?}``: the experiment with its runs, or the plan.
+
+        The request carries an idempotency key (a new one when none is given), so it is safe to send it again
+        after a lost answer; that is done here.
+        """
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        params = {"dry_run": "true"} if dry_run else {}
+        return self._json("POST", "/v1/experiments", again=True, json=body, headers=headers, params=params)
+
+    def experiments(self, limit: int = 50, before: int | None = None) -> list[Json]:
+        """Experiments, newest first; ``before`` is the id to go on from."""
+        return self._list("/v1/experiments", limit=limit, before=before)
+
+    def experiment(self, experiment: int) -> Json:
+        """One experiment with its runs."""
+        return self._get(f"/v1/experiments/{experiment}")
+
+    def runs(
+        self,
+        *,
+        state: str | None = None,
+        experiment: int | None = None,
+        name: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> list[Json]:
+        """Runs, newest first; ``before`` is the id to go on from."""
+        return self._list("/v1/runs", state=state, experiment=experiment, name=name, limit=limit, before=before)
+
+    def run(self, run: int) -> Json:
+        """One run with attempts, events, artifacts and why it waits."""
+        return self._get(f"/v1/runs/{run}")
+
+    def cancel(self, run: int) -> Json:
+        """Ask a run to end; 409 when it has ended otherwise."""
+        return self._json("POST", f"/v1/runs/{run}/cancel", again=True)
+
+    def requeue(self, run: int) -> Json:
+        """Give a dead run a new set of attempts; 409 when it is not dead."""
+        return self._json("POST", f"/v1/runs/{run}/requeue")
+
+    def epochs(self, run: int) -> list[Json]:
+        """Values by epoch."""
+        return self._list(f"/v1/runs/{run}/epochs")
+
+    def images(
+        self, run: int, *, sort: str = "scan", descending: bool = False, limit: int = 500, offset: int = 0
+    ) -> list[Json]:
+        """The per-image table, sorted by one of its columns; at most 5000 rows a call."""
+        return self._list(f"/v1/runs/{run}/images", sort=sort, descending=descending, limit=limit, offset=offset)
+
+    def download(self, run: int, kind: str, to: Path) -> Path:
+        """Fetch an artifact (``weights``, ``probabilities``) into the file ``to``, whole or not at all."""
+        partial = to.with_name(f".{to.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with self._http.stream("GET", f"/v1/runs/{run}/artifacts/{quote(kind, safe='')}") as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _error(answer)
+                with partial.open("wb") as file:
+                    file.writelines(answer.iter_bytes(CHUNK))
+            return partial.replace(to)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    # ---- comparisons -----------------------------------------------------------------------------------------
+
+    def compare(
+        self,
+        runs: Sequence[int] | None = None,
+        *,
+        experiment: int | None = None,
+        format: Literal["json", "csv", "md"] = "json",  # noqa: A002 - the API's own name
+    ) -> Any:
+        """Table 6 of the runs given, or of an experiment's: a dictionary, or text for csv and md."""
+        params: Json = {"format": format}
+        if runs is not None:
+            params["runs"] = ",".join(map(str, runs))
+        if experiment is not None:
+            params["experiment"] = experiment
+        answer = self._send("GET", "/v1/comparisons", again=True, params=params)
+        return answer.json() if format == "json" else answer.text
+
+    # ---- data sets and weights -------------------------------------------------------------------------------
+
+    def datasets(self) -> list[Json]:
+        """Every data set, newest first."""
+        return self._list("/v1/datasets")
+
+    def dataset(self, name: str) -> Json:
+        """One data set by name or content hash."""
+        return self._get(f"/v1/datasets/{quote(name, safe='')}")
+
+    def import_dataset(
+        self, folder: Path, name: str, subjects: Path | None = None, progress: Progress | None = None
+    ) -> Json:
+        """Pack a folder of PNG pairs and hand it in; importing the same pixels twice is once."""
+        from liverseg_core.data.archive import pack_folder
+
+        with tempfile.TemporaryDirectory(prefix="liverseg-") as scratch:
+            packed = Path(scratch) / "dataset.zip"
+            pack_folder(folder, packed, subjects)
+            return self._upload("/v1/datasets", packed, "application/zip", {"name": name}, progress, again=True)
+
+    def import_weights(self, file: Path, spec: Json, progress: Progress | None = None) -> Json:
+        """Hand in an HDF5 weights file; answers with the run that will score it."""
+        params = {"spec": json.dumps(spec, separators=(",", ":"))}
+        return self._upload("/v1/weights", file, "application/x-hdf5", params, progress, again=False)
+
+    # ---- the service -----------------------------------------------------------------------------------------
+
+    def ready(self) -> Json:
+        """Whether the API can work: ``{ready, database, schema, broker, degraded}``.
+
+        Raises:
+            Unreachable: nothing answers.
+        """
+        try:
+            answer = self._http.get("/readyz")
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if answer.status_code not in (200, 503):
+            raise _error(answer)
+        found: Json = answer.json()
+        return found
+
+    # ---- sending ---------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, **params: Any) -> Json:
+        return self._json("GET", path, again=True, params=_given(params))
+
+    def _list(self, path: str, **params: Any) -> list[Json]:
+        """The list in a document that is named after the last word of the path."""
+        found: list[Json] = self._get(path, **params)[path.rpartition("/")[2]]
+        return found
+
+    def _json(self, method: str, path: str, *, again: bool = False, **rest: Any) -> Json:
+        found: Json = self._send(method, path, again=again, **rest).json()
+        return found
+
+    def _upload(
+        self, path: str, file: Path, media: str, params: Json, progress: Progress | None, *, again: bool
+    ) -> Json:
+        total = file.stat().st_size
+        headers = {"Content-Type": media, "Content-Length": str(total)}
+
+        def send() -> httpx.Response:
+            with file.open("rb") as source:
+                content = _chunks(source, total, progress)
+                return self._http.request("POST", path, content=content, headers=headers, params=params)
+
+        found: Json = self._try(send, again=again).json()
+        return found
+
+    def _send(self, method: str, path: str, *, again: bool, **rest: Any) -> httpx.Response:
+        return self._try(lambda: self._http.request(method, path, **rest), again=again)
+
+    def _try(self, send: Callable[[], httpx.Response], *, again: bool) -> httpx.Response:
+        """One answer; where ``again`` says that repeating is harmless, lost connections are tried anew."""
+        for pause in PAUSES_S if again else ():
+            try:
+                return _checked(send())
+            except httpx.TransportError:
+                time.sleep(pause)
+        try:
+            return _checked(send())
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"no answer from {self.url} ({error or type(error).__name__}); is `liverseg up` running?")
+
+
+def _given(params: Json) -> Json:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _chunks(source: BinaryIO, total: int, progress: Progress | None) -> Iterator[bytes]:
+    sent = 0
+    while chunk := source.read(CHUNK):
+        yield chunk
+        sent += len(chunk)
+        if progress:
+            progress(sent, total)
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if not answer.is_success:
+        raise _error(answer)
+    return answer
+
+
+def _error(answer: httpx.Response) -> ApiError:
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {}
+    return ApiError(answer.status_code, problem if isinstance(problem, dict) else {})
+
+
+def _told(status: int, problem: Json) -> str:
+    lines = [str(problem.get("detail") or problem.get("title") or f"HTTP status {status}")]
+    for error in problem.get("errors", []):
+        received = f" Received: {shorten(error['received'])}." if error.get("received") is not None else ""
+        lines.append(f"{error.get('path')}: {error.get('message')}{received}")
+    return "\n".join(lines if len(lines) == 1 else lines[1:])

@@ -1,0 +1,125 @@
+"""The state of a training between two epochs, in one npz file that never needs unpickling.
+
+Keras's own formats leave out the states of the dropout generators, so a run resumed from them differs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from liverseg_core.errors import WeightsError
+from liverseg_core.records import EpochRecord
+from liverseg_core.weights import read_npz, write_npz
+
+Arrays = list[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next epochs depend on.
+
+    Attributes:
+        training_hash: of the spec and data that it belongs to.
+        provenance: backend and versions that computed it; equal ones give equal bits.
+        history: one record an epoch, so ``len(history)`` epochs are done; early stopping is a function of it.
+        weights: ``model.weights`` in order.
+        random: states of every random generator (dropout) in order.
+        optimizer: ``optimizer.variables`` in order: step counter, learning rate, moments.
+        best: the best epoch's weights, empty where the last epoch's are wanted.
+    """
+
+    training_hash: str
+    provenance: dict[str, str]
+    history: tuple[EpochRecord, ...]
+    weights: Arrays
+    random: Arrays
+    optimizer: Arrays
+    best: Arrays
+
+
+GROUPS = ("weights", "random", "optimizer", "best")
+
+
+def take(
+    model: keras.Model,
+    training_hash: str,
+    provenance: dict[str, str],
+    history: Sequence[EpochRecord],
+    best: Arrays,
+) -> Checkpoint:
+    """The state of a compiled model as it is now."""
+    return Checkpoint(
+        training_hash=training_hash,
+        provenance=provenance,
+        history=tuple(history),
+        weights=_values(model.weights),
+        random=_values(_random_states(model)),
+        optimizer=_values(model.optimizer.variables),
+        best=best,
+    )
+
+
+def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Bring a compiled model of the same spec back to ``checkpoint``.
+
+    Raises:
+        WeightsError: it was taken from another model.
+    """
+    places = (model.weights, _random_states(model), model.optimizer.variables)
+    kept = (checkpoint.weights, checkpoint.random, checkpoint.optimizer)
+    for variables, values in zip(places, kept, strict=True):
+        if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
+            raise WeightsError("checkpoint", "was taken from another model; start the run anew")
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint``, whole or not at all; on return it is on disk."""
+    arrays = {
+        f"{group}.{number:04d}": value for group in GROUPS for number, value in enumerate(getattr(checkpoint, group))
+    }
+    about = {
+        "training_hash": checkpoint.training_hash,
+        "provenance": checkpoint.provenance,
+        "history": [asdict(record) for record in checkpoint.history],
+    }
+    write_npz(path, {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays})
+
+
+def load(path: Path) -> Checkpoint:
+    """Read what :func:`save` wrote; every array is checked against its CRC-32.
+
+    Raises:
+        WeightsError: no such file, or it is damaged.
+    """
+    arrays = read_npz(path)
+    try:
+        about = json.loads(arrays.pop("about").tobytes())
+        groups = {
+            group: [arrays[name] for name in sorted(arrays) if name.startswith(f"{group}.")] for group in GROUPS
+        }
+        history = tuple(EpochRecord(**record) for record in about["history"])
+        return Checkpoint(about["training_hash"], about["provenance"], history, **groups)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(path.name, f"is no checkpoint of this version ({error})") from None
+
+
+def weights_of(model: keras.Model) -> Arrays:
+    """Copies of the model's weights in order."""
+    return _values(model.weights)
+
+
+def _values(variables: Sequence[Any]) -> Arrays:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _random_states(model: keras.Model) -> list[Any]:
+    """Variables that are neither weights nor the optimizer's or a metric's: the generators' states."""
+    return [variable for variable in model.non_trainable_variables if variable.path.endswith("seed_generator_state")]

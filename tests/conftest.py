@@ -1,0 +1,104 @@
+"""Real servers for the tests: one bundled Postgres and Valkey a session, on a throw-away home."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from store import bundled, schema
+from store.broker import producer
+from store.database import engine
+from store.models import Base
+from store.settings import settings
+
+STUDY = os.environ.get("LIVERSEG_STUDY_DIR", "")
+REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
+
+TEST_SETTINGS = {
+    "LIVERSEG_HEARTBEAT_S": "0.5",
+    "LIVERSEG_LEASE_S": "4",
+    "LIVERSEG_REANNOUNCE_S": "3",
+    "LIVERSEG_UPKEEP_S": "0.2",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with a reason, what this machine cannot run; REQUIRE=browser,study turns such skips into failures."""
+    missing = {
+        "study": None if STUDY and Path(STUDY, "liver_ct").is_dir() else "LIVERSEG_STUDY_DIR holds no study slices",
+        "browser": None if shutil.which("chromium") else "chromium is not installed",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker) and marker not in REQUIRED:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def study() -> Path:
+    """The folder of the study's slices and weights; tests that use it carry the marker ``study``."""
+    return Path(STUDY)
+
+
+def forget_caches() -> None:
+    """Make this process read its settings again."""
+    if engine.cache_info().currsize:
+        engine().dispose()
+    for cached in (settings, engine, producer):
+        cached.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Path]:
+    """Postgres and Valkey, migrated; the home they live in. Settings are short for tests."""
+    home = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
+    before = dict(os.environ)
+    os.environ.update(TEST_SETTINGS, LIVERSEG_HOME=str(home))
+    for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL", "LIVERSEG_TOKEN", "LIVERSEG_POOL"):
+        os.environ.pop(name, None)
+    forget_caches()
+    postgres, valkey = bundled.start_postgres(home), bundled.start_valkey(home)
+    try:
+        schema.upgrade()
+        yield home
+    finally:
+        forget_caches()
+        valkey.stop()
+        postgres.stop()
+        shutil.rmtree(home, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(before)
+        forget_caches()
+
+
+@pytest.fixture
+def database(services: Path) -> Path:
+    """The services with every table (but projects) empty and no message waiting."""
+    names = ", ".join(table.name for table in Base.metadata.sorted_tables if table.name != "projects")
+    with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+    broker_client(services).flushall()
+    return services
+
+
+def broker_client(home: Path) -> "redis.Redis":
+    return redis.Redis(unix_socket_path=str(bundled.socket_folder(home) / "valkey.sock"))
+
+
+@pytest.fixture
+def count_rows(database: Path) -> Callable[[], dict[str, int]]:
+    """Rows in every table, to show that a refused request wrote nothing."""
+
+    def count() -> dict[str, int]:
+        with psycopg.connect(bundled.database_url(database)) as connection:
+            return {
+                table.name: connection.execute(f"SELECT count(*) FROM {table.name}").fetchone()[0]
+                for table in Base.metadata.sorted_tables
+            }
+
+    return count

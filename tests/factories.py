@@ -1,0 +1,61 @@
+"""Small real things for tests: a drawn data set, submissions, made-up results."""
+
+from pathlib import Path
+from typing import Any
+
+from liverseg_core.data.archive import pack_folder, read_archive
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.phantom import draw_phantom
+from liverseg_core.records import EpochRecord, SliceScore
+from liverseg_core.spec import Submission
+from store import artifacts, datasets
+from store.database import transaction
+from store.models import DEFAULT_PROJECT, Dataset
+
+
+def tiny_archive(folder: Path, *, subjects: int = 4, slices: int = 8, size: int = 32, seed: int = 0) -> Path:
+    """A drawn phantom as an archive."""
+    draw_phantom(folder / "phantom", subjects=subjects, slices=slices, size=size, seed=seed)
+    pack_folder(folder / "phantom", folder / "phantom.zip")
+    return folder / "phantom.zip"
+
+
+def import_phantom(folder: Path, name: str = "phantom", **options: Any) -> Dataset:
+    """A drawn phantom in the store and the database."""
+    archive = tiny_archive(folder, **options)
+    manifest = read_archive(archive)
+    stored = artifacts.put(archive)
+    with transaction() as session:
+        return datasets.add(session, DEFAULT_PROJECT, name, manifest, stored.sha256)
+
+
+def tiny_spec(dataset: str = "phantom", **changes: Any) -> dict[str, Any]:
+    """A spec that trains in a second or two; ``changes`` are whole sections."""
+    spec: dict[str, Any] = {
+        "dataset": {"id": dataset},
+        "data": {"image_size": 32},
+        "model": {"filters": 2, "depth": 2},
+        "training": {"batch_size": 4, "epochs": 2},
+    }
+    return spec | changes
+
+
+def submission(spec: dict[str, Any] | None = None, **fields: Any) -> Submission:
+    return Submission.model_validate({"spec": spec or tiny_spec(), **fields})
+
+
+def epoch_record(epoch: int, **changes: float) -> EpochRecord:
+    values = {"loss": 0.5, "dice": 0.5, "val_loss": 0.6, "val_dice": 0.4, "learning_rate": 1e-3}
+    return EpochRecord(epoch=epoch, **(values | {"seconds": 1.0, "images_per_second": 10.0} | changes))
+
+
+def slice_score(part: str = "val", scan: int = 0, number: int = 0, **changes: Any) -> SliceScore:
+    """A slice of 100 pixels: 60 background, 30 parenchyma, 10 lesion, with a few mistakes."""
+    values: dict[str, Any] = {"counts": (58, 2, 0, 3, 26, 1, 0, 4, 6), "quantised": (58, 2, 0, 3, 26, 1, 0, 4, 6)}
+    values |= {"tp": 35, "fp": 2, "fn": 5, "dice": 0.9, "dice_liver": 0.8, "dice_tumor": 0.05}
+    return SliceScore(part=part, scan=scan, slice=number, **(values | changes))
+
+
+def scores_for(manifest: Manifest) -> list[SliceScore]:
+    """A made-up score for every slice that would be evaluated."""
+    return [slice_score(e.part, e.scan, e.slice) for e in manifest.slices if e.part != "train"]

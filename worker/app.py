@@ -1,0 +1,32 @@
+"""The Celery app of a worker: one task, which is the attempt."""
+
+import logging
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_shutting_down
+
+from store import broker
+from store.settings import settings
+from worker.attempt import attempt, draining, worker_name
+
+log = logging.getLogger(__name__)
+
+
+def make_app(threads: int) -> Celery:
+    """The app; ``threads`` is how many compute threads each trainer gets."""
+    app = Celery("liverseg", broker=broker.url())
+    app.conf.update(broker.CONFIG)
+
+    @app.task(name=broker.ATTEMPT_TASK)
+    def run_attempt(*hints: Any) -> None:
+        """A message says "there is work in this pool"; which run it named is only a hint."""
+        log.debug("announced: %s", hints)
+        attempt(settings().pool, worker_name(), threads)
+
+    return app
+
+
+@worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    draining.set()

@@ -1,0 +1,100 @@
+"""A trainer process as its supervisor sees it: started, told its job, listened to, ended."""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from worker.trainer import EVENTS_FD
+
+LONGEST_TAIL = 2000
+
+
+class Child:
+    """The trainer in its own process group.
+
+    Events are read by a thread into an unbounded queue, so that training never waits for the database.
+    """
+
+    def __init__(self, job: dict[str, Any], log: Path) -> None:
+        self.log = log
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.peak_memory_mb: int | None = None
+        reading, writing = os.pipe()
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker.trainer"],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                pass_fds=(writing,),
+                env={**os.environ, EVENTS_FD: str(writing)},
+                start_new_session=True,
+            )
+        os.close(writing)
+        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
+        self._reader.start()
+        self._send(job)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def next_event(self, timeout: float) -> dict[str, Any] | None:
+        """The next event, or None after ``timeout`` seconds without one."""
+        try:
+            return self.events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def ended(self) -> bool:
+        """Whether the process is gone and all it said has been taken from the queue."""
+        return self._process.poll() is not None and not self._reader.is_alive() and self.events.empty()
+
+    def note_memory(self) -> None:
+        """Remember the largest resident size so far, in MiB (Linux only; else it stays unknown)."""
+        with contextlib.suppress(OSError):
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+            if found:
+                self.peak_memory_mb = int(found[1]) // 1024
+
+    def terminate(self, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL to the whole group after ``grace_s`` seconds."""
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        self.kill()
+
+    def kill(self) -> int:
+        """End the whole group (grandchildren too) and return the trainer's exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = self._process.wait()
+        if self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        self._reader.join(timeout=5)
+        return status
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-LONGEST_TAIL:] if self.log.exists() else ""
+
+    def _send(self, job: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status will say why
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()  # and stays open: its closing tells the trainer that we are gone
+
+    def _read(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as pipe:
+            for line in pipe:
+                with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed process may be torn
+                    self.events.put(json.loads(line))

@@ -1,0 +1,39 @@
+"""The ``liverseg-worker`` command."""
+
+import os
+
+import click
+
+from store import broker
+from store.settings import settings
+
+
+@click.group()
+def main() -> None:
+    """Take runs from the queue and train them on this machine.
+
+    Set LIVERSEG_DATABASE_URL, LIVERSEG_BROKER_URL and LIVERSEG_HOME (a folder shared with the API) to join the
+    services of another machine.
+    """
+
+
+@main.command()
+@click.option("--slots", default=1, show_default=True, type=click.IntRange(1, 64), help="runs at the same time")
+@click.option("--threads", type=click.IntRange(1, 1024), help="compute threads a run  [default: cores / slots]")
+@click.option("--pool", help="pool of runs to take from  [default: LIVERSEG_POOL or 'default']")
+@click.option("--log-level", default="INFO", show_default=True)
+def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> None:
+    """Start working; SIGTERM or Ctrl-C gives the running work back to the queue and ends."""
+    if pool:
+        os.environ["LIVERSEG_POOL"] = pool
+        settings.cache_clear()
+    from worker.app import make_app
+
+    chosen = threads or max(1, (os.cpu_count() or 1) // slots)
+    words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
+    words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
+    make_app(chosen).worker_main(["worker", *words])
+
+
+if __name__ == "__main__":
+    main()

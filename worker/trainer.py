@@ -1,0 +1,164 @@
+"""The trainer: a process of its own that carries one job through and tells its supervisor by JSON lines.
+
+It waits for its job on standard input, so that a warm one can be kept ready, and reads that pipe to its end:
+when the supervisor dies, the pipe closes and the trainer kills its own process group. It knows no database and
+no queue. Keras is imported here and in no other process.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from liverseg_core.data.cache import SliceCache, open_cache
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.errors import InputError, Interrupted, TrainingFailed
+from liverseg_core.records import EpochRecord, ExperimentResult
+from liverseg_core.spec import ExperimentSpec
+
+EVENTS_FD = "LIVERSEG_EVENTS_FD"
+STEP_EVERY_S = 0.5  # a line a step would be thousands a second on small images
+
+FAILED_EXIT = 3
+INTERRUPTED_EXIT = 4
+
+
+class Reporter:
+    """Sends events up the pipe; also knows whether SIGTERM asked for an end."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        self._pipe = pipe
+        self._stop = threading.Event()
+        self._told = 0.0
+
+    def tell(self, event: str, **fields: Any) -> None:
+        self._pipe.write(json.dumps({"event": event, **fields}) + "\n")
+        self._pipe.flush()
+
+    def ask_to_stop(self, *_: object) -> None:
+        self._stop.set()
+
+    def phase(self, name: str) -> None:
+        self.tell("progress", phase=name)
+
+    def step(self, epoch: int, step: int, steps: int, images_per_second: float, seconds_left: float) -> None:
+        now = time.monotonic()
+        if now - self._told >= STEP_EVERY_S:
+            self._told = now
+            rate, left = round(images_per_second, 1), round(seconds_left, 1)
+            self.tell(
+                "progress",
+                phase="training",
+                epoch=epoch,
+                step=step,
+                steps=steps,
+                images_per_second=rate,
+                seconds_left=left,
+            )
+
+    def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
+        kept = {"epoch": record.epoch, "path": str(checkpoint), "sha256": _sha256(checkpoint)}
+        self.tell("epoch", record=dataclasses.asdict(record), checkpoint=kept)
+
+    def should_stop(self) -> bool:
+        return self._stop.is_set()
+
+
+def main() -> int:
+    """Read one job from standard input, do it, report; the exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with os.fdopen(int(os.environ[EVENTS_FD]), "w", encoding="utf-8") as pipe:
+        reporter = Reporter(pipe)
+        signal.signal(signal.SIGTERM, reporter.ask_to_stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
+        line = sys.stdin.readline()
+        if not line:
+            return 0
+        threading.Thread(target=_die_with_supervisor, daemon=True).start()
+        return _report(reporter, json.loads(line))
+
+
+def _report(reporter: Reporter, job: dict[str, Any]) -> int:
+    try:
+        result = _carry_out(job, reporter)
+    except Interrupted:
+        return INTERRUPTED_EXIT
+    except TrainingFailed as error:
+        reporter.tell("failed", reason=error.reason, message=str(error))
+        return FAILED_EXIT
+    except InputError as error:
+        reporter.tell("failed", reason="bad-input", message=str(error))
+        return FAILED_EXIT
+    except Exception as error:  # the process's edge: the supervisor counts it as a crash and shows this text
+        traceback.print_exc()
+        reporter.tell("crashed", message=f"{type(error).__name__}: {error}")
+        return 1
+    reporter.tell(
+        "result",
+        scores=[dataclasses.astuple(score) for score in result.scores],
+        artifacts={kind: str(path) for kind, path in result.artifacts.items()},
+        best_epoch=result.best_epoch,
+    )
+    return 0
+
+
+def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
+    spec = ExperimentSpec.parse(job["spec"])
+    manifest = Manifest.from_json(job["manifest"])
+    work = Path(job["work"])
+    reporter.phase("loading")
+    cache = _cache(job, manifest, spec)
+    reporter.phase("building")
+    from liverseg_core import training
+
+    training.prepare_backend(spec, threads=job["threads"])
+    reporter.tell("provenance", values=provenance(job["threads"]))
+    if job["kind"] == "evaluate":
+        return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)
+    resume = Path(job["checkpoint"]) if job["checkpoint"] else None
+    return training.run_experiment(spec, manifest, cache, work, reporter, resume_from=resume)
+
+
+def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec) -> SliceCache:
+    return open_cache(Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]))
+
+
+def provenance(threads: int) -> dict[str, Any]:
+    """What ran this: versions, backend, machine. Shown beside results, never part of a hash."""
+    import keras
+
+    backend = str(keras.backend.backend())
+    names = ("liverseg", "keras", "numpy", backend)
+    return {
+        "backend": backend,
+        "threads": threads,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "host": platform.node(),
+        "versions": {name: version(name) for name in names},
+    }
+
+
+def _die_with_supervisor() -> None:
+    # A raw read: the text layer's lock would make interpreter shutdown abort while this thread waits in it.
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
