@@ -1,11 +1,62 @@
+# Every target does all of its own set-up, from a bare clone with Python, make and the package index.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export LIVERSEG_STUDY_DIR ?= $(patsubst %/,%,$(dir $(wildcard ../shared/liver_ct/README.md)))
 
-.PHONY: lock
+# The study's slices, where they lie beside the checkout; code and tests read only this variable.
+ifeq ($(origin LIVERSEG_STUDY_DIR), undefined)
+  ifneq ($(wildcard ../shared/liver_ct),)
+    export LIVERSEG_STUDY_DIR := $(abspath ../shared)
+  endif
+endif
+export LIVERSEG_HOME ?= $(CURDIR)/.home
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check bench migration lock
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## Make the virtual environment (other targets do it themselves)
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: setup ## Draw a phantom, train three experiments, show the table and the page (EXIT=1: end by itself; DATA=DIR: real slices)
+	$(BIN)/liverseg demo $(if $(DATA),--data $(DATA)) $(if $(EXIT),--exit)
+
+up: setup ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
+	$(BIN)/liverseg up
+
+check: setup ## Style, types and import arrows
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup chromium check ## Checks and tests (REQUIRE=browser,study: their skips become failures)
+	$(BIN)/python -m pytest
+
+.PHONY: chromium
+chromium:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium for the browser tests"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null \
+	    || echo "chromium could not be installed; the browser tests will be skipped"; fi
+
+bench: setup ## Measure speed and memory, side by side with the ways they are compared to
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+migration: setup ## Write a migration from the models (MESSAGE="what changes")
+	$(BIN)/python -m store.schema revision "$(MESSAGE)"
+
 lock: ## Resolve the dependency locks again (needs uv)
-	@for want in base: worker:worker "dev:worker,dev" gpu:gpu; do \
-	  name=$${want%%:*}; extras=$$(echo $${want#*:} | tr , '\n' | sed 's/^/--extra /;/^--extra $$/d'); \
-	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$extras \
-	    pyproject.toml -o requirements/$$name.txt || exit 1; done
+	@for want in base: worker:worker dev:worker,dev gpu:gpu; do \
+	  name=$${want%%:*}; extras=$$(echo "$${want#*:}" | tr , '\n' | sed '/^$$/d; s/^/--extra /' | tr '\n' ' '); \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    $$extras pyproject.toml --output-file requirements/$$name.txt; done

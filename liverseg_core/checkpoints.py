@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from liverseg_core.backend import keras
 from liverseg_core.errors import WeightsError
 from liverseg_core.records import EpochRecord
 from liverseg_core.weights import read_npz, write_npz

@@ -5,11 +5,11 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from liverseg_core.backend import keras
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.metrics import Level, score_slice, to_fixed_point

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from keras import ops
+from liverseg_core.backend import keras
+
+ops = keras.ops
 
 SMOOTHING = 1.0
 

@@ -39,8 +39,7 @@ def decode_grey(u: Level) -> Labels:
 
     The thresholds are exact: 65535 / 3 = 21845 and 2 * 65535 / 3 = 43690.
     """
-    parenchyma: Labels = (u >= FULL // 3).astype(np.uint8)
-    return np.add(parenchyma, u >= 2 * FULL // 3, dtype=np.uint8)
+    return (u >= FULL // 3).astype(np.uint8) + (u >= 2 * FULL // 3).astype(np.uint8)
 
 
 def enlarge_nearest(labels: Labels, shape: tuple[int, int]) -> Labels:
@@ -51,7 +50,8 @@ def enlarge_nearest(labels: Labels, shape: tuple[int, int]) -> Labels:
     rows, columns = (
         ((2 * np.arange(large) + 1) * small) // (2 * large) for small, large in zip(labels.shape, shape, strict=True)
     )
-    return labels[rows[:, None], columns]
+    enlarged: Labels = labels[rows[:, None], columns]
+    return enlarged
 
 
 def count_3x3(truth: Labels, prediction: Labels) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
+
+from liverseg_core.backend import keras
 
 
 class HeNormal:

@@ -21,11 +21,11 @@ Point = tuple[float, float, float]
 
 FAT, SKIN, MUSCLE, LUNG, BONE, MARROW, VESSEL = 26.0, 95.0, 112.0, 3.0, 246.0, 150.0, 172.0
 LIVER, SPLEEN, KIDNEY, PELVIS, STOMACH, BOWEL, CONTRAST = 146.0, 152.0, 182.0, 110.0, 132.0, 104.0, 232.0
-NOISE = 15.0
-"""Standard deviation before the picture is blurred; about 6 after."""
+NOISE = 12.0
+"""Standard deviation before the picture is blurred; about 5 after."""
 
-LESION_CONTRAST = (-88.0, -68.0)
-LESION_RADII = (0.07, 0.24)
+LESION_CONTRAST = (-100.0, -85.0)
+LESION_RADII = (0.09, 0.33)
 MOST_LESIONS = 6
 
 

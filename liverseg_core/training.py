@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from liverseg_core import checkpoints
-from liverseg_core.backend import compile_model, out_of_memory_named, provenance
+from liverseg_core.backend import compile_model, keras, out_of_memory_named, provenance
 from liverseg_core.backend import prepare_backend as prepare_backend
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest, Selection, check_runnable, select

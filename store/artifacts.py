@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-import shutil
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from store.settings import settings
 
@@ -25,29 +26,45 @@ def sha256_of(path: Path) -> str:
 
 
 def locate(sha256: str) -> Path:
-    """Where the file with this hash lies (or would lie)."""
+    """Where the file with this hash lies (or would lie).
+
+    Raises:
+        ValueError: ``sha256`` is no hash, so it must not become a path.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"no SHA-256 in hex. Received: {sha256!r}")
     return settings().artifacts / sha256[:2] / sha256
 
 
 def put(source: Path) -> Stored:
-    """Copy ``source`` into the store; safely on disk when this returns."""
-    stored = Stored(sha256_of(source), source.stat().st_size)
-    place = locate(stored.sha256)
-    if place.exists():
-        return stored
-    place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".new-")
+    """Copy ``source`` into the store; safely on disk when this returns.
+
+    What is hashed is what is written, and a file that was there before is replaced: so a damaged one heals.
+    """
+    settings().artifacts.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=settings().artifacts, prefix=".new-")
     try:
         with source.open("rb") as origin, os.fdopen(descriptor, "wb") as copy:
-            shutil.copyfileobj(origin, copy, 1 << 20)
-            copy.flush()
-            os.fsync(copy.fileno())
+            stored = _copy(origin, copy)
+        place = locate(stored.sha256)
+        place.parent.mkdir(exist_ok=True)
         Path(name).replace(place)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     _sync(place.parent)
+    _sync(settings().artifacts)
     return stored
+
+
+def _copy(origin: BinaryIO, copy: BinaryIO) -> Stored:
+    digest, size = hashlib.sha256(), 0
+    while block := origin.read(1 << 20):
+        digest.update(block)
+        size += copy.write(block)
+    copy.flush()
+    os.fsync(copy.fileno())
+    return Stored(digest.hexdigest(), size)
 
 
 def intact(sha256: str) -> bool:

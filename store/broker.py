@@ -3,10 +3,13 @@
 Losing, repeating, delaying or reordering such a message is harmless; the database decides what is done.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from store import bundled
 from store.settings import settings
@@ -33,7 +36,7 @@ CONFIG = {
 """Settings of both halves; why each is so stands in docs/decisions/."""
 
 Unreachable = OperationalError
-"""What sending raises while the broker is away."""
+"""What is raised while the broker is away or refuses (out of memory, still loading)."""
 
 
 def url() -> str:
@@ -60,7 +63,8 @@ def send(pool: str, run_id: int, number: int) -> None:
     Raises:
         Unreachable: the broker is away.
     """
-    producer().send_task(ATTEMPT_TASK, args=[run_id, number], queue=queue_name(pool))
+    with _translated():
+        producer().send_task(ATTEMPT_TASK, args=[run_id, number], queue=queue_name(pool))
 
 
 def waiting(pool: str) -> int:
@@ -69,6 +73,15 @@ def waiting(pool: str) -> int:
     Raises:
         Unreachable: the broker is away.
     """
-    with producer().connection_for_write() as connection:
+    with _translated(), producer().connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, reraise_as_library_errors=True)
         return int(connection.default_channel.client.llen(queue_name(pool)))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Celery lets some of the client's own errors through."""
+    try:
+        yield
+    except RedisError as error:
+        raise Unreachable(str(error)) from error

@@ -9,15 +9,16 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
@@ -25,6 +26,7 @@ import redis
 from liverseg_core.errors import LiversegError
 
 LONGEST_SOCKET = 100  # sockaddr_un holds 107 bytes; leave room for the server's own suffixes
+PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # what libpq, Postgres' socket list and URLs all take as it is
 
 
 class ServiceError(LiversegError):
@@ -51,12 +53,12 @@ class Service:
 
 
 def socket_folder(home: Path) -> Path:
-    """The private folder of the sockets: in ``home``, or in the temporary folder where that path is too long."""
+    """The private folder of the sockets: in ``home``, or below ``/tmp`` where that path is too long or not plain."""
     inside = home.resolve() / "run"
-    if len(str(inside / ".s.PGSQL.5432")) < LONGEST_SOCKET:
+    if len(str(inside / ".s.PGSQL.5432")) < LONGEST_SOCKET and PLAIN.fullmatch(str(inside)):
         return inside
-    mark = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"liverseg-{os.getuid()}-{mark}"
+    mark = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
+    return Path("/tmp") / f"liverseg-{os.getuid()}-{mark}"  # noqa: S108 - not TMPDIR: every process must agree
 
 
 def database_url(home: Path) -> str:
@@ -90,7 +92,7 @@ def start_postgres(home: Path, pass_fds: Sequence[int] = ()) -> Service:
     command = [str(_postgres_bin() / "postgres"), "-D", str(data), "-k", str(sockets)]
     command += ["-c", "listen_addresses=", "-c", "max_connections=200"]
     service = Service("postgres", spawn([*_as_postgres(), *tether(stop), *command], log, pass_fds), stop)
-    _await(service, log, lambda: _postgres_answers(sockets))
+    _await(service, log, lambda: _postgres_answers(sockets, data, service))
     return service
 
 
@@ -107,7 +109,7 @@ def start_valkey(home: Path, pass_fds: Sequence[int] = ()) -> Service:
     command = [str(_valkey_server()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
     command += ["--dir", str(data), "--appendonly", "yes", "--save", ""]
     service = Service("valkey", spawn([*tether(signal.SIGTERM), *command], log, pass_fds), signal.SIGTERM)
-    _await(service, log, lambda: bool(redis.Redis(unix_socket_path=str(socket)).ping()))
+    _await(service, log, lambda: _valkey_answers(socket, service))
     return service
 
 
@@ -189,22 +191,30 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _postgres_answers(sockets: Path) -> bool:
-    with psycopg.connect(f"host={sockets} user=app dbname=postgres", autocommit=True) as connection:
+def _postgres_answers(sockets: Path, data: Path, service: Service) -> bool:
+    with psycopg.connect(host=str(sockets), user="app", dbname="postgres", autocommit=True) as connection:
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'liverseg'").fetchone()
         if not found:
             connection.execute("CREATE DATABASE liverseg")
-    return True
+    return int((data / "postmaster.pid").read_text().split()[0]) == service.process.pid
+
+
+def _valkey_answers(socket: Path, service: Service) -> bool:
+    with redis.Redis(unix_socket_path=str(socket)) as client:
+        found: dict[str, Any] = client.info("server")
+    return bool(found["process_id"] == service.process.pid)
 
 
 def _await(service: Service, log: Path, ready: Callable[[], bool], timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
-    while True:
+    problem: Exception | str = ""
+    while time.monotonic() < deadline and service.process.poll() is None:
         try:
             if ready():
                 return
+            problem = "another one runs on this folder"
         except (psycopg.OperationalError, redis.exceptions.RedisError) as error:
-            if time.monotonic() > deadline or service.process.poll() is not None:
-                service.stop()
-                raise ServiceError(f"{service.name} did not start: {error}\n{log}:\n{log_end(log)}") from None
+            problem = error
         time.sleep(0.03)
+    service.stop()
+    raise ServiceError(f"{service.name} did not start: {problem}\n{log}:\n{log_end(log)}")

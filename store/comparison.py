@@ -77,7 +77,7 @@ class Comparison(BaseModel):
 # Postgres sums whole numbers exactly; precision of nothing predicted is 0 in the study (its printed lr5e-3).
 _QUERY = text("""
 WITH sums AS (
-  SELECT r.id AS run, s.part, count(*) AS slices,
+  SELECT r.id AS run, s.part, count(*) AS slices, md5(string_agg(scan || '_' || slice, ' ' ORDER BY scan, slice)) AS which,
     1 - avg(s.dice) AS loss, avg(s.dice) AS dice, avg(s.dice_liver) AS dice_liver, avg(s.dice_tumor) AS dice_tumor,
     coalesce(sum(s.tp)::float8 / nullif(sum(s.tp + s.fp), 0), 0) AS precision,
     coalesce(sum(s.tp)::float8 / nullif(sum(s.tp + s.fn), 0), 0) AS recall,
@@ -91,7 +91,7 @@ SELECT r.id AS run, r.name, r.state, r.kind, r.reused_from, r.spec, d.name AS da
   coalesce(o.best_epoch, r.best_epoch) AS best_epoch,
   (SELECT max(e.epoch) FROM epochs e
     WHERE e.run_id = coalesce(r.reused_from, r.id) AND e.archived_at IS NULL) AS epochs,
-  s.part, coalesce(s.slices, 0) AS slices, s.loss, s.dice, s.precision, s.recall, s.dice_liver, s.dice_tumor,
+  s.part, coalesce(s.slices, 0) AS slices, s.which, s.loss, s.dice, s.precision, s.recall, s.dice_liver, s.dice_tumor,
   (2 * liver_tp / nullif(2 * liver_tp + liver_wrong, 0))::float8 AS pooled_liver_dice,
   (2 * lesion_tp / nullif(2 * lesion_tp + lesion_wrong, 0))::float8 AS pooled_lesion_dice
 FROM runs r
@@ -114,8 +114,10 @@ def compare(session: Session, project_id: int, run_ids: Sequence[int]) -> Compar
         parameters=shown,
         scores=LABELS,
         rows=rows,
-        notes=[NOTES["paper-2019"], NOTES["pooled"], _what_was_scored(rows)],
-        warnings=_warnings(rows, [row["content_hash"] for row in found]),
+        notes=[NOTES["paper-2019"], NOTES["pooled"], *_what_was_scored(rows)],
+        warnings=_warnings(
+            rows, {(row["content_hash"], row["part"], row["which"]) for row in found if row["slices"]}
+        ),
     )
 
 
@@ -135,19 +137,21 @@ def _row(found: dict[str, Any], settings: dict[str, Any], shown: list[str]) -> C
     return ComparisonRow(**kept, settings={path: settings.get(path) for path in shown}, scores=scores)
 
 
-def _what_was_scored(rows: list[ComparisonRow]) -> str:
-    parts = sorted({row.part for row in rows if row.part})
-    if parts == ["test"]:
-        return "Scores are on the test part."
-    return (
-        "Scores are on the val part, which early stopping also used; they do not measure generalisation. "
-        "If a person has scans in both train and val, they say even less."
-    )
+SCORED = {
+    "test": "Scores are on the test part.",
+    "val": "Scores are on the val part, which early stopping also used; they do not measure generalisation. "
+    "If a person has scans in both train and val, they say even less.",
+}
+"""What a reader must know about each part that was scored."""
 
 
-def _warnings(rows: list[ComparisonRow], contents: list[str]) -> list[str]:
+def _what_was_scored(rows: list[ComparisonRow]) -> list[str]:
+    return [SCORED[part] for part in sorted({row.part for row in rows if row.part})]
+
+
+def _warnings(rows: list[ComparisonRow], scored: set[tuple[str, str, str]]) -> list[str]:
+    """``scored``: content, part and slices that rows were scored on; more than one makes rows incomparable."""
     warnings = []
-    scored = {(content, row.part, row.slices) for row, content in zip(rows, contents, strict=True) if row.scores}
     if len(scored) > 1:
         warnings.append("These runs were not scored on the same slices; their scores cannot be compared.")
     unfinished = [row.run for row in rows if row.scores is None]

@@ -6,7 +6,7 @@ from functools import cache
 
 import psycopg
 from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.orm import Session
 
 from store import bundled
@@ -15,8 +15,12 @@ from store.settings import settings
 
 def url() -> str:
     """The database of this process in SQLAlchemy's form."""
-    chosen = make_url(settings().database_url or bundled.database_url(settings().home))
-    return chosen.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    return dialect(settings().database_url or bundled.database_url(settings().home))
+
+
+def dialect(url: str) -> str:
+    """``url`` with the driver that we use, whichever it names."""
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
 @cache
@@ -25,6 +29,10 @@ def engine() -> Engine:
     return create_engine(
         url(), pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args={"connect_timeout": 5}
     )
+
+
+OUTAGES = ("08", "25006", "40", "53", "55", "57", "58")
+"""SQLSTATEs (or their classes) that pass: connection, read-only, rolled back, resources, in use, operator, system."""
 
 
 @contextmanager
@@ -37,5 +45,8 @@ def transaction() -> Iterator[Session]:
 def is_outage(error: BaseException) -> bool:
     """Whether ``error`` says that the database is away (worth retrying), not that a statement is wrong."""
     if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
-    return isinstance(error, psycopg.OperationalError)
+        return error.connection_invalidated or (error.orig is not None and is_outage(error.orig))
+    if isinstance(error, psycopg.Error) and error.sqlstate:
+        return error.sqlstate.startswith(OUTAGES)
+    # Without a code the server said nothing: it cannot be reached, or every connection of the pool is in use.
+    return isinstance(error, psycopg.OperationalError | TimeoutError)

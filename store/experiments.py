@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,8 @@ def plan(session: Session, project_id: int, submission: Submission, *, reuse: bo
 
 def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSpec]) -> dict[str, Dataset]:
     """Each data set that the specs name, after checking that every spec can run on its own."""
-    chosen = {wanted: datasets.resolve(session, project_id, wanted) for wanted in {spec.dataset.id for spec in specs}}
+    names = dict.fromkeys(spec.dataset.id for spec in specs)  # in order, so that the first problem is told first
+    chosen = {wanted: datasets.resolve(session, project_id, wanted) for wanted in names}
     manifests = {wanted: Manifest.from_json(dataset.manifest) for wanted, dataset in chosen.items()}
     # Only these fields decide whether a spec can run; a grid over others need not be checked cell by cell.
     different = {
@@ -80,7 +82,8 @@ def submit(
     Raises:
         SpecError: nothing can be run as asked, or the key was used with another body.
     """
-    body = submission.model_dump(mode="json")
+    body = submission.model_dump()
+    _refuse_unstorable(body, "")
     experiment, new = _experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if new:
         planned = plan(session, project_id, submission, reuse=reuse)
@@ -94,14 +97,30 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     Raises:
         SpecError: the spec cannot be run.
     """
-    dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
     body = {"spec": spec.model_dump(mode="json"), "weights": weights}
+    _refuse_unstorable(body, "")
+    dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
     experiment, _ = _experiment(session, project_id, spec.name, body, None)
     imported = hashlib.sha256(f"imported weights {weights}".encode()).hexdigest()
     run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash(), None))
     run.kind, run.weights = "evaluate", weights
     _add_runs(session, [run])
     return experiment
+
+
+def _refuse_unstorable(value: Any, path: str) -> None:
+    """Refuse what JSON may carry and Postgres cannot keep: NUL, half of a surrogate pair, NaN and infinity."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _refuse_unstorable(key, path)
+            _refuse_unstorable(one, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            _refuse_unstorable(one, f"{path}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(path, "must be a finite number", value)
+    elif isinstance(value, str) and ("\0" in value or value != value.encode(errors="replace").decode()):
+        raise SpecError(path or "spec", "holds a character that cannot be stored (NUL or half of a pair)", value)
 
 
 def _experiment(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -46,6 +46,11 @@ class Work:
 def seconds_from_now(seconds: float) -> Any:
     """The database's clock plus ``seconds``, as an SQL expression."""
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _locking(query: Select[tuple[Run]], *, skip_locked: bool = False) -> Select[tuple[Run]]:
+    """``query`` with its rows locked and read as they are now, also where the session has seen them before."""
+    return query.with_for_update(skip_locked=skip_locked).execution_options(populate_existing=True)
 
 
 def move(session: Session, run: Run, name: str, *, attempt: int | None = None, detail: str | None = None) -> None:
@@ -90,7 +95,7 @@ def announce(session: Session, run: Run) -> None:
 def claim(session: Session, pool: str, worker: str, host: str, lease_s: float) -> Work | None:
     """Take the best queued run of ``pool`` (priority, then age), or None when there is none."""
     query = select(Run).where(Run.pool == pool, Run.state == State.QUEUED)
-    run = session.scalar(query.order_by(Run.priority.desc(), Run.id).limit(1).with_for_update(skip_locked=True))
+    run = session.scalar(_locking(query.order_by(Run.priority.desc(), Run.id).limit(1), skip_locked=True))
     if run is None:
         return None
     run.fence += 1
@@ -247,12 +252,8 @@ def reap(session: Session, lease_s: float, max_crashes: int) -> list[int]:
     Nothing is taken while Postgres itself has been up for less than a lease: workers could not renew theirs.
     """
     up_long_enough = text("clock_timestamp() - pg_postmaster_start_time() > make_interval(secs => :lease)")
-    query = (
-        select(Run)
-        .where(Run.state.in_(OWNED), Run.lease_until < func.clock_timestamp(), up_long_enough)
-        .with_for_update(skip_locked=True)
-    )
-    lost = session.scalars(query, {"lease": lease_s}).all()
+    query = select(Run).where(Run.state.in_(OWNED), Run.lease_until < func.clock_timestamp(), up_long_enough)
+    lost = session.scalars(_locking(query, skip_locked=True), {"lease": lease_s}).all()
     for run in lost:
         ending = Ending(message="no heartbeat for a whole lease: the worker or its host is gone")
         _crashed(session, run, Claim(run.id, run.fence), Outcome.LOST, ending, max_crashes)
@@ -283,9 +284,10 @@ def cancel(session: Session, project_id: int, run_id: int) -> Run | None:
     Raises:
         IllegalMove: it has ended in another way.
     """
-    run = session.scalar(select(Run).where(Run.id == run_id, Run.project_id == project_id).with_for_update())
+    run = _locked(session, project_id, run_id)
     if run is not None and run.state not in (State.STOPPING, State.CANCELLED):
         move(session, run, "cancel")
+        _settle(session, run)
     return run
 
 
@@ -295,11 +297,22 @@ def requeue(session: Session, project_id: int, run_id: int) -> Run | None:
     Raises:
         IllegalMove: it is not dead.
     """
-    run = session.scalar(select(Run).where(Run.id == run_id, Run.project_id == project_id).with_for_update())
+    run = _locked(session, project_id, run_id)
     if run is not None:
-        run.crashes, run.reason, run.message, run.finished_at = 0, None, None, None
         move(session, run, "requeue")
+        run.crashes, run.reason, run.message, run.finished_at = 0, None, None, None
+        _settle(session, run)
     return run
+
+
+def _locked(session: Session, project_id: int, run_id: int) -> Run | None:
+    return session.scalar(_locking(select(Run).where(Run.id == run_id, Run.project_id == project_id)))
+
+
+def _settle(session: Session, run: Run) -> None:
+    """Write and read back, so that times set by the database's clock can be shown."""
+    session.flush()
+    session.refresh(run)
 
 
 def has_ended(session: Session, run_id: int) -> bool:
@@ -313,6 +326,11 @@ def queued(session: Session) -> dict[str, int]:
     return dict(rows.all())
 
 
+def unsent(session: Session, pool: str) -> int:
+    """How many announcements for ``pool`` are still in the outbox."""
+    return session.scalars(select(func.count()).where(Announcement.pool == pool)).one()
+
+
 def stale_announcements(session: Session, pool: str, older_than_s: float, limit: int) -> Sequence[Run]:
     """Queued runs of ``pool`` whose announcement is old, oldest first, locked."""
     query = (
@@ -320,6 +338,5 @@ def stale_announcements(session: Session, pool: str, older_than_s: float, limit:
         .where(Run.pool == pool, Run.state == State.QUEUED, Run.announced_at < seconds_from_now(-older_than_s))
         .order_by(Run.priority.desc(), Run.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
     )
-    return session.scalars(query).all()
+    return session.scalars(_locking(query, skip_locked=True)).all()

@@ -5,10 +5,11 @@ Any number of processes may run it; a pass that finds the lock taken does nothin
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from sqlalchemy import delete, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.orm import Session
 
 from store import broker, queue
@@ -27,6 +28,7 @@ class Upkeep:
     def __init__(self) -> None:
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._reap_from = 0.0
         self._thread = threading.Thread(target=self._loop, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -42,25 +44,32 @@ class Upkeep:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            for step in (reap, reconcile, relay):
-                _attempt(step)
+            self._pass()
             self._wake.wait(settings().upkeep_s)
             self._wake.clear()
 
+    def _pass(self) -> None:
+        steps = (reap, reconcile, relay) if time.monotonic() >= self._reap_from else (reconcile, relay)
+        for step in steps:
+            if not _attempt(step):
+                # While the database was away, living workers could not renew their leases either.
+                self._reap_from = time.monotonic() + settings().lease_s
 
-def _attempt(step: Callable[[], object]) -> None:
-    """One pass; an outage of a server is waited out, anything else is logged and the thread lives on."""
+
+def _attempt(step: Callable[[], object]) -> bool:
+    """One step; whatever goes wrong is logged and the thread lives on. False: the database is away."""
     try:
         step()
     except broker.Unreachable as error:
         log.warning("%s: the broker is away (%s); announcements wait in the outbox", step.__name__, error)
-    except DBAPIError as error:
-        if not is_outage(error):
-            log.exception("%s failed", step.__name__)
-        else:
+    except (DBAPIError, TimeoutError) as error:
+        if is_outage(error):
             log.warning("%s: the database is away", step.__name__)
+            return False
+        log.exception("%s failed", step.__name__)
     except Exception:  # the thread's edge: dying silently would stop the whole queue
         log.exception("%s failed", step.__name__)
+    return True
 
 
 def _alone(session: Session, key: int) -> bool:
@@ -88,7 +97,7 @@ def reconcile() -> int:
         for pool, runs in queue.queued(session).items():
             stale = queue.stale_announcements(session, pool, settings().reannounce_s, BATCH)
             # A message a waiting run is enough; without this bound a long queue would pile up messages.
-            missing = min(len(stale), runs - broker.waiting(pool)) if stale else 0
+            missing = runs - broker.waiting(pool) - queue.unsent(session, pool) if stale else 0
             for run in stale[: max(0, missing)]:
                 queue.announce(session, run)
                 count += 1

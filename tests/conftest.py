@@ -15,6 +15,7 @@ from store.broker import producer
 from store.database import engine
 from store.models import Base
 from store.settings import settings
+from store.upkeep import Upkeep
 
 STUDY = os.environ.get("LIVERSEG_STUDY_DIR", "")
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
@@ -53,6 +54,10 @@ def forget_caches() -> None:
         cached.cache_clear()
 
 
+SERVERS: dict[str, bundled.Service] = {}
+"""The running servers; a test that kills one puts its successor here."""
+
+
 @pytest.fixture(scope="session")
 def services() -> Iterator[Path]:
     """Postgres and Valkey, migrated; the home they live in. Settings are short for tests."""
@@ -62,14 +67,14 @@ def services() -> Iterator[Path]:
     for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL", "LIVERSEG_TOKEN", "LIVERSEG_POOL"):
         os.environ.pop(name, None)
     forget_caches()
-    postgres, valkey = bundled.start_postgres(home), bundled.start_valkey(home)
+    SERVERS.update(postgres=bundled.start_postgres(home), valkey=bundled.start_valkey(home))
     try:
         schema.upgrade()
         yield home
     finally:
         forget_caches()
-        valkey.stop()
-        postgres.stop()
+        SERVERS.pop("valkey").stop()
+        SERVERS.pop("postgres").stop()
         shutil.rmtree(home, ignore_errors=True)
         os.environ.clear()
         os.environ.update(before)
@@ -102,3 +107,12 @@ def count_rows(database: Path) -> Callable[[], dict[str, int]]:
             }
 
     return count
+
+
+@pytest.fixture
+def upkeep(database: Path) -> Iterator[Upkeep]:
+    """The relay, reconciler and reaper, as an API process would run them."""
+    thread = Upkeep()
+    thread.start()
+    yield thread
+    thread.stop()

@@ -118,10 +118,11 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     reporter.phase("loading")
     cache = _cache(job, manifest, spec)
     reporter.phase("building")
-    from liverseg_core import training
+    from liverseg_core import backend, training  # here, because Keras takes seconds and a bad job need not wait
 
-    training.prepare_backend(spec, threads=job["threads"])
-    reporter.tell("provenance", values=provenance(job["threads"]))
+    backend.prepare_backend(spec, threads=job["threads"])
+    here = {"host": platform.node(), "python": platform.python_version(), "liverseg": version("liverseg")}
+    reporter.tell("provenance", values=backend.provenance() | here)
     if job["kind"] == "evaluate":
         return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)
     resume = Path(job["checkpoint"]) if job["checkpoint"] else None
@@ -130,22 +131,6 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
 
 def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec) -> SliceCache:
     return open_cache(Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]))
-
-
-def provenance(threads: int) -> dict[str, Any]:
-    """What ran this: versions, backend, machine. Shown beside results, never part of a hash."""
-    import keras
-
-    backend = str(keras.backend.backend())
-    names = ("liverseg", "keras", "numpy", backend)
-    return {
-        "backend": backend,
-        "threads": threads,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "host": platform.node(),
-        "versions": {name: version(name) for name in names},
-    }
 
 
 def _die_with_supervisor() -> None:

@@ -88,13 +88,10 @@ def read_archive(path: Path, progress: Progress | None = None) -> Manifest:
     Raises:
         DataError: the first thing that is wrong, by its name inside the archive.
     """
-    try:
-        with path.open("rb") as file:
-            _check_directory(file, path.name)
-            with zipfile.ZipFile(file) as bundle:
-                return _read(bundle, progress or _silent)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(path.name, f"is no zip archive that can be read ({error}); pack it again") from error
+    with path.open("rb") as file:
+        _check_directory(file, path.name)
+        with _open_zip(file, path.name) as bundle:
+            return _read(bundle, progress or _silent)
 
 
 def parse_subjects(data: bytes, name: str) -> dict[int, str]:
@@ -157,13 +154,16 @@ def _read_file(path: Path, name: str, limit: int) -> bytes:
     except OSError as error:
         reason = "is a symbolic link; put the file itself there" if path.is_symlink() else f"cannot be read ({error})"
         raise DataError(name, reason) from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise DataError(name, "is no plain file; put the file itself there")
         if facts.st_size > limit:
             raise DataError(name, f"is larger than {limit:,} bytes", facts.st_size)
-        return file.read(limit + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(handle)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -283,6 +283,13 @@ def _check_directory(file: BinaryIO, name: str) -> None:
         raise DataError(name, f"lists too many files; the most is {MAX_ENTRIES:,}", f"{directory} bytes of names")
 
 
+def _open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+        raise DataError(name, f"is no zip archive that can be read ({error}); pack it again") from error
+
+
 def _checked_names(bundle: zipfile.ZipFile) -> set[str]:
     """Names of all files, each entry judged without being read."""
     infos = bundle.infolist()
@@ -344,7 +351,15 @@ def _member(bundle: zipfile.ZipFile, name: str, limit: int) -> bytes:
     try:
         with bundle.open(name) as file:
             return file.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise DataError(name, f"is damaged inside the archive ({error}); pack it again") from error
 
 

@@ -120,7 +120,7 @@ def _labels(home: Path, manifest: Manifest) -> NDArray[np.uint8] | None:
 def _map(path: Path, shape: tuple[int, ...], dtype: type) -> NDArray[Any] | None:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return array if array.shape == shape and array.dtype == dtype else None
 

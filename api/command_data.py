@@ -1,0 +1,112 @@
+"""``liverseg dataset`` and ``liverseg weights``."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from api import show, specs
+from api.client import Progress as Sent
+from api.command_runs import follow
+from api.connect import as_json_option, connect
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def dataset() -> None:
+    """Data sets: import, list, show, draw a phantom."""
+
+
+@dataset.command("import")
+@click.argument("folder", type=FOLDER)
+@click.option("--name", help="what to call it  [default: the folder's name]")
+@click.option("--subjects", type=FILE, help="JSON, scan -> subject  [default: FOLDER/subjects.json, if there is one]")
+@as_json_option
+def import_(folder: Path, name: str | None, subjects: Path | None, as_json: bool) -> None:
+    """Copy a FOLDER of PNG pairs into the store.
+
+    FOLDER holds {train,val}/{images,masks}/SCAN_SLICE.png and, optionally, test: 8-bit grey, masks 0 (background),
+    127 (liver), 255 (lesion). Importing the same pixels again changes nothing.
+    """
+    with connect() as client, sending(f"importing {folder}") as sent:
+        found = client.import_dataset(folder, name or folder.resolve().name, subjects, sent)
+    show.print_json(found) if as_json else show.print_card(show.dataset_facts(found))
+
+
+@dataset.command("list")
+@as_json_option
+def list_(as_json: bool) -> None:
+    """List the data sets, newest first."""
+    with connect() as client:
+        found = client.datasets()
+    show.print_json({"datasets": found}) if as_json else show.print_sheet(show.datasets_sheet(found))
+
+
+@dataset.command("show")
+@click.argument("name")
+@as_json_option
+def show_(name: str, as_json: bool) -> None:
+    """Show the data set NAME (or its content hash)."""
+    with connect() as client:
+        found = client.dataset(name)
+    show.print_json(found) if as_json else show.print_card(show.dataset_facts(found))
+
+
+@dataset.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--subjects", default=8, show_default=True, help="how many people, a scan each")
+@click.option("--slices", default=24, show_default=True, help="slices a scan")
+@click.option("--size", default=128, show_default=True, help="side in pixels")
+@click.option("--seed", default=0, show_default=True, help="of anatomy and noise")
+def phantom(folder: Path, subjects: int, slices: int, size: int, seed: int) -> None:
+    """Draw a synthetic data set into the new FOLDER; the same numbers give the same files."""
+    from liverseg_core.phantom import draw_phantom  # numpy, which other commands do without
+
+    draw_phantom(folder, subjects, slices, size, seed)
+    click.echo(f"drew {subjects} subjects with {slices} slices each into {folder}")
+
+
+@click.group()
+def weights() -> None:
+    """Trained weights from elsewhere."""
+
+
+@weights.command("import")
+@click.argument("file", type=FILE)
+@click.option(
+    "--spec", "spec_file", required=True, type=FILE, help="YAML spec of the network and data set to score on"
+)
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="change a field of the spec")
+@click.option("--wait", is_flag=True, help="wait until it is scored; exit 1 if that fails")
+@as_json_option
+def import_weights(file: Path, spec_file: Path, sets: Sequence[str], wait: bool, as_json: bool) -> None:
+    """Score the HDF5 weights FILE as a run, which can then be compared like any other."""
+    body = {"spec": specs.read_spec(spec_file)}
+    specs.change(body, sets, [])
+    with connect() as client:
+        with sending(f"sending {file}") as sent:
+            experiment = client.import_weights(file, body["spec"], sent)
+        follow(client, experiment, wait, as_json)
+
+
+@contextmanager
+def sending(what: str) -> Iterator[Sent]:
+    """A bar with rate and time left on a terminal, one line elsewhere."""
+    if not sys.stderr.isatty():
+        click.echo(what, err=True)
+        yield lambda *_: None
+        return
+    name = TextColumn("{task.description}", markup=False)
+    rate = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(name, BarColumn(), *rate, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+COMMANDS = [dataset, weights]

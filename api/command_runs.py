@@ -1,0 +1,278 @@
+"""The subcommands about runs: submit, study, runs, show, watch, compare, cancel, requeue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from api import show, specs
+from api.client import ApiError, Client
+from api.connect import as_json_option, connect
+from api.watch import viewing, watch
+from liverseg_core.errors import InputError
+from store.states import State
+
+Json = dict[str, Any]
+
+PAGE = 500
+RUN = click.IntRange(1)
+FORMAT = click.Choice(["table", "csv", "md", "json"])
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+wait_option = click.option("--wait", is_flag=True, help="wait until all runs have ended; exit 1 if any fails")
+dry_run_option = click.option("--dry-run", is_flag=True, help="show the runs this would make; submit nothing")
+
+
+class ListingFields(click.Command):
+    """A command whose help ends with every field of a spec."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Fields of a spec, with their defaults"):
+            formatter.write_dl([(f"{path} {default}", told) for path, default, told in specs.fields()])
+
+
+@click.command(cls=ListingFields)
+@click.argument("file", type=FILE)
+@click.option("--name", help="name of the experiment, and of runs that have none of their own")
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="change a field, e.g. training.epochs=5")
+@click.option(
+    "--grid", "grids", multiple=True, metavar="PATH=VALUE,VALUE", help="one run a value; several multiply each other"
+)
+@click.option("--seeds", help="how many repeats (5), or their seeds (3,4,9)")
+@click.option("--reuse/--no-reuse", default=True, help="whether finished runs may stand for equal new ones")
+@dry_run_option
+@wait_option
+@as_json_option
+def submit(
+    file: Path,
+    name: str | None,
+    sets: Sequence[str],
+    grids: Sequence[str],
+    seeds: str | None,
+    reuse: bool,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Submit the experiment in FILE (YAML).
+
+    FILE holds a spec, or `spec` with any of `grid` (path: [values]), `variants` ([{path: value}]) and `seeds`
+    beside it. Those multiply: variants, then grid, then seeds.
+    """
+    body = specs.read_submission(file)
+    specs.change(body, sets, grids)
+    if name is not None:
+        body["spec"]["name"] = name
+    if seeds is not None:
+        body["seeds"] = specs.parse_seeds(seeds)
+    if not reuse:
+        body["reuse"] = False
+    _submit(body, dry_run, wait, as_json)
+
+
+@click.group()
+def study() -> None:
+    """Whole studies as one submission."""
+
+
+@study.command("paper-2019")
+@click.option("--dataset", required=True, help="name or content hash of the imported slices")
+@click.option("--rows", default="all", show_default=True, help="rows of Table 6 by name, with commas between")
+@click.option("--epochs", type=click.IntRange(1), help="epochs of every row  [default: each row's own]")
+@dry_run_option
+@wait_option
+@as_json_option
+def paper_2019(dataset: str, rows: str, epochs: int | None, dry_run: bool, wait: bool, as_json: bool) -> None:
+    """Train the rows of the study's Tables 5 and 6."""
+    from liverseg_core.presets import PAPER_2019_ROWS, paper_2019_overrides
+
+    names = list(PAPER_2019_ROWS) if rows == "all" else [name.strip() for name in rows.split(",")]
+    unknown = [name for name in names if name not in PAPER_2019_ROWS]
+    if unknown:
+        raise InputError("--rows", f"no such row; there are {', '.join(PAPER_2019_ROWS)}", unknown[0])
+    more = {} if epochs is None else {"training.epochs": epochs}
+    variants = [{**paper_2019_overrides(name), **more} for name in names]
+    _submit(
+        {"spec": {"name": "paper-2019", "dataset": {"id": dataset}}, "variants": variants}, dry_run, wait, as_json
+    )
+
+
+def _submit(body: Json, dry_run: bool, wait: bool, as_json: bool) -> None:
+    with connect() as client:
+        if not dry_run:
+            follow(client, client.submit(body), wait, as_json)
+            return
+        plan = client.submit(body, dry_run=True)
+    if as_json:
+        show.print_json(plan)
+        return
+    show.print_sheet(show.plan_sheet(plan["runs"]))
+    click.echo(f"{plan['count']} runs, {plan['reused']} of them done already; nothing was submitted")
+
+
+def follow(client: Client, experiment: Json, wait: bool, as_json: bool) -> None:
+    """Say what was submitted; with ``wait`` follow it to its end, and exit 1 unless every run succeeded."""
+    ids = [run["id"] for run in experiment["runs"]]
+    if not as_json:
+        click.echo(f"experiment {experiment['id']}: {_runs(ids)}")
+    if wait:
+        experiment["runs"] = _watched(client, ids)
+    if as_json:
+        show.print_json(experiment)
+    if wait:
+        _demand_success(experiment["runs"])
+
+
+def _runs(ids: Sequence[int]) -> str:
+    if len(ids) > 1 and list(ids) == list(range(ids[0], ids[-1] + 1)):
+        return f"runs {ids[0]} to {ids[-1]}"
+    return f"run{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"
+
+
+def _watched(client: Client, ids: Sequence[int]) -> list[Json]:
+    with viewing() as view:
+        return watch(client, ids, view)
+
+
+def _demand_success(runs: Sequence[Json]) -> None:
+    failed = [run for run in runs if run["state"] != State.SUCCEEDED]
+    for run in failed:
+        click.echo(show.complaint(run), err=True)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option("--state", type=click.Choice([*State]), help="only runs in this state")
+@click.option("--experiment", type=RUN, help="only runs of this experiment")
+@click.option("--name", help="only runs whose name holds this")
+@click.option("--limit", default=30, show_default=True, type=RUN, help="how many, newest first")
+@as_json_option
+def runs(state: str | None, experiment: int | None, name: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    with connect() as client:
+        found = _paged(client, limit, state=state, experiment=experiment, name=name)
+    show.print_json({"runs": found}) if as_json else show.print_sheet(show.runs_sheet(found))
+
+
+def _paged(client: Client, limit: int, **wanted: Any) -> list[Json]:
+    found: list[Json] = []
+    while len(found) < limit:
+        size = min(PAGE, limit - len(found))
+        page = client.runs(**wanted, limit=size, before=found[-1]["id"] if found else None)
+        found += page
+        if len(page) < size:
+            break
+    return found
+
+
+@click.command("show")
+@click.argument("run", type=RUN)
+@as_json_option
+def show_(run: int, as_json: bool) -> None:
+    """Show RUN: its settings, attempts, history and files."""
+    with connect() as client:
+        found = client.run(run)
+    if as_json:
+        show.print_json(found)
+        return
+    show.print_card(show.run_facts(found))
+    for title, key, columns in _LISTS:
+        if found[key]:
+            click.echo(f"\n{title}")
+            show.print_sheet(show.records_sheet(found[key], columns))
+
+
+_LISTS = (
+    (
+        "Attempts",
+        "attempts",
+        {
+            "number": "Attempt",
+            "worker": "Worker",
+            "outcome": "Outcome",
+            "resumed_from": "Resumed from epoch",
+            "exit_code": "Exit status",
+            "peak_memory_mb": "Peak memory, MiB",
+            "started_at": "Started",
+            "ended_at": "Ended",
+            "message": "Message",
+        },
+    ),
+    ("History", "events", {"at": "At", "move": "Move", "state": "State", "attempt": "Attempt", "detail": "Detail"}),
+    ("Files", "artifacts", {"kind": "Kind", "bytes": "Bytes", "sha256": "SHA-256"}),
+)
+
+
+@click.command("watch")
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
+def watch_(run: Sequence[int], as_json: bool) -> None:
+    """Follow every RUN to its end; exit 1 if any does not succeed."""
+    with connect() as client:
+        ended = _watched(client, run)
+    if as_json:
+        show.print_json({"runs": ended})
+    _demand_success(ended)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1)
+@click.option("--experiment", type=RUN, help="all runs of this experiment, instead of RUN...")
+@click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "md", "json"])
+)
+@click.option("--json", "as_json", is_flag=True, help="the same as --format json")
+def compare(run: Sequence[int], experiment: int | None, form: str, as_json: bool) -> None:
+    """Compare every RUN as the study's Table 6 does: settings that differ, then scores in percent."""
+    if bool(run) == (experiment is not None):
+        raise click.UsageError("Give RUN... or --experiment, one of them.")
+    with connect() as client:
+        chosen = list(run) or None
+        if form in ("csv", "md") and not as_json:
+            text = client.compare(chosen, experiment=experiment, format="csv" if form == "csv" else "md")
+            click.echo(text, nl=not text.endswith("\n"))
+            return
+        found = client.compare(chosen, experiment=experiment)
+    show.print_json(found) if as_json or form == "json" else show.print_comparison(found)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
+def cancel(run: Sequence[int], as_json: bool) -> None:
+    """Ask every RUN to end; exit 1 if one has ended already in another way."""
+    answers, refusals = [], []
+    with connect() as client:
+        for one in run:
+            try:
+                answers.append(client.cancel(one))
+            except ApiError as error:
+                refusals.append(error)
+    _tell_moved(answers, as_json)
+    for refusal in refusals[:-1]:
+        click.echo(f"Error: {refusal}", err=True)
+    if refusals:
+        raise refusals[-1]
+
+
+@click.command()
+@click.argument("run", type=RUN)
+@as_json_option
+def requeue(run: int, as_json: bool) -> None:
+    """Give the dead RUN a new set of attempts."""
+    with connect() as client:
+        _tell_moved([client.requeue(run)], as_json)
+
+
+def _tell_moved(answers: list[Json], as_json: bool) -> None:
+    if as_json:
+        show.print_json({"runs": answers})
+        return
+    for run in answers:
+        click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
+
+
+COMMANDS = [submit, study, runs, show_, watch_, compare, cancel, requeue]

@@ -1,0 +1,58 @@
+"""``liverseg up`` and ``liverseg demo``."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from liverseg_core.errors import InputError
+from store.settings import settings
+
+
+@click.command()
+@click.option("--host", help="address that the API listens at  [default: from LIVERSEG_URL, else 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="its port  [default: from LIVERSEG_URL, else 8421]")
+@click.option("--slots", default=1, show_default=True, type=click.IntRange(1, 64), help="runs at the same time")
+@click.option("--worker/--no-worker", default=True, help="whether to start a worker on this machine")
+def up(host: str | None, port: int | None, slots: int, worker: bool) -> None:
+    """Start database, broker, API and one worker; Ctrl-C stops all of it.
+
+    The bundled Postgres and Valkey keep their data in LIVERSEG_HOME (~/.local/share/liverseg). With
+    LIVERSEG_DATABASE_URL or LIVERSEG_BROKER_URL set, those servers are used instead.
+    """
+    from api import up as services  # imports the database's libraries, which other commands do without
+
+    address = urlsplit(settings().url)
+    try:
+        chosen_port = port or address.port or 8421
+    except ValueError:
+        raise InputError("LIVERSEG_URL", "must look like http://127.0.0.1:8421", settings().url) from None
+    if worker and not services.can_work():
+        click.echo("no worker is started: training needs `pip install 'liverseg[worker]'`", err=True)
+        worker = False
+    choice = services.Choice(host or address.hostname or "127.0.0.1", chosen_port, slots, worker)
+    services.up(choice, services.say)
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="folder of real PNG pairs, {train,val}/{images,masks}/SCAN_SLICE.png  [default: a phantom is drawn]",
+)
+@click.option("--exit", "end", is_flag=True, help="end by itself instead of staying up until Ctrl-C")
+@click.option("--epochs", type=click.IntRange(1, 1000), help="epochs a run  [default: 3 with --data, else 12]")
+@click.option("--port", type=click.IntRange(1, 65535), help="port of the API  [default: a free one]")
+@click.option("--tiny", is_flag=True, help="a phantom far too small to learn from, to see whether all parts work")
+def demo(data: Path | None, end: bool, epochs: int | None, port: int | None, tiny: bool) -> None:
+    """Train and compare three variants of one experiment, end to end, in a throw-away folder.
+
+    Shuffled, not shuffled, and shuffled without scans 0 and 1, as in the study. Without --data everything is
+    done on a phantom: a synthetic abdomen drawn on the spot.
+    """
+    from api import demo as show  # as above
+
+    show.demo(show.Wishes(data, end, epochs, port, tiny))
+
+
+COMMANDS = [up, demo]

@@ -1,0 +1,83 @@
+"""Templates: the environment, its filters, and how a page is answered."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.templating import Jinja2Templates
+
+from api import tables
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every answer; the policy lets pages run nothing but the scripts in ``static``."""
+
+
+def is_page(request: Request) -> bool:
+    """Whether the answer should be a page: a browser asks, and not for a path of the API."""
+    wants = "text/html" in request.headers.get("accept", "") or "hx-request" in request.headers
+    return wants and not request.url.path.startswith("/v1/")
+
+
+def page(
+    request: Request, name: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+) -> Response:
+    """The template ``name``; pages hold live facts, so nobody may keep them."""
+    return _templates.TemplateResponse(request, name, values, status, {"Cache-Control": "no-store", **(headers or {})})
+
+
+def duration(seconds: float | None) -> str:
+    """``75`` -> ``1 min 15 s``; empty for None."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def when(moment: datetime | None) -> str:
+    """A time in UTC to the second; empty for None."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if moment else ""
+
+
+def elapsed(start: datetime | None, end: datetime | None) -> str:
+    """From ``start`` to ``end``, or to now; empty where nothing began."""
+    return duration(((end or datetime.now(UTC)) - start).total_seconds()) if start else ""
+
+
+def size(count: int) -> str:
+    """``2048`` -> ``2.0 KiB``."""
+    amount, units = float(count), ["bytes", "KiB", "MiB", "GiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, _ = amount / 1024, units.pop(0)
+    return f"{count} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
+
+
+def _environment() -> Environment:
+    # Only what exists may be shown: a misspelt name is an error, not an empty place.
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=select_autoescape(), undefined=StrictUndefined
+    )
+    made.trim_blocks = made.lstrip_blocks = True
+    made.filters.update(duration=duration, when=when, size=size, percent=tables.percent, fraction=tables.fraction)
+    made.filters.update(setting=tables.setting, label=tables.label)
+    made.globals.update(elapsed=elapsed)
+    return made
+
+
+_templates = Jinja2Templates(env=_environment())

@@ -1,0 +1,79 @@
+"""Submitting experiments and reading them back."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from api.parameters import Before, ExperimentId, Limit, check_storable
+from api.problems import not_found
+from api.schemas import (
+    ExperimentDetail,
+    ExperimentList,
+    ExperimentOut,
+    ExperimentRuns,
+    PlannedOut,
+    PlanOut,
+    RunOut,
+    SubmitBody,
+    next_page,
+)
+from store import views
+from store.database import transaction
+from store.experiments import plan, submit
+from store.models import DEFAULT_PROJECT
+
+router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
+
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$"),
+]
+DryRun = Annotated[bool, Query(description="only say what would happen")]
+
+
+@router.post("", status_code=201, responses={200: {"description": "the key was seen before, or a dry run"}})
+def create(
+    request: Request, response: Response, body: SubmitBody, key: Key = None, dry_run: DryRun = False
+) -> ExperimentRuns | PlanOut:
+    """Turn a submission into an experiment and its runs; the same key and body give the same experiment."""
+    for name, value in body:
+        check_storable(value, "" if name == "spec" else name)
+    if dry_run:
+        response.status_code = 200
+        return _plan(body)
+    with transaction() as session:
+        experiment, new = submit(session, DEFAULT_PROJECT, body, key=key, reuse=body.reuse)
+        runs = views.experiment_runs(session, experiment.id)
+        session.flush()
+        made = ExperimentRuns.of(experiment, list(runs))
+    request.app.state.upkeep.wake()
+    response.status_code = 201 if new else 200
+    return made
+
+
+def _plan(body: SubmitBody) -> PlanOut:
+    with transaction() as session:
+        planned = plan(session, DEFAULT_PROJECT, body, reuse=body.reuse)
+    reused = sum(one.reused_from is not None for one in planned)
+    return PlanOut(count=len(planned), reused=reused, runs=[PlannedOut.of(one) for one in planned])
+
+
+@router.get("")
+def listing(limit: Limit = 50, before: Before = None) -> ExperimentList:
+    """Experiments, newest first."""
+    with transaction() as session:
+        found = list(views.experiments(session, DEFAULT_PROJECT, limit, before))
+    return ExperimentList(
+        experiments=[ExperimentOut.model_validate(one) for one in found], next=next_page(found, limit)
+    )
+
+
+@router.get("/{experiment}")
+def detail(experiment: ExperimentId) -> ExperimentDetail:
+    """One experiment with its runs."""
+    with transaction() as session:
+        found = views.experiment(session, DEFAULT_PROJECT, experiment)
+        if found is None:
+            raise not_found("experiment", experiment)
+        runs = [RunOut.of(run) for run in views.experiment_runs(session, experiment)]
+    return ExperimentDetail(**ExperimentOut.model_validate(found).model_dump(), runs=runs)

@@ -1,0 +1,151 @@
+"""Runs: what they are, what they did, what they left; cancel and requeue."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import FileResponse
+from sqlalchemy.orm import Session
+
+from api.parameters import Before, Limit, RunId, SomeExperiment
+from api.problems import Problem, not_found
+from api.schemas import (
+    ArtifactList,
+    ArtifactOut,
+    AttemptOut,
+    EpochList,
+    EpochOut,
+    EventOut,
+    ImageList,
+    RunDetail,
+    RunList,
+    RunOut,
+    next_page,
+    waits,
+)
+from store import artifacts, queue, scores, views
+from store.database import transaction
+from store.models import DEFAULT_PROJECT, Run
+from store.states import State
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+Sort = StrEnum("Sort", sorted(scores.SORTABLE))  # type: ignore[misc]  # the names come from the store
+Kind = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,60}$", description="which file, e.g. weights")]
+Name = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="part of a name")]
+
+
+@router.get("")
+def listing(
+    state: State | None = None,
+    experiment: SomeExperiment = None,
+    name: Name = None,
+    limit: Limit = 50,
+    before: Before = None,
+) -> RunList:
+    """Runs, newest first."""
+    with transaction() as session:
+        wanted = views.RunFilter(state, experiment, name, before)
+        found = list(views.runs(session, DEFAULT_PROJECT, wanted, limit))
+    return RunList(runs=[RunOut.of(run) for run in found], next=next_page(found, limit))
+
+
+@router.get("/{run}")
+def detail(run: RunId) -> RunDetail:
+    """One run with its history."""
+    with transaction() as session:
+        return read_detail(session, run)
+
+
+@router.post("/{run}/cancel")
+def cancel(request: Request, run: RunId) -> RunOut:
+    """Ask a run to end; asking twice is once."""
+    return change(request, run, queue.cancel)
+
+
+@router.post("/{run}/requeue")
+def requeue(request: Request, run: RunId) -> RunOut:
+    """Give a dead run a new set of attempts."""
+    return change(request, run, queue.requeue)
+
+
+@router.get("/{run}/epochs")
+def epochs(run: RunId) -> EpochList:
+    """Values by epoch; of a reused run, those of its original."""
+    with transaction() as session:
+        found = views.epochs(session, views.source(known_run(session, run)))
+    return EpochList(epochs=[EpochOut.model_validate(one) for one in found])
+
+
+@router.get("/{run}/images")
+def images(
+    run: RunId,
+    sort: Sort = Sort("scan"),
+    descending: bool = False,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+) -> ImageList:
+    """The per-image table."""
+    with transaction() as session:
+        source = views.source(known_run(session, run))
+        rows = scores.images(session, source, sort=sort, descending=descending, limit=limit, offset=offset)
+    return ImageList(images=rows)
+
+
+@router.get("/{run}/artifacts")
+def files(run: RunId) -> ArtifactList:
+    """The files the run left."""
+    with transaction() as session:
+        found = views.artifacts(session, views.source(known_run(session, run)))
+    return ArtifactList(artifacts=[ArtifactOut.model_validate(one) for one in found])
+
+
+@router.get("/{run}/artifacts/{kind}", response_class=FileResponse)
+def download(run: RunId, kind: Kind) -> FileResponse:
+    """The content of one file."""
+    with transaction() as session:
+        found = views.artifacts(session, views.source(known_run(session, run)))
+    chosen = next((one for one in found if one.kind == kind), None)
+    if chosen is None:
+        raise not_found("artifact", kind)
+    place = artifacts.locate(chosen.sha256)
+    if not place.is_file():
+        raise Problem(410, f"the file of this artifact is gone from the store ({chosen.sha256[:12]})")
+    return FileResponse(place, media_type="application/octet-stream", filename=f"run-{run}-{kind}.npz")
+
+
+def known_run(session: Session, run: int) -> Run:
+    """The run, or a 404."""
+    found = views.run(session, DEFAULT_PROJECT, run)
+    if found is None:
+        raise not_found("run", run)
+    return found
+
+
+def read_detail(session: Session, run: int) -> RunDetail:
+    """The run with everything that happened to it, or a 404."""
+    found = known_run(session, run)
+    queued = found.state == State.QUEUED
+    detail = RunDetail.of(
+        found,
+        attempts=[AttemptOut.model_validate(one) for one in views.attempts(session, run)],
+        events=[EventOut.model_validate(one) for one in views.events(session, run)],
+        artifacts=[ArtifactOut.model_validate(one) for one in views.artifacts(session, views.source(found))],
+        waits=waits(found, views.ahead(session, found)) if queued else None,
+    )
+    assert isinstance(detail, RunDetail)
+    return detail
+
+
+def change(request: Request, run: int, move: Callable[[Session, int, int], Run | None]) -> RunOut:
+    """Move a run in a transaction of its own; 404 where there is none, 409 where the move is not allowed."""
+    with transaction() as session:
+        found = move(session, DEFAULT_PROJECT, run)
+        if found is None:
+            raise not_found("run", run)
+        session.flush()
+        session.refresh(found)
+        moved = RunOut.of(found)
+    request.app.state.upkeep.wake()
+    return moved

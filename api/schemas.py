@@ -1,0 +1,286 @@
+"""What the API answers with, and the one body it takes."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.spec import ExperimentSpec, Submission
+from store.experiments import Planned
+from store.models import Dataset, Experiment, Run
+
+
+class SubmitBody(Submission):
+    """A submission, and whether finished runs may stand for equal new ones."""
+
+    reuse: bool = Field(True, strict=True, description="show a finished run's result instead of training again")
+
+
+class Out(BaseModel):
+    """Base of what is read from the tables."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class RunOut(BaseModel):
+    """A run as the ledger knows it."""
+
+    id: int
+    experiment: int
+    name: str
+    tags: list[str]
+    notes: str
+    kind: str
+    state: str
+    reason: str | None
+    message: str | None
+    dataset: str
+    spec: dict[str, Any]
+    reused_from: int | None
+    crashes: int
+    priority: int
+    pool: str
+    progress: dict[str, Any] | None
+    epochs_total: int
+    best_epoch: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    training_hash: str
+    evaluation_hash: str
+
+    @classmethod
+    def of(cls, run: Run, **more: Any) -> "RunOut":
+        """The run with what is derived from its spec; ``more`` are the fields of a subclass."""
+        derived = {
+            "experiment": run.experiment_id,
+            "dataset": run.spec["dataset"]["id"],
+            "epochs_total": run.spec["training"]["epochs"],
+        }
+        same = {name: getattr(run, name) for name in RunOut.model_fields if name not in derived}
+        return cls(**same, **derived, **more)
+
+
+class AttemptOut(Out):
+    """One execution of a run."""
+
+    number: int
+    worker: str
+    host: str
+    outcome: str
+    exit_code: int | None
+    message: str | None
+    resumed_from: int
+    peak_memory_mb: int | None
+    provenance: dict[str, Any] | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class EventOut(Out):
+    """A move from state to state."""
+
+    at: datetime
+    move: str
+    state: str
+    attempt: int | None
+    detail: str | None
+
+
+class ArtifactOut(Out):
+    """A file that a run left; its content at ``/v1/runs/{id}/artifacts/{kind}``."""
+
+    kind: str
+    sha256: str
+    bytes: int
+    created_at: datetime
+
+
+class RunDetail(RunOut):
+    """A run with its history; ``waits`` says why a queued run waits."""
+
+    attempts: list[AttemptOut]
+    events: list[EventOut]
+    artifacts: list[ArtifactOut]
+    waits: str | None
+
+
+class RunList(BaseModel):
+    """Runs, newest first; ``next`` is the value of ``before`` that goes on, null at the end."""
+
+    runs: list[RunOut]
+    next: int | None
+
+
+class ExperimentOut(Out):
+    """One submission as it was sent."""
+
+    id: int
+    name: str
+    submission: dict[str, Any]
+    created_at: datetime
+
+
+class ExperimentRuns(BaseModel):
+    """An experiment and the runs it became, in the order of its cells."""
+
+    id: int
+    name: str
+    runs: list[RunOut]
+
+    @classmethod
+    def of(cls, experiment: Experiment, runs: list[Run]) -> "ExperimentRuns":
+        return cls(id=experiment.id, name=experiment.name, runs=[RunOut.of(run) for run in runs])
+
+
+class ExperimentDetail(ExperimentOut):
+    """An experiment with its runs."""
+
+    runs: list[RunOut]
+
+
+class ExperimentList(BaseModel):
+    """Experiments, newest first; ``next`` as in :class:`RunList`."""
+
+    experiments: list[ExperimentOut]
+    next: int | None
+
+
+class PlannedOut(BaseModel):
+    """A run that a submission would make; ``settings`` are those that differ from the defaults."""
+
+    name: str
+    settings: dict[str, Any]
+    training_hash: str
+    evaluation_hash: str
+    reused_from: int | None
+
+    @classmethod
+    def of(cls, planned: Planned) -> "PlannedOut":
+        return cls(
+            name=planned.spec.name,
+            settings=changed_settings(planned.spec),
+            training_hash=planned.training_hash,
+            evaluation_hash=planned.evaluation_hash,
+            reused_from=planned.reused_from,
+        )
+
+
+class PlanOut(BaseModel):
+    """What a submission would do."""
+
+    count: int
+    reused: int
+    runs: list[PlannedOut]
+
+
+class EpochOut(Out):
+    """One epoch's values; Dice in 0..1, val over the whole part."""
+
+    epoch: int
+    attempt: int
+    loss: float
+    dice: float
+    val_loss: float
+    val_dice: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    at: datetime
+
+
+class EpochList(BaseModel):
+    """The epochs that count, in order."""
+
+    epochs: list[EpochOut]
+
+
+class ImageList(BaseModel):
+    """Rows of the per-image table: stored counts and what is derived from them, null where nothing can be said."""
+
+    images: list[dict[str, Any]]
+
+
+class ArtifactList(BaseModel):
+    """The files a run left."""
+
+    artifacts: list[ArtifactOut]
+
+
+class PartOut(BaseModel):
+    """How much a part holds."""
+
+    scans: int
+    slices: int
+    subjects: int
+
+
+class DatasetOut(BaseModel):
+    """A data set; ``subjects`` maps scan numbers to people, assumed to be one each where nobody told."""
+
+    id: int
+    name: str
+    content_hash: str
+    height: int
+    width: int
+    parts: dict[str, PartOut]
+    subjects: dict[str, str]
+    subjects_assumed: bool
+    created_at: datetime
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DatasetOut":
+        manifest = Manifest.from_json(dataset.manifest)
+        return cls(
+            id=dataset.id,
+            name=dataset.name,
+            content_hash=dataset.content_hash,
+            height=manifest.height,
+            width=manifest.width,
+            parts={part: _part(manifest, part) for part in manifest.parts},
+            subjects=dataset.manifest["subjects"],
+            subjects_assumed=manifest.subjects_assumed,
+            created_at=dataset.created_at,
+        )
+
+
+class DatasetList(BaseModel):
+    """Every data set, newest first."""
+
+    datasets: list[DatasetOut]
+
+
+class Readiness(BaseModel):
+    """Whether the API can do its work; without the broker it can, but queued runs wait: ``degraded``."""
+
+    ready: bool
+    database: bool
+    schema_current: bool = Field(serialization_alias="schema")
+    broker: bool
+    degraded: bool
+
+
+def changed_settings(spec: ExperimentSpec) -> dict[str, Any]:
+    """The settings that differ from the defaults, by dotted path; the data set is always among them."""
+    defaults = ExperimentSpec.parse({"dataset": {"id": spec.dataset.id}}).settings()
+    changed = {path: value for path, value in spec.settings().items() if value != defaults.get(path)}
+    return {"dataset.id": spec.dataset.id, **changed}
+
+
+def waits(run: Run, ahead: int) -> str:
+    """Why a queued run waits, in words."""
+    if ahead == 0:
+        return f"next in pool {run.pool}; waits for a free worker"
+    return f"{ahead} {'run' if ahead == 1 else 'runs'} ahead in pool {run.pool}"
+
+
+def next_page(items: list[Any], limit: int) -> int | None:
+    """The cursor after a page: the last id of a full one."""
+    return items[-1].id if len(items) == limit else None
+
+
+def _part(manifest: Manifest, part: str) -> PartOut:
+    scans = manifest.scans(part)
+    slices = sum(entry.part == part for entry in manifest.slices)
+    return PartOut(scans=len(scans), slices=slices, subjects=len({manifest.subjects[scan] for scan in scans}))

@@ -1,0 +1,358 @@
+"""What the API answered, as text: tables and cards for a terminal, plain aligned columns for everything else.
+
+Nothing is cut off where the output is no terminal. Text of other people (names, notes, messages) loses its
+control characters, so that it cannot drive the terminal.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from liverseg_core.spec import ExperimentSpec
+from store.states import FINAL
+
+Json = dict[str, Any]
+
+NOTE_WIDTH = 100
+NOTHING = "-"
+COLOURS = {"succeeded": "green", "failed": "red", "dead": "red", "running": "cyan", "stopping": "yellow"}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts; columns named in ``numbers`` are aligned to the right."""
+
+    headers: list[str]
+    rows: list[list[str]]
+    numbers: frozenset[str] = frozenset()
+
+    def select(self, wanted: Sequence[str]) -> "Sheet":
+        """The columns ``wanted``."""
+        places = [self.headers.index(name) for name in wanted]
+        return Sheet(list(wanted), [[row[place] for place in places] for row in self.rows], self.numbers)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_sheet(sheet: Sheet) -> None:
+    """Print a table; on a terminal too narrow for it, wide cells wrap."""
+    if sys.stdout.isatty():
+        Console().print(_rich(sheet))
+    else:
+        click.echo(plain(sheet))
+
+
+def print_card(facts: Iterable[tuple[str, str]]) -> None:
+    """Print ``name  value`` lines."""
+    facts = list(facts)
+    width = max(cell_len(name) for name, _ in facts)
+    for name, value in facts:
+        head, *more = (value or NOTHING).splitlines()
+        click.echo(f"{name:{width}}  {head}")
+        for line in more:
+            click.echo(f"{'':{width}}  {line}")
+
+
+def plain(sheet: Sheet) -> str:
+    """Aligned columns without borders, two spaces apart, never cut."""
+    lines = [sheet.headers, *sheet.rows]
+    widths = [max(cell_len(line[place]) for line in lines) for place in range(len(sheet.headers))]
+    return "\n".join(_line(line, widths, sheet) for line in lines)
+
+
+def _line(cells: list[str], widths: list[int], sheet: Sheet) -> str:
+    padded = []
+    for cell, width, header in zip(cells, widths, sheet.headers, strict=True):
+        blank = " " * (width - cell_len(cell))
+        padded.append(blank + cell if header in sheet.numbers else cell + blank)
+    return "  ".join(padded).rstrip()
+
+
+def _rich(sheet: Sheet) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in sheet.headers:
+        table.add_column(Text(header), justify="right" if header in sheet.numbers else "left")
+    for row in sheet.rows:
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+    return table
+
+
+# ---- values --------------------------------------------------------------------------------------------------
+
+
+def clean(value: Any) -> str:
+    """Text without control characters; line breaks become spaces."""
+    return "".join(char if char.isprintable() else " " for char in str(value))
+
+
+def clean_lines(value: Any) -> str:
+    """Text without control characters but line breaks."""
+    return "\n".join(clean(line) for line in str(value).splitlines())
+
+
+def setting(value: Any) -> str:
+    """A spec's value: ``yes``, ``0.001``, ``0, 1``."""
+    if value is None or value in ([], ""):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(setting(item) for item in value)
+    return clean(value)
+
+
+def percent(fraction: float | None) -> str:
+    """``0.96337`` -> ``96.337``, as Table 6 is printed."""
+    return NOTHING if fraction is None else f"{100 * fraction:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """``75`` -> ``1:15``, ``4000`` -> ``1:06:40``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def moment(text: str | None) -> str:
+    """An ISO time in this machine's zone, to the second."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else NOTHING
+
+
+def label(path: str) -> str:
+    """Short heading of a setting: ``training.learning_rate`` -> ``Learning rate``."""
+    *sections, name = path.split(".")
+    words = name.replace("_", " ")
+    before = {"exclude": "without ", "split": "split "}.get(sections[-1] if sections else "", "")
+    return (before + words).capitalize()
+
+
+def took(run: Json) -> str:
+    """How long a run has been worked on, from its first start."""
+    if not run.get("started_at"):
+        return NOTHING
+    end = datetime.fromisoformat(run["finished_at"]) if run.get("finished_at") else datetime.now(UTC)
+    return duration((end - datetime.fromisoformat(run["started_at"])).total_seconds())
+
+
+def standing(run: Json) -> str:
+    """How a run stands, in a few words: ``epoch 2 of 6, 41 images/s, 1:20 left``."""
+    state, progress = run["state"], run.get("progress") or {}
+    if state == "queued":
+        return clean(run.get("waits") or "queued")
+    if run.get("reused_from"):
+        return f"{state}: result of run {run['reused_from']}"
+    if state in FINAL:
+        return _ending(run)
+    if state == "stopping" or "epoch" not in progress:
+        return f"{state}: {clean(progress['phase'])}" if "phase" in progress else state
+    rate, left = progress.get("images_per_second", 0), progress.get("seconds_left", 0)
+    return f"epoch {progress['epoch']} of {run['epochs_total']}, {rate:.0f} images/s, {duration(left)} left"
+
+
+def _ending(run: Json) -> str:
+    if run["state"] == "succeeded":
+        best = f", best epoch {run['best_epoch']}" if run.get("best_epoch") else ""
+        return f"succeeded after {took(run)}{best}"
+    why = clean(run.get("reason") or "")
+    return f"{run['state']}: {why}" if why else str(run["state"])
+
+
+def complaint(run: Json) -> str:
+    """Why a run did not succeed, for a person: state, reason and message."""
+    told = clean_lines(run.get("message") or "").strip()
+    why = ": ".join(filter(None, [clean(run.get("reason") or ""), told]))
+    return f"run {run['id']} {named(run)} {run['state']}" + (f": {why}" if why else "")
+
+
+def named(run: Json) -> str:
+    return clean(run.get("name") or "(no name)")
+
+
+# ---- runs and data sets --------------------------------------------------------------------------------------
+
+
+def runs_sheet(runs: list[Json]) -> Sheet:
+    rows = [
+        [
+            str(run["id"]),
+            named(run),
+            run["state"],
+            standing(run) if run["state"] == "running" or run.get("reason") else NOTHING,
+            clean(run["dataset"]),
+            moment(run["created_at"]),
+            took(run),
+        ]
+        for run in runs
+    ]
+    return Sheet(
+        ["Run", "Name", "State", "Standing", "Data set", "Submitted", "Took"], rows, frozenset({"Run", "Took"})
+    )
+
+
+def plan_sheet(runs: list[Json]) -> Sheet:
+    """A dry run: what would be trained, and what is there already."""
+    rows = [
+        [
+            clean(run.get("name") or "(no name)"),
+            ", ".join(f"{path}={setting(value)}" for path, value in run["settings"].items()) or "defaults",
+            f"result of run {run['reused_from']}" if run.get("reused_from") else "new",
+        ]
+        for run in runs
+    ]
+    return Sheet(["Name", "Settings", "Result"], rows)
+
+
+def run_facts(run: Json) -> list[tuple[str, str]]:
+    """What `liverseg show` says about a run, above the lists of attempts, events and artifacts."""
+    facts = [
+        ("Run", f"{run['id']} of experiment {run['experiment']}"),
+        ("Name", named(run)),
+        ("State", standing(run)),
+        ("Data set", clean(run["dataset"])),
+        ("Settings", _differing_from_default(run["spec"])),
+        ("Submitted", moment(run["created_at"])),
+        ("Started", moment(run["started_at"])),
+        ("Finished", moment(run["finished_at"])),
+        ("Took", took(run)),
+        ("Tags", ", ".join(map(clean, run["tags"]))),
+        ("Notes", clean_lines(run["notes"])),
+        ("Hashes", f"training {run['training_hash'][:12]}, evaluation {run['evaluation_hash'][:12]}"),
+    ]
+    if run.get("message"):
+        facts.insert(3, ("Message", clean_lines(run["message"])))
+    return facts
+
+
+def _differing_from_default(spec: Json) -> str:
+    chosen = ExperimentSpec.parse(spec).settings()
+    usual = ExperimentSpec.parse({"dataset": {"id": spec["dataset"]["id"]}}).settings()
+    differing = [f"{path} = {setting(value)}" for path, value in chosen.items() if usual.get(path) != value]
+    return "\n".join(differing) or "all at their defaults"
+
+
+def records_sheet(records: list[Json], columns: dict[str, str]) -> Sheet:
+    """Any list of records; ``columns`` maps a key to its heading."""
+    rows = [[_value(key, record.get(key)) for key in columns] for record in records]
+    numbers = frozenset(
+        heading for key, heading in columns.items() if any(type(one.get(key)) in (int, float) for one in records)
+    )
+    return Sheet(list(columns.values()), rows, numbers)
+
+
+def _value(key: str, value: Any) -> str:
+    if key == "at" or key.endswith("_at"):
+        return moment(value)
+    return NOTHING if value is None else clean(f"{value:,}" if type(value) is int else value)
+
+
+def datasets_sheet(datasets: list[Json]) -> Sheet:
+    rows = [
+        [
+            clean(one["name"]),
+            f"{one['height']} x {one['width']}",
+            parts(one),
+            str(people(one)),
+            one["content_hash"][:12],
+        ]
+        for one in datasets
+    ]
+    return Sheet(["Name", "Height x width", "Slices (scans)", "Subjects", "Content"], rows, frozenset({"Subjects"}))
+
+
+def dataset_facts(dataset: Json) -> list[tuple[str, str]]:
+    assumed = " (nobody said who they are, so each scan counts as one)" if dataset["subjects_assumed"] else ""
+    return [
+        ("Name", clean(dataset["name"])),
+        ("Height x width", f"{dataset['height']} x {dataset['width']}"),
+        ("Slices (scans)", parts(dataset)),
+        ("Subjects", f"{people(dataset)}{assumed}"),
+        ("Content", dataset["content_hash"]),
+    ]
+
+
+def parts(dataset: Json) -> str:
+    """``train 1,092 (8), val 500 (3)``."""
+    found = dataset["parts"].items()
+    return ", ".join(f"{part} {facts['slices']:,} ({facts['scans']})" for part, facts in found)
+
+
+def people(dataset: Json) -> int:
+    """How many subjects a data set shows."""
+    return len(set(dataset["subjects"].values()))
+
+
+# ---- the comparison ------------------------------------------------------------------------------------------
+
+
+def print_comparison(comparison: Json) -> None:
+    """Table 6 with the settings that differ; in two tables where the terminal is too narrow for one."""
+    sheet = comparison_sheet(comparison)
+    for block in _fitting(sheet, comparison):
+        print_sheet(block)
+    click.echo()
+    for note in comparison_notes(comparison):
+        click.echo(textwrap.fill(note, NOTE_WIDTH))
+
+
+def comparison_sheet(comparison: Json) -> Sheet:
+    """Name, settings that differ, then the score columns in percent, one row a run."""
+    labels = comparison["scores"]
+    shown = differing(comparison)
+    rows = [
+        [
+            str(row["run"]),
+            clean(row["name"] or "(no name)") + ("" if row["state"] == "succeeded" else f" ({row['state']})"),
+            *(setting(row["settings"].get(path)) for path in shown),
+            *(percent((row["scores"] or {}).get(name)) for name in labels),
+        ]
+        for row in comparison["rows"]
+    ]
+    headers = ["Run", "Name", *map(label, shown), *labels.values()]
+    return Sheet(headers, rows, frozenset(headers) - {"Name", *map(label, shown)})
+
+
+def differing(comparison: Json) -> list[str]:
+    """The settings in which the rows differ, by dotted path."""
+    rows = comparison["rows"]
+    return [
+        path
+        for path in comparison["parameters"]
+        if len({json.dumps(row["settings"].get(path), sort_keys=True) for row in rows}) > 1
+    ]
+
+
+def comparison_notes(comparison: Json) -> list[str]:
+    """What is equal in all rows, what the numbers mean, and what to beware of."""
+    rows, apart = comparison["rows"], differing(comparison)
+    same = [
+        f"{label(path).lower()} {setting(rows[0]['settings'].get(path))}"
+        for path in comparison["parameters"]
+        if rows and path not in apart
+    ]
+    head = ["Scores in percent." + (f" The same in all rows: {'; '.join(same)}." if same else "")]
+    return [*head, *map(clean, comparison["notes"]), *(f"WARNING: {clean(text)}" for text in comparison["warnings"])]
+
+
+def _fitting(sheet: Sheet, comparison: Json) -> list[Sheet]:
+    console = Console()
+    if not sys.stdout.isatty() or console.measure(_rich(sheet)).maximum <= console.width:
+        return [sheet]
+    scores = [name for name in sheet.headers if name in comparison["scores"].values()]
+    settings = [name for name in sheet.headers[2:] if name not in scores]
+    blocks = [settings, scores] if settings else [scores]
+    return [sheet.select(["Run", "Name", *block]) for block in blocks]

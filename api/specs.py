@@ -1,0 +1,206 @@
+"""Experiments as people write them down: YAML files, ``--set`` and ``--grid``, and the list of fields.
+
+YAML is read by its 1.2 core rules: ``5e-4`` is a number and ``no`` is a word, unlike in PyYAML's own.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from liverseg_core.errors import SpecError
+from liverseg_core.spec import ExperimentSpec
+
+Json = dict[str, Any]
+
+AROUND_SPEC = ("spec", "grid", "variants", "seeds", "reuse")
+"""Keys of a file that holds a whole submission; a file without ``spec`` is a spec itself."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's core scalars; a key that appears twice is refused."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own shape
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)  # anchors merged with <<
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} appears twice", node.start_mark)
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, 0) if "x" in text or "o" in text else int(text)
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+def _teach(loader: type[_Loader]) -> None:
+    scalars = (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+        ("merge", r"<<", ["<"]),
+    )
+    for name, pattern, first in scalars:
+        loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z"), first)
+    loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+    loader.add_constructor("tag:yaml.org,2002:int", _integer)
+    loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+_teach(_Loader)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """One YAML (or JSON) value.
+
+    Raises:
+        SpecError: no YAML, with line and column.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise SpecError(where, f"is no YAML that can be read: {' '.join(str(error).split())}") from None
+
+
+def read_submission(path: Path) -> Json:
+    """The request body that a file describes: ``{"spec": ..., "grid": ...}``.
+
+    Raises:
+        SpecError: a file that cannot be read or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(str(path), f"cannot be read ({error})") from None
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise SpecError(
+            str(path), "must hold fields such as `dataset: {id: NAME}`; see `liverseg submit --help`", value
+        )
+    if "spec" not in value:
+        return {"spec": value}
+    unknown = sorted(str(key) for key in value if key not in AROUND_SPEC)
+    if unknown:
+        raise SpecError(unknown[0], f"does not belong beside `spec`; there may be {', '.join(AROUND_SPEC)}")
+    return value
+
+
+def read_spec(path: Path) -> Json:
+    """The single spec in a file.
+
+    Raises:
+        SpecError: as :func:`read_submission`, or a file that describes many runs.
+    """
+    body = read_submission(path)
+    if set(body) != {"spec"}:
+        raise SpecError(str(path), "describes many runs; one spec alone is wanted here", sorted(body))
+    return dict(body["spec"])
+
+
+def change(body: Json, sets: Sequence[str], grids: Sequence[str]) -> None:
+    """Apply ``--set path=value`` and ``--grid path=value,value`` to a request body.
+
+    Raises:
+        SpecError: an option that is no path=value, or a path that is multiplied already.
+    """
+    for text in grids:
+        path, values = _split(text, "--grid")
+        body.setdefault("grid", {})[path] = _values(values, f"--grid {path}")
+    multiplied = [*body.get("grid", {}), *(path for variant in body.get("variants", []) for path in variant)]
+    for text in sets:
+        path, value = _split(text, "--set")
+        if path in multiplied:
+            raise SpecError(f"--set {path}", "grid or variants set it already; change it there")
+        put(body["spec"], path, parse_yaml(value, f"--set {path}"))
+
+
+def put(spec: Json, path: str, value: Any) -> None:
+    """Set a dotted path.
+
+    Raises:
+        SpecError: something on the way is no section.
+    """
+    *parents, leaf = path.split(".")
+    place = spec
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise SpecError(path, f"{parent!r} is not a section, so nothing can be set below it", place)
+    place[leaf] = value
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """``5`` -> 5 repeats, ``3,4,9`` -> those seeds.
+
+    Raises:
+        SpecError: something else.
+    """
+    values = _values(text, "--seeds")
+    if not all(type(value) is int for value in values):
+        raise SpecError("--seeds", "is how many repeats, such as 5, or the seeds, such as 3,4,9", text)
+    return int(values[0]) if len(values) == 1 and "[" not in text else values
+
+
+def _values(text: str, where: str) -> list[Any]:
+    """``0.001,0.005`` -> a list; a value with a comma in it is written as YAML: ``[[0, 1], [2]]``."""
+    whole = parse_yaml(text, where) if text.lstrip().startswith("[") else None
+    found = whole if isinstance(whole, list) else [parse_yaml(part, where) for part in text.split(",")]
+    if not text.strip():
+        raise SpecError(where, "needs at least one value, such as 0.001,0.005", text)
+    return list(found)
+
+
+def _split(text: str, option: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise SpecError(option, "is written PATH=VALUE, such as training.learning_rate=0.005", text)
+    return path.strip(), value
+
+
+def fields() -> list[tuple[str, str, str]]:
+    """Every field of a spec from its JSON schema: dotted path, ``= default``, description with its limits."""
+    schema = ExperimentSpec.model_json_schema()
+    return list(_fields(schema, schema["$defs"], "", _defaults()))
+
+
+def _defaults() -> Json:
+    spec = ExperimentSpec.parse({"dataset": {"id": "x"}}).model_dump(mode="json")
+    del spec["dataset"]["id"]  # it has none
+    return spec
+
+
+def _fields(schema: Json, sections: Json, prefix: str, defaults: Json) -> Iterator[tuple[str, str, str]]:
+    for name, field in schema["properties"].items():
+        section = sections.get(str(field.get("$ref", "")).rpartition("/")[2])
+        if section:
+            yield from _fields(section, sections, f"{prefix}{name}.", defaults[name])
+        else:
+            default = f"= {json.dumps(defaults[name])}" if name in defaults else "(required)"
+            yield prefix + name, default, "; ".join(filter(None, [field.get("description", ""), _limits(field)]))
+
+
+def _limits(field: Json) -> str:
+    """``one of a, b`` or ``1 to 256`` or ``more than 0, at most 10``."""
+    options = [field, *field.get("anyOf", [])]
+    found = {key: option[key] for option in reversed(options) for key in option}
+    if "enum" in found:
+        return "one of " + ", ".join(map(str, found["enum"]))
+    words = (
+        ("minimum", "at least"),
+        ("exclusiveMinimum", "more than"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "less than"),
+    )
+    return ", ".join(f"{word} {found[key]:,}" for key, word in words if key in found)
