@@ -16,6 +16,7 @@ import click
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -350,7 +351,8 @@ def comparison_notes(comparison: Json) -> list[str]:
 
 def _fitting(sheet: Sheet, comparison: Json) -> list[Sheet]:
     console = Console()
-    if not sys.stdout.isatty() or console.measure(_rich(sheet)).maximum <= console.width:
+    wanted = Measurement.get(console, console.options.update(max_width=10_000), _rich(sheet)).maximum
+    if not sys.stdout.isatty() or wanted <= console.width:
         return [sheet]
     scores = [name for name in sheet.headers if name in comparison["scores"].values()]
     settings = [name for name in sheet.headers[2:] if name not in scores]

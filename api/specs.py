@@ -27,11 +27,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)  # anchors merged with <<
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    keys = [loader.construct_object(key) for key, _ in node.value if not key.tag.endswith(":merge")]
+    twice = [str(key) for key in keys if keys.count(key) > 1]
     if twice:
         raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} appears twice", node.start_mark)
+    loader.flatten_mapping(node)  # what `<<` merges in; the mapping's own keys win
     return dict(loader.construct_mapping(node, deep=True))
 
 
@@ -89,12 +89,23 @@ def read_submission(path: Path) -> Json:
         raise SpecError(
             str(path), "must hold fields such as `dataset: {id: NAME}`; see `liverseg submit --help`", value
         )
-    if "spec" not in value:
-        return {"spec": value}
-    unknown = sorted(str(key) for key in value if key not in AROUND_SPEC)
+    body: Json = value if "spec" in value else {"spec": value}
+    _check_shape(body)
+    return body
+
+
+def _check_shape(body: Json) -> None:
+    """What the options of a command build upon; everything else is the API's to check."""
+    unknown = sorted(str(key) for key in body if key not in AROUND_SPEC)
     if unknown:
         raise SpecError(unknown[0], f"does not belong beside `spec`; there may be {', '.join(AROUND_SPEC)}")
-    return value
+    if not isinstance(body["spec"], dict):
+        raise SpecError("spec", "must hold fields such as `dataset: {id: NAME}`", body["spec"])
+    if not isinstance(body.get("grid", {}), dict):
+        raise SpecError("grid", "must map dotted paths to lists of values", body["grid"])
+    variants = body.get("variants", [])
+    if not isinstance(variants, list) or not all(isinstance(variant, dict) for variant in variants):
+        raise SpecError("variants", "must be a list of mappings from dotted path to value", variants)
 
 
 def read_spec(path: Path) -> Json:

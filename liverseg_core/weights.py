@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import zip_longest
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,16 +61,22 @@ def check_weights(arrays: Sequence[NDArray[Any]], filters: int, depth: int, wher
     Raises:
         WeightsError: a shape differs (the first one is named), a value is no float or is not finite.
     """
+    checked = []
     for expected, array in zip_longest(unet_shapes(filters, depth), arrays):
         if expected is None or array is None or expected[1] != array.shape:
             raise _misfit(expected, array, filters, depth, where)
-        if array.dtype.kind != "f":
-            raise WeightsError(f"{where}: {expected[0]}", "must hold floating-point numbers", str(array.dtype))
-        if not np.isfinite(array).all():
-            raise WeightsError(
-                f"{where}: {expected[0]}", "holds NaN or infinity; the training that wrote it diverged"
-            )
-    return [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+        checked.append(_finite_float32(array, f"{where}: {expected[0]}"))
+    return checked
+
+
+def _finite_float32(array: NDArray[Any], where: str) -> Array:
+    if array.dtype.kind != "f":
+        raise WeightsError(where, "must hold floating-point numbers", str(array.dtype))
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise WeightsError(where, "holds NaN, infinity or a number beyond float32; its training diverged")
+    return values
 
 
 def _misfit(
@@ -256,6 +261,4 @@ def _dataset(group: Any, name: str, expected: tuple[str, Shape] | None, where: s
         raise WeightsError(f"{where}: {name}", "must hold floating-point numbers", str(data.dtype))
     if expected is None or data.shape != expected[1]:
         return np.broadcast_to(np.float32(0), data.shape)
-    if data.id.get_storage_size() > prod(data.shape) * data.dtype.itemsize * 2 + 4096:
-        raise WeightsError(f"{where}: {name}", "takes more room than its shape needs")
     return np.asarray(data[()])

@@ -77,7 +77,8 @@ class Comparison(BaseModel):
 # Postgres sums whole numbers exactly; precision of nothing predicted is 0 in the study (its printed lr5e-3).
 _QUERY = text("""
 WITH sums AS (
-  SELECT r.id AS run, s.part, count(*) AS slices, md5(string_agg(scan || '_' || slice, ' ' ORDER BY scan, slice)) AS which,
+  SELECT r.id AS run, s.part, count(*) AS slices,
+    md5(string_agg(scan || '_' || slice, ' ' ORDER BY scan, slice)) AS which,
     1 - avg(s.dice) AS loss, avg(s.dice) AS dice, avg(s.dice_liver) AS dice_liver, avg(s.dice_tumor) AS dice_tumor,
     coalesce(sum(s.tp)::float8 / nullif(sum(s.tp + s.fp), 0), 0) AS precision,
     coalesce(sum(s.tp)::float8 / nullif(sum(s.tp + s.fn), 0), 0) AS recall,

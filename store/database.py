@@ -6,7 +6,8 @@ from functools import cache
 
 import psycopg
 from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from store import bundled
@@ -49,4 +50,4 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, psycopg.Error) and error.sqlstate:
         return error.sqlstate.startswith(OUTAGES)
     # Without a code the server said nothing: it cannot be reached, or every connection of the pool is in use.
-    return isinstance(error, psycopg.OperationalError | TimeoutError)
+    return isinstance(error, psycopg.OperationalError | PoolTimeout)

@@ -82,8 +82,8 @@ def submit(
     Raises:
         SpecError: nothing can be run as asked, or the key was used with another body.
     """
-    body = submission.model_dump()
-    _refuse_unstorable(body, "")
+    _refuse_unstorable(submission.model_dump(), "")
+    body = submission.model_dump(mode="json")
     experiment, new = _experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if new:
         planned = plan(session, project_id, submission, reuse=reuse)

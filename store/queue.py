@@ -48,7 +48,7 @@ def seconds_from_now(seconds: float) -> Any:
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def _locking(query: Select[tuple[Run]], *, skip_locked: bool = False) -> Select[tuple[Run]]:
+def _locking(query: Select[Run], *, skip_locked: bool = False) -> Select[Run]:
     """``query`` with its rows locked and read as they are now, also where the session has seen them before."""
     return query.with_for_update(skip_locked=skip_locked).execution_options(populate_existing=True)
 

@@ -74,7 +74,7 @@ def _current_database() -> Iterator[str]:
 
 def main(arguments: list[str]) -> None:
     match arguments:
-        case ["upgrade"]:
+        case [] | ["upgrade"]:
             upgrade()
         case ["revision", message] if message.strip():
             sys.stdout.write(f"{revision(message)}\n")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 from sqlalchemy import delete, select, text
-from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from store import broker, queue
@@ -62,7 +63,7 @@ def _attempt(step: Callable[[], object]) -> bool:
         step()
     except broker.Unreachable as error:
         log.warning("%s: the broker is away (%s); announcements wait in the outbox", step.__name__, error)
-    except (DBAPIError, TimeoutError) as error:
+    except (DBAPIError, PoolTimeout) as error:
         if is_outage(error):
             log.warning("%s: the database is away", step.__name__)
             return False

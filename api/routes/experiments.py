@@ -44,7 +44,6 @@ def create(
     with transaction() as session:
         experiment, new = submit(session, DEFAULT_PROJECT, body, key=key, reuse=body.reuse)
         runs = views.experiment_runs(session, experiment.id)
-        session.flush()
         made = ExperimentRuns.of(experiment, list(runs))
     request.app.state.upkeep.wake()
     response.status_code = 201 if new else 200

@@ -1,23 +1,126 @@
 """Data sets and weights: large bodies that are streamed to a file, checked there, then stored."""
 
 import json
-import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.parameters import check_storable
-from api.problems import refused
+from api.problems import not_found
 from api.schemas import DatasetList, DatasetOut, ExperimentRuns
-from liverseg_core.errors import InputError, SpecError
+from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 from store import artifacts, datasets, views
 from store.database import transaction
-from store.experiments import plan, submit_weights
+from store.experiments import submit_weights
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
+
+router = APIRouter(prefix="/v1")
+
+Name = Annotated[
+    str,
+    Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="letters, digits, dots, dashes, underscores"),
+]
+NameOrHash = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+SpecText = Annotated[str, Query(max_length=50_000, description="an ExperimentSpec as JSON")]
+
+
+@router.get("/datasets", tags=["data sets"])
+def listing() -> DatasetList:
+    """Every data set, newest first."""
+    with transaction() as session:
+        return DatasetList(datasets=[DatasetOut.of(one) for one in datasets.listed(session, DEFAULT_PROJECT)])
+
+
+@router.get("/datasets/{name}", tags=["data sets"])
+def detail(name: NameOrHash) -> DatasetOut:
+    """One data set, by name or by at least 8 digits of its content hash."""
+    with transaction() as session:
+        try:
+            return DatasetOut.of(datasets.resolve(session, DEFAULT_PROJECT, name))
+        except SpecError:
+            raise not_found("data set", name) from None
+
+
+@router.post(
+    "/datasets", status_code=201, tags=["data sets"], responses={200: {"description": "it was here already"}}
+)
+async def import_dataset(request: Request, response: Response, name: Name) -> DatasetOut:
+    """Take a zip of PNG pairs as `liverseg dataset import` packs it; every pixel is checked first."""
+    async with _received(request, "dataset.zip") as file:
+        dataset, new = await run_in_threadpool(_store_dataset, name, file)
+    response.status_code = 201 if new else 200
+    return dataset
+
+
+@router.post("/weights", status_code=201, tags=["weights"])
+async def import_weights(request: Request, spec: SpecText) -> ExperimentRuns:
+    """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
+    wanted = _parse_spec(spec)
+    async with _received(request, "weights.h5") as file:
+        made = await run_in_threadpool(_store_weights, wanted, file)
+    request.app.state.upkeep.wake()
+    return made
+
+
+@asynccontextmanager
+async def _received(request: Request, name: str) -> AsyncIterator[FilePath]:
+    """The body in a file that is gone afterwards; the guard counts its bytes."""
+    scratch = settings().scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch, prefix="upload-") as folder:
+        place = FilePath(folder) / name
+        with place.open("wb") as file:
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+        yield place
+
+
+def _store_dataset(name: str, file: FilePath) -> tuple[DatasetOut, bool]:
+    """The data set, and whether it is new."""
+    from liverseg_core.data.archive import read_archive  # Pillow and NumPy, only where they are needed
+
+    manifest = read_archive(file)
+    with transaction() as session:
+        new = not _has(session, name)
+        dataset = datasets.add(session, DEFAULT_PROJECT, name, manifest, artifacts.sha256_of(file))
+        # In the store only once the name is ours, and before the row that points to it is committed.
+        if new:
+            artifacts.put(file)
+        return DatasetOut.of(dataset), new
+
+
+def _has(session: Session, name: str) -> bool:
+    try:
+        return datasets.resolve(session, DEFAULT_PROJECT, name).name == name
+    except SpecError:
+        return False
+
+
+def _parse_spec(text: str) -> ExperimentSpec:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError("spec", f"is no valid JSON ({error})") from None
+    check_storable(value)
+    return ExperimentSpec.parse(value)
+
+
+def _store_weights(spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
+    from liverseg_core.weights import read_hdf5_weights, write_weights  # h5py, only where it is needed
+
+    filters, depth = spec.model.filters, spec.model.depth
+    arrays = file.with_name("weights.npz")
+    write_weights(arrays, read_hdf5_weights(file, filters, depth), filters, depth)
+    with transaction() as session:
+        experiment = submit_weights(session, DEFAULT_PROJECT, spec, artifacts.sha256_of(arrays))
+        runs = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
+        artifacts.put(arrays)
+        return runs

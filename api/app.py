@@ -1,0 +1,38 @@
+"""The front desk: routes, pages and what guards them, put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
+
+from api import pages, problems
+from api.parameters import only_known
+from api.render import STATIC
+from api.routes import comparisons, experiments, health, runs, uploads
+from api.security import Guard
+from store.settings import settings
+from store.upkeep import Upkeep
+
+
+def create_app() -> FastAPI:
+    """The ASGI app; its settings come from the environment."""
+    app = FastAPI(
+        title="liverseg", summary="Experiments on liver and lesion segmentation", version="1", docs_url=None,
+        redoc_url=None, lifespan=_lifespan,
+    )  # fmt: skip
+    app.state.upkeep = Upkeep()
+    for router in (experiments.router, runs.router, uploads.router, comparisons.router, health.router, pages.router):
+        app.include_router(router, dependencies=[Depends(only_known)])
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    problems.install(app)
+    app.add_middleware(Guard, token=settings().token, max_upload_bytes=settings().max_upload_mb << 20)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.upkeep.start()
+    yield
+    await run_in_threadpool(app.state.upkeep.stop)

@@ -1,0 +1,49 @@
+"""Whether the process lives, and whether it can work."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from api.schemas import Readiness
+from store import broker, schema
+from store.settings import settings
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def alive() -> dict[str, bool]:
+    """Answers while the process lives."""
+    return {"alive": True}
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+def ready(response: Response) -> Readiness:
+    """Ready when the database answers with the newest schema; without the broker, degraded."""
+    database, current = _database()
+    reachable = _broker()
+    is_ready = database and current
+    response.status_code = 200 if is_ready else 503
+    return Readiness(
+        ready=is_ready,
+        database=database,
+        schema_current=current,
+        broker=reachable,
+        degraded=is_ready and not reachable,
+    )
+
+
+def _database() -> tuple[bool, bool]:
+    """Whether it answers, and whether its schema is the newest."""
+    try:
+        return True, schema.is_current()
+    except (DBAPIError, PoolTimeout):
+        return False, False
+
+
+def _broker() -> bool:
+    try:
+        broker.waiting(settings().pool)
+    except broker.Unreachable:
+        return False
+    return True

@@ -1,0 +1,72 @@
+"""Runs the front desk: ``python -m api.serve --host 127.0.0.1 --port 8421``."""
+
+import argparse
+import ipaddress
+import socket
+import sys
+
+import uvicorn
+
+from liverseg_core.errors import LiversegError
+from store.settings import settings
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8421
+
+
+class RefusedToListen(LiversegError):
+    """The address may not be listened on without a token."""
+
+
+def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
+    """Listen until SIGINT or SIGTERM; port 0 takes a free one. Prints one line once requests are answered.
+
+    Raises:
+        RefusedToListen: ``host`` is beyond loopback and ``LIVERSEG_TOKEN`` is not set.
+    """
+    if not settings().token and not is_loopback(host):
+        raise RefusedToListen(
+            f"{host} can be reached from other machines, so a token is needed: set LIVERSEG_TOKEN to a long random "
+            "text, or listen on 127.0.0.1"
+        )
+    from api.app import create_app  # after the refusal, which should take no time
+
+    config = uvicorn.Config(
+        create_app(), host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False
+    )
+    _Announcing(config).run()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; names other than localhost are not looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            sys.stdout.write(f"liverseg API ready at http://{shown}:{port}\n")
+            sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m api.serve", description="Run the liverseg API.")
+    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", default=DEFAULT_PORT, type=int, help="0 takes a free one (default %(default)s)")
+    chosen = parser.parse_args()
+    try:
+        serve(chosen.host, chosen.port)
+    except RefusedToListen as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

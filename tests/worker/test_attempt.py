@@ -1,0 +1,161 @@
+"""One attempt with a real trainer process, a real database, and no Celery in between."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.weights import unet_shapes, write_weights
+from store import artifacts, bundled, experiments, queue, views
+from store.database import transaction
+from store.models import DEFAULT_PROJECT
+from tests import factories, processes
+from tests.conftest import SERVERS
+from worker import attempt as attempts
+from worker.attempt import attempt
+
+
+def submit(spec: dict | None = None) -> int:
+    with transaction() as session:
+        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec))
+        return views.experiment_runs(session, made.id)[0].id
+
+
+def once() -> int | None:
+    return attempt("default", "test-worker", threads=1)
+
+
+def outcomes(run_id: int) -> list[str]:
+    with transaction() as session:
+        return [row.outcome for row in views.attempts(session, run_id)]
+
+
+def test_nothing_to_claim_returns_at_once(database: Path) -> None:
+    assert once() is None
+
+
+def test_a_draining_worker_claims_nothing(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit()
+    stopped = threading.Event()
+    stopped.set()
+    monkeypatch.setattr(attempts, "draining", stopped)
+    assert once() is None
+    assert processes.get_run(run_id).state == "queued"
+
+
+def test_an_attempt_leaves_a_result_and_no_checkpoint(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit()
+    assert once() == run_id
+    run = processes.get_run(run_id)
+    assert (run.state, run.fence, run.crashes, run.progress) == ("succeeded", 1, 0, None)
+    assert run.best_epoch in (1, 2)
+    assert not (database / "checkpoints" / str(run_id)).exists()
+
+
+def test_imported_weights_are_evaluated_not_trained(database: Path, tmp_path: Path) -> None:
+    """All-zero weights give a sigmoid of 0.5 everywhere: class 'parenchyma' (1/3 <= p < 2/3) in every pixel."""
+    import numpy as np
+
+    factories.import_phantom(tmp_path)
+    arrays = [np.zeros(shape, np.float32) for _, shape in unet_shapes(2, 2)]
+    write_weights(tmp_path / "weights.npz", arrays, 2, 2)
+    stored = artifacts.put(tmp_path / "weights.npz")
+    with transaction() as session:
+        made = experiments.submit_weights(
+            session, DEFAULT_PROJECT, ExperimentSpec.parse(factories.tiny_spec()), stored.sha256
+        )
+        run_id = views.experiment_runs(session, made.id)[0].id
+    assert once() == run_id
+    assert processes.get_run(run_id).state == "succeeded"
+    with transaction() as session:
+        assert views.epochs(session, run_id) == []
+        row = session.execute(
+            text(
+                "SELECT count(*), sum(n00 + n10 + n20), sum(n02 + n12 + n22), sum(n01 + n11 + n21) FROM slice_scores"
+            )
+        ).one()
+    assert (row[1], row[2]) == (0, 0)
+    assert row[3] == row[0] * 32 * 32
+
+
+def test_a_run_that_kills_its_trainer_every_time_is_dead_after_three(database: Path, tmp_path: Path) -> None:
+    dataset = factories.import_phantom(tmp_path, seed=5)  # never cached
+    run_id = submit()
+    artifacts.locate(dataset.artifact).unlink()
+    assert [once(), once(), once(), once()] == [run_id, run_id, run_id, None]
+    run = processes.get_run(run_id)
+    assert (run.state, run.reason, run.crashes) == ("dead", "crashed-too-often", 3)
+    assert "FileNotFoundError" in run.message
+    assert outcomes(run_id) == ["crashed"] * 3
+
+
+def test_a_damaged_data_set_fails_the_run_with_the_reason(database: Path, tmp_path: Path) -> None:
+    dataset = factories.import_phantom(tmp_path, seed=6)  # never cached
+    run_id = submit()
+    place = artifacts.locate(dataset.artifact)
+    data = bytearray(place.read_bytes())
+    data[100:2000] = bytes(1900)
+    place.write_bytes(bytes(data))
+    assert once() == run_id
+    run = processes.get_run(run_id)
+    assert (run.state, run.reason) == ("failed", "bad-input")
+    assert outcomes(run_id) == ["failed"]
+
+
+def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(
+    database: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit(
+        factories.tiny_spec(training={"batch_size": 4, "epochs": 100_000, "early_stopping": {"patience": None}})
+    )
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, 1)
+    with transaction() as session:  # as the reaper and another worker would
+        session.execute(text("UPDATE runs SET fence = fence + 1 WHERE id = :run"), {"run": run_id})
+    thread.join(30)
+    assert not thread.is_alive()
+    with transaction() as session:
+        written = len(views.epochs(session, run_id))
+    run = processes.get_run(run_id)
+    assert (run.state, run.fence) == ("running", 2)
+    assert run.checkpoint["epoch"] == written
+    assert outcomes(run_id) == ["running"]
+
+
+def test_training_goes_on_while_postgres_is_killed_and_comes_back(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit(
+        factories.tiny_spec(training={"batch_size": 4, "epochs": 15, "early_stopping": {"patience": None}})
+    )
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, 1)
+    SERVERS["postgres"].process.kill()
+    SERVERS["postgres"].process.wait()
+    SERVERS["postgres"] = bundled.start_postgres(database)
+    thread.join(120)
+    assert processes.get_run(run_id).state == "succeeded"
+    assert outcomes(run_id) == ["succeeded"]
+    with transaction() as session:
+        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 16))
+
+
+def test_a_cancel_that_comes_first_wins_over_the_result(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit(
+        factories.tiny_spec(training={"batch_size": 4, "epochs": 100_000, "early_stopping": {"patience": None}})
+    )
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for("the run to start", lambda: processes.get_run(run_id).state == "running")
+    with transaction() as session:
+        queue.cancel(session, DEFAULT_PROJECT, run_id)
+    thread.join(30)
+    assert processes.get_run(run_id).state == "cancelled"
+    assert outcomes(run_id) == ["cancelled"]

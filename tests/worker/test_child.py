@@ -1,0 +1,89 @@
+"""The trainer process from outside: what it says, and how it is ended."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import processes
+from worker.child import Child
+from worker.trainer import EVENTS_FD
+
+
+def job(folder: Path, **changes: object) -> dict:
+    values = {"kind": "train", "spec": {}, "manifest": {}, "archive": "", "weights": None, "checkpoint": None}
+    return values | {"cache": str(folder), "work": str(folder), "threads": 1} | changes
+
+
+def test_a_bad_job_is_a_failure_with_words_not_a_crash(tmp_path: Path) -> None:
+    child = Child(job(tmp_path), tmp_path / "log")
+    event = child.next_event(timeout=30)
+    assert event["event"] == "failed"
+    assert event["reason"] == "bad-input"
+    assert "dataset" in event["message"]
+    processes.wait_for("the trainer to end", child.ended, timeout=30)
+    assert child.kill() == 3
+
+
+def test_a_trainer_without_a_job_ends_quietly() -> None:
+    reading, writing = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.trainer"],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, EVENTS_FD: str(writing)},
+        pass_fds=(writing,),
+        capture_output=True,
+        timeout=30,
+    )
+    os.close(reading)
+    os.close(writing)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_trainer_module_loads_without_keras() -> None:
+    """A warm import would cost seconds before a bad job is even read."""
+    code = "import sys, worker.trainer, worker.app; print([m for m in ('keras', 'tensorflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
+    """A process in the trainer's place that ignores SIGTERM and has a child of its own."""
+    package = tmp_path / "worker"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "trainer.py").write_text(
+        "import os, signal, subprocess, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "subprocess.Popen(['sleep', '600'])\n"
+        "pipe = os.fdopen(int(os.environ['LIVERSEG_EVENTS_FD']), 'w')\n"
+        'pipe.write(\'{"event": "progress", "phase": "training"}\\n{"event": "torn\')\n'
+        "pipe.flush()\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return Child(job(tmp_path), tmp_path / "log")
+
+
+def test_a_stubborn_trainer_and_its_children_are_killed_after_the_grace(stubborn: Child) -> None:
+    assert stubborn.next_event(timeout=30) == {"event": "progress", "phase": "training"}
+    group = [psutil.Process(stubborn.pid), *psutil.Process(stubborn.pid).children(recursive=True)]
+    assert len(group) == 2
+    started = time.monotonic()
+    stubborn.terminate(grace_s=0.5)
+    assert time.monotonic() - started < 10
+    processes.wait_for("the group to end", lambda: not any(_alive(process) for process in group), timeout=10)
+    assert stubborn.ended()  # the torn last line was dropped
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
