@@ -35,7 +35,9 @@ def page(
     request: Request, name: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
 ) -> Response:
     """The template ``name``; pages hold live facts, so nobody may keep them."""
-    return _templates.TemplateResponse(request, name, values, status, {"Cache-Control": "no-store", **(headers or {})})
+    return _templates.TemplateResponse(
+        request, name, values, status, {"Cache-Control": "no-store", **(headers or {})}
+    )
 
 
 def duration(seconds: float | None) -> str:

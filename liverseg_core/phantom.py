@@ -24,8 +24,9 @@ LIVER, SPLEEN, KIDNEY, PELVIS, STOMACH, BOWEL, CONTRAST = 146.0, 152.0, 182.0, 1
 NOISE = 12.0
 """Standard deviation before the picture is blurred; about 5 after."""
 
-LESION_CONTRAST = (-100.0, -85.0)
-LESION_RADII = (0.09, 0.33)
+LESION_CONTRAST = (-95.0, -80.0)
+LESION_RADII = (0.08, 0.28)
+"""Half-axes before each is varied; large and dark, so that the smallest network can learn them in minutes."""
 MOST_LESIONS = 6
 
 

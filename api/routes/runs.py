@@ -1,7 +1,6 @@
 """Runs: what they are, what they did, what they left; cancel and requeue."""
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -9,7 +8,7 @@ from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
 from api.parameters import Before, Limit, RunId, SomeExperiment
-from api.problems import Problem, not_found
+from api.problems import Problem, not_found, refused
 from api.schemas import (
     ArtifactList,
     ArtifactOut,
@@ -31,7 +30,8 @@ from store.states import State
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-Sort = StrEnum("Sort", sorted(scores.SORTABLE))  # type: ignore[misc]  # the names come from the store
+SORTS = f"one of {', '.join(sorted(scores.SORTABLE))}"
+
 Kind = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,60}$", description="which file, e.g. weights")]
 Name = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="part of a name")]
 
@@ -81,12 +81,14 @@ def epochs(run: RunId) -> EpochList:
 @router.get("/{run}/images")
 def images(
     run: RunId,
-    sort: Sort = Sort("scan"),
+    sort: Annotated[str, Query(description=SORTS)] = "scan",
     descending: bool = False,
     limit: Annotated[int, Query(ge=1, le=5000)] = 500,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> ImageList:
     """The per-image table."""
+    if sort not in scores.SORTABLE:
+        raise refused("sort", f"must be {SORTS}", sort)
     with transaction() as session:
         source = views.source(known_run(session, run))
         rows = scores.images(session, source, sort=sort, descending=descending, limit=limit, offset=offset)

@@ -20,10 +20,8 @@ def phantom(database):
 
 
 def attempts(run_id):
-    return ledger.rows(
-        "SELECT number, outcome, exit_code, message, ended_at IS NOT NULL FROM attempts WHERE run_id = :run ORDER BY 1",
-        run=run_id,
-    )
+    columns = "number, outcome, exit_code, message, ended_at IS NOT NULL"
+    return ledger.rows(f"SELECT {columns} FROM attempts WHERE run_id = :run ORDER BY 1", run=run_id)
 
 
 def moves(run_id):
@@ -329,7 +327,7 @@ def test_record_epoch_twice_is_once():
 
 def test_an_epoch_and_its_checkpoint_are_stored_together_or_not_at_all():
     held = ledger.claimed()
-    with pytest.raises(ZeroDivisionError), transaction() as session:
+    with pytest.raises(ZeroDivisionError), transaction() as session:  # noqa: PT012 - the block is the subject
         queue.record_epoch(session, held, factories.epoch_record(1), ledger.CHECKPOINT)
         raise ZeroDivisionError
     assert ledger.run(held.run_id).checkpoint is None

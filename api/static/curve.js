@@ -1,0 +1,58 @@
+// Figure 2: total Dice by epoch, train orange, val blue; drawn again whenever the run's standing is renewed.
+"use strict";
+
+const place = document.getElementById("curve");
+let plot = null;
+let drawn = 0;
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function line(label, name) {
+  return {
+    label,
+    stroke: color(name),
+    width: 2,
+    points: { show: true, size: 5, fill: color(name) },
+    value: (_, dice) => (dice == null ? "–" : dice.toFixed(4)),
+  };
+}
+
+function options() {
+  const axis = { stroke: color("--muted"), grid: { stroke: color("--rule"), width: 1 }, ticks: { show: false } };
+  const whole = (_, splits) => splits.map((value) => (Number.isInteger(value) ? value : null));
+  return {
+    width: place.clientWidth,
+    height: 300,
+    scales: {
+      x: { time: false, range: (_, low, high) => [low, Math.max(high, low + 1)] },
+      y: { range: (_, low) => [Math.max(0, Math.floor(low * 10) / 10), 1] },
+    },
+    axes: [
+      { ...axis, label: "Epoch", labelSize: 22, size: 34, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], filter: whole },
+      { ...axis, label: "Dice", labelSize: 20, size: 44, values: (_, ticks) => ticks.map((tick) => tick.toFixed(1 < ticks.length && ticks[1] - ticks[0] < 0.1 ? 2 : 1)) },
+    ],
+    series: [{ label: "Epoch" }, line("Train", "--train"), line("Val", "--val")],
+    cursor: { drag: { x: false, y: false } },
+  };
+}
+
+async function draw(anew) {
+  const answer = await fetch(`/v1/runs/${place.dataset.run}/epochs`);
+  if (!answer.ok) return;
+  const { epochs } = await answer.json();
+  if (!epochs.length || (!anew && epochs.length === drawn)) return;
+  drawn = epochs.length;
+  if (plot) plot.destroy();
+  place.classList.remove("waiting");
+  const data = ["epoch", "dice", "val_dice"].map((name) => epochs.map((epoch) => epoch[name]));
+  plot = new uPlot(options(), data, place);
+}
+
+if (place) {
+  draw(true);
+  document.addEventListener("htmx:afterSwap", () => draw(false));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(true));
+  addEventListener("resize", () => plot && plot.setSize({ width: place.clientWidth, height: 300 }));
+}

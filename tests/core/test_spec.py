@@ -1,0 +1,147 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from liverseg_core.errors import SpecError
+from liverseg_core.spec import MAX_RUNS, ExperimentSpec, Submission
+
+STUDY = {"dataset": {"id": "study"}}
+
+
+def spec(**sections):
+    return ExperimentSpec.parse({**STUDY, **sections})
+
+
+def test_defaults_are_the_study_s_table_1():
+    settings = spec().settings()
+    table_1 = {
+        "training.learning_rate": 0.001,
+        "training.batch_size": 32,
+        "data.image_size": 256,
+        "model.filters": 4,
+        "training.epochs": 30,
+        "training.optimizer": "adam",
+        "training.early_stopping.patience": 3,
+    }
+    assert {path: settings[path] for path in table_1} == table_1
+
+
+def test_hashes_never_change():
+    """Golden values: runs are reused by them, so a new field must leave them as they are."""
+    changed = spec(training={"learning_rate": 0.005}, dataset={"id": "x", "exclude": {"scans": [0, 1]}})
+    assert spec().training_hash("c") == "6b37d2e605bedcbfc14d7e55cafa577ef1bf1053991eabf47dc501727c03b3a8"
+    assert changed.training_hash("c") == "9c21384912c6a634b435a85c66df6fee5d9da09e4bc44ca38560e48deb4dc653"
+    assert spec().evaluation_hash() == "2430f1a2ad2982d0067885488a4c89e21ad1d7c83b115ba8f1b20acc88dfaea8"
+
+
+def test_labels_and_the_data_set_s_name_are_outside_the_hash():
+    labelled = spec(name="a", tags=["b"], notes="c", dataset={"id": "another name"})
+    assert labelled.training_hash("c") == spec().training_hash("c")
+
+
+def test_content_and_every_setting_are_inside_the_hash():
+    assert spec().training_hash("c") != spec().training_hash("d")
+    assert spec(model={"filters": 8}).training_hash("c") != spec().training_hash("c")
+
+
+def test_a_default_written_out_changes_no_hash():
+    assert spec(training={"seed": 0, "batch_size": 32}).training_hash("c") == spec().training_hash("c")
+
+
+@pytest.mark.parametrize(
+    ("sections", "path"),
+    [
+        ({"training": {"learning_rate": 0}}, "training.learning_rate"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate"),
+        ({"training": {"learning_rate": "0.1"}}, "training.learning_rate"),
+        ({"training": {"epochs": True}}, "training.epochs"),
+        ({"training": {"epochs": 1.0}}, "training.epochs"),
+        ({"training": {"early_stopping": {"patience": 0}}}, "training.early_stopping.patience"),
+        ({"training": {"lr": 0.1}}, "training.lr"),
+        ({"model": {"depth": 0}}, "model.depth"),
+        ({"data": {"augmentation": "flips"}}, "data.augmentation"),
+        ({"dataset": {"id": ""}}, "dataset.id"),
+        ({"dataset": {"id": "x", "exclude": {"slices": ["8-1"]}}}, "dataset.exclude.slices.0"),
+        ({"dataset": None}, "dataset"),
+    ],
+)
+def test_bad_values_are_named_by_their_path(sections, path):
+    with pytest.raises(SpecError) as caught:
+        spec(**sections)
+    assert caught.value.path == path
+
+
+def test_an_image_size_that_cannot_be_pooled_names_the_nearest():
+    with pytest.raises(SpecError, match=r"divisible by 16 .* received 250, nearest: 240"):
+        spec(data={"image_size": 250})
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"train": [1]}, "belong to kind 'scans'"),
+        ({"kind": "scans", "train": [1]}, "needs a train and a val list"),
+        ({"kind": "scans", "train": [1, 2], "val": [2]}, r"\[2\] are listed more than once"),
+    ],
+)
+def test_splits_that_cannot_be(split, message):
+    with pytest.raises(SpecError, match=message):
+        spec(dataset={"id": "x", "split": split})
+
+
+def test_variants_grid_and_seeds_multiply_in_that_order():
+    submission = Submission(
+        spec=STUDY,
+        variants=[{"name": "a"}, {"name": "b"}],
+        grid={"training.learning_rate": [0.1, 0.2], "model.filters": [2, 4, 8]},
+        seeds=[5, 9],
+    )
+    cells = submission.expand()
+    assert submission.count() == len(cells) == 24
+    assert [(c.name, c.training.learning_rate, c.model.filters, c.training.seed) for c in cells[:3]] == [
+        ("a", 0.1, 2, 5), ("a", 0.1, 2, 9), ("a", 0.1, 4, 5),
+    ]  # fmt: skip
+    assert cells[-1].name == "b"
+
+
+def test_a_number_of_seeds_counts_from_zero():
+    assert [cell.training.seed for cell in Submission(spec=STUDY, seeds=3).expand()] == [0, 1, 2]
+
+
+def test_a_billion_cells_are_refused_unexpanded():
+    submission = Submission(spec=STUDY, grid={f"training.x{n}": list(range(1000)) for n in range(3)})
+    start = time.monotonic()
+    with pytest.raises(SpecError, match="1,000,000,000 runs"):
+        submission.expand()
+    assert time.monotonic() - start < 1
+
+
+def test_the_most_runs_are_counted_and_one_more_refused():
+    assert Submission(spec=STUDY, grid={"training.seed": list(range(MAX_RUNS))}).count() == MAX_RUNS
+    with pytest.raises(SpecError, match="10,001 runs"):
+        Submission(spec=STUDY, grid={"training.seed": list(range(MAX_RUNS + 1))}).count()
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"grid": {"training.learning_rate": []}}, "grid.training.learning_rate"),
+        ({"seeds": []}, "seeds"),
+        ({"grid": {"training.learning_rate": [0.1, -1]}}, "training.learning_rate"),
+        ({"variants": [{"training.nothing": 1}]}, "training.nothing"),
+        ({"grid": {"name.x": [1]}}, "name.x"),
+        ({"seeds": [-1]}, "training.seed"),
+    ],
+)
+def test_bad_submissions_are_named_by_their_path(change, path):
+    with pytest.raises(SpecError) as caught:
+        Submission(**{"spec": {**STUDY, "name": "n"}, **change}).expand()
+    assert caught.value.path == path
+
+
+def test_the_spec_loads_nothing_heavy():
+    code = "import sys, liverseg_core.spec, liverseg_core.presets; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "keras", "tensorflow", "h5py", "PIL"} & set(loaded)

@@ -1,0 +1,246 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from liverseg_core import checkpoints
+from liverseg_core.backend import keras, out_of_memory_named
+from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
+from liverseg_core.losses import dice_loss
+from liverseg_core.networks import build_unet
+from liverseg_core.records import EpochRecord
+from liverseg_core.spec import EarlyStopping, ExperimentSpec
+from liverseg_core.training import best_epoch, evaluate_weights, prepare_backend, run_experiment, stopped_early
+from liverseg_core.weights import read_weights
+
+
+def spec(*, training=None, **sections):
+    base = {"dataset": {"id": "tiny"}, "data": {"image_size": 32}, "model": {"filters": 2, "depth": 2}}
+    options = {"epochs": 4, "batch_size": 4, "early_stopping": {"patience": None}, **(training or {})}
+    return ExperimentSpec.parse({**base, "training": options, **sections})
+
+
+def train(chosen, tiny, workdir, listener, resume_from=None):
+    workdir.mkdir(exist_ok=True)
+    prepare_backend(chosen, threads=1)
+    return run_experiment(chosen, *tiny, workdir, listener, resume_from)
+
+
+def val_loss(chosen, tiny, weights):
+    """Batch Dice loss over the val part, from the formula alone."""
+    manifest, cache = tiny
+    model = build_unet(32, chosen.model.filters, chosen.model.depth)
+    model.set_weights(read_weights(weights, chosen.model.filters, chosen.model.depth))
+    val = [index for index, entry in enumerate(manifest.slices) if entry.part == "val"]
+    total = 0.0
+    for start in range(0, len(val), chosen.training.batch_size):
+        rows = val[start : start + chosen.training.batch_size]
+        y, p = cache.masks[rows], model.predict_on_batch(cache.images[rows][..., None])[..., 0]
+        total += len(rows) * (1 - (2 * (y * p).sum() + 1) / ((y**2).sum() + (p**2).sum() + 1))
+    return total / len(val)
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory, request):
+    """Four epochs without a break."""
+    from tests.core.conftest import Listener
+
+    workdir = tmp_path_factory.mktemp("straight")
+    listener = Listener()
+    return train(spec(), tiny, workdir, listener), listener, workdir
+
+
+def without_clock(record):
+    return dataclasses.replace(record, seconds=0, images_per_second=0)
+
+
+def test_events_tell_the_whole_story(straight, tiny):
+    _, listener, _ = straight
+    n_train = sum(entry.part == "train" for entry in tiny[0].slices)
+    steps = n_train // 4
+    assert listener.phases == ["building", "training", "evaluating"]
+    assert [step[:3] for step in listener.steps] == [(e, s, steps) for e in range(1, 5) for s in range(1, steps + 1)]
+    assert all(rate > 0 and left >= 0 for *_, rate, left in listener.steps)
+    assert listener.steps[-1][4] == 0
+    assert [record.epoch for record in listener.records] == [1, 2, 3, 4]
+    for record in listener.records:
+        assert record.dice == pytest.approx(1 - record.loss)
+        assert record.val_dice == pytest.approx(1 - record.val_loss)
+        assert record.learning_rate == pytest.approx(0.001)
+
+
+def test_it_learns(straight):
+    _, listener, _ = straight
+    assert listener.records[-1].loss < listener.records[0].loss
+
+
+def test_the_result_names_its_files_and_scores_every_val_and_test_slice(straight, tiny):
+    result, _, workdir = straight
+    assert result.artifacts == {"weights": workdir / "weights.npz", "probabilities": workdir / "probabilities.npz"}
+    scored = [(entry.part, entry.scan, entry.slice) for entry in tiny[0].slices if entry.part != "train"]
+    assert sorted((s.part, s.scan, s.slice) for s in result.scores) == sorted(scored)
+    assert result.epochs == 4
+
+
+def test_only_the_two_newest_checkpoints_stay(straight):
+    _, listener, workdir = straight
+    kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert kept == ["epoch-00003.npz", "epoch-00004.npz"]
+    assert [path.name for path in listener.checkpoints][-2:] == kept
+
+
+def test_a_run_stopped_and_resumed_ends_with_the_same_bits(straight, tiny, tmp_path, listen):
+    result, listener, _ = straight
+    broken = listen(stop_when=lambda so_far: bool(so_far.steps) and so_far.steps[-1][:2] == (3, 2))
+    with pytest.raises(Interrupted):
+        train(spec(), tiny, tmp_path / "broken", broken)
+    assert [record.epoch for record in broken.records] == [1, 2]
+
+    resumed = listen()
+    again = train(spec(), tiny, tmp_path / "resumed", resumed, resume_from=broken.checkpoints[-1])
+
+    assert resumed.steps[0][:2] == (3, 1)
+    records = broken.records + resumed.records
+    assert [without_clock(r) for r in records] == [without_clock(r) for r in listener.records]
+    assert again.scores == result.scores
+    for kind, path in result.artifacts.items():
+        assert again.artifacts[kind].read_bytes() == path.read_bytes(), kind
+
+
+def test_without_the_random_states_a_resumed_run_would_differ(straight, tiny, tmp_path, listen):
+    """Shows that the test above can fail: the same resume with the generators of a fresh model."""
+    result, _, workdir = straight
+    kept = checkpoints.load(workdir / "checkpoints" / "epoch-00003.npz")
+    assert len(kept.random) == 2
+    fresh = [np.array([state[0], 0], state.dtype) for state in kept.random]
+    assert not any(np.array_equal(a, b) for a, b in zip(kept.random, fresh, strict=True))
+    checkpoints.save(tmp_path / "forgot.npz", dataclasses.replace(kept, random=fresh))
+    again = train(spec(), tiny, tmp_path / "resumed", listen(), resume_from=tmp_path / "forgot.npz")
+    assert again.artifacts["weights"].read_bytes() != result.artifacts["weights"].read_bytes()
+
+
+def test_resuming_a_finished_run_only_scores(straight, tiny, tmp_path, listen):
+    result, _, workdir = straight
+    listener = listen()
+    again = train(spec(), tiny, tmp_path, listener, resume_from=workdir / "checkpoints" / "epoch-00004.npz")
+    assert listener.steps == []
+    assert again.scores == result.scores
+
+
+def test_early_stopping_restores_the_best_epoch(tiny, tmp_path, listen):
+    """Such a learning rate makes the val loss jump, so that the best epoch is not the last."""
+    chosen = spec(training={"epochs": 40, "learning_rate": 0.1, "early_stopping": {"patience": 2}})
+    listener = listen()
+    result = train(chosen, tiny, tmp_path, listener)
+    losses = [record.val_loss for record in listener.records]
+    assert result.best_epoch == 1 + int(np.argmin(losses))
+    assert result.epochs == len(losses) == result.best_epoch + 2 < 40
+    assert val_loss(chosen, tiny, result.artifacts["weights"]) == pytest.approx(min(losses), abs=1e-6)
+    assert min(losses) != pytest.approx(losses[-1], abs=1e-6)
+
+
+def test_the_last_epoch_s_weights_where_they_are_asked_for(tiny, tmp_path, listen):
+    rule = {"patience": 2, "restore": "last"}
+    chosen = spec(training={"epochs": 40, "learning_rate": 0.1, "early_stopping": rule})
+    listener = listen()
+    result = train(chosen, tiny, tmp_path, listener)
+    assert val_loss(chosen, tiny, result.artifacts["weights"]) == pytest.approx(
+        listener.records[-1].val_loss, abs=1e-6
+    )
+    assert checkpoints.load(listener.checkpoints[-1]).best == []
+
+
+def history(*losses):
+    return [EpochRecord(n, 0, 0, loss, 1 - loss, 0.001, 1, 1) for n, loss in enumerate(losses, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "stopped"),
+    [
+        ((), 0, False),
+        ((0.5,), 1, False),
+        ((0.5, 0.6, 0.6), 1, True),
+        ((0.5, 0.5, 0.5), 1, True),  # equal is no improvement
+        ((0.5, 0.6, 0.4999999), 3, False),  # any improvement is one
+        ((0.5, 0.6, 0.4, 0.7), 3, False),
+        ((0.5, 0.6, 0.4, 0.7, 0.41), 3, True),
+    ],
+)
+@pytest.mark.parametrize("monitor", ["val_loss", "val_dice"])
+def test_patience_of_two(losses, best, stopped, monitor):
+    rule = EarlyStopping(patience=2, monitor=monitor)
+    assert best_epoch(history(*losses), rule) == best
+    assert stopped_early(history(*losses), rule) is stopped
+    assert not stopped_early(history(*losses), EarlyStopping(patience=None))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_loss_that_is_not_finite_fails_the_run(tiny, tmp_path, listen, part):
+    manifest, cache = tiny
+    images = np.array(cache.images)
+    images[[entry.part == part for entry in manifest.slices]] = np.nan
+    poisoned = (manifest, dataclasses.replace(cache, images=images))
+    with pytest.raises(TrainingFailed, match="epoch 1.*learning_rate") as caught:
+        train(spec(), poisoned, tmp_path, listen())
+    assert caught.value.reason == "loss-not-finite"
+
+
+def test_a_device_without_room_fails_the_run_with_advice():
+    with pytest.raises(TrainingFailed, match="batch_size") as caught, out_of_memory_named():
+        keras.ops.ones((1 << 24, 1 << 24))  # a petabyte
+    assert caught.value.reason == "device-out-of-memory"
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(ZeroDivisionError), out_of_memory_named():
+        1 / 0  # noqa: B018
+
+
+def test_checkpoints_of_another_experiment_or_damaged_ones_are_refused(straight, tiny, tmp_path, listen):
+    _, _, workdir = straight
+    good = workdir / "checkpoints" / "epoch-00004.npz"
+    with pytest.raises(WeightsError, match="another experiment"):
+        train(spec(training={"seed": 1}), tiny, tmp_path, listen(), resume_from=good)
+    (tmp_path / "torn.npz").write_bytes(good.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="no intact npz"):
+        train(spec(), tiny, tmp_path, listen(), resume_from=tmp_path / "torn.npz")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(WeightsError, match="no checkpoint"):
+        train(spec(), tiny, tmp_path, listen(), resume_from=tmp_path / "other.npz")
+
+
+def test_a_batch_larger_than_the_train_part_is_refused(tiny, tmp_path, listen):
+    with pytest.raises(SpecError, match="no step would run"):
+        train(spec(training={"batch_size": 1000}), tiny, tmp_path, listen())
+
+
+def test_weights_that_exist_score_as_they_did_after_training(straight, tiny, tmp_path, listen):
+    result, _, _ = straight
+    prepare_backend(spec(), threads=1)
+    listener = listen()
+    again = evaluate_weights(spec(), *tiny, result.artifacts["weights"], tmp_path, listener)
+    assert again.scores == result.scores
+    assert (again.best_epoch, again.epochs) == (0, 0)
+    assert listener.phases == ["building", "evaluating"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_other_optimizers_train_and_resume(tiny, tmp_path, listen, optimizer):
+    chosen = spec(training={"optimizer": optimizer, "epochs": 2})
+    whole = train(chosen, tiny, tmp_path / "whole", listen())
+    first = tmp_path / "whole" / "checkpoints" / "epoch-00001.npz"
+    again = train(chosen, tiny, tmp_path / "again", listen(), resume_from=first)
+    assert again.artifacts["weights"].read_bytes() == whole.artifacts["weights"].read_bytes()
+
+
+def test_the_loss_is_the_batch_dice_of_the_first_step(tiny, tmp_path, listen):
+    """One batch an epoch without dropout: the epoch's loss is that of the fresh network."""
+    n = sum(entry.part == "train" for entry in tiny[0].slices)
+    chosen = spec(training={"epochs": 1, "batch_size": n}, model={"filters": 2, "depth": 2, "dropout": 0.0})
+    listener = listen()
+    train(chosen, tiny, tmp_path, listener)
+    manifest, cache = tiny
+    rows = [index for index, entry in enumerate(manifest.slices) if entry.part == "train"]
+    p = build_unet(32, 2, 2, dropout=0.0).predict_on_batch(cache.images[rows][..., None])
+    expected = float(dice_loss(cache.masks[rows][..., None], keras.ops.convert_to_tensor(p)))
+    assert listener.records[0].loss == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,53 @@
+"""``liverseg demo --exit`` from an empty machine to Table 6, and nothing left of it."""
+
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.e2e.test_up import LIVERSEG, Up, environment, home, processes_of  # noqa: F401 - home is a fixture
+
+
+def modes(folder: Path) -> dict[Path, int]:
+    return {parent: parent.stat().st_mode for parent in [folder, *folder.parents]}
+
+
+def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:  # noqa: F811
+    before = modes(home)
+    command = [str(LIVERSEG), "demo", "--exit", "--tiny"]
+    done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    head = next(place for place, line in enumerate(lines) if line.startswith("Run  Name"))
+    assert re.split(" {2,}", lines[head]) == [
+        *["Run", "Name", "Shuffle", "Without scans", "Loss", "Dice Coef.", "Precision", "Recall"],
+        *["Dice Coef. Liver", "Dice Coef. Tumor", "Liver Dice, pooled", "Lesion Dice, pooled"],
+    ]
+    rows = [re.split(" {2,}", line.strip()) for line in lines[head + 1 : head + 4]]
+    assert [row[1:4] for row in rows] == [
+        ["Shuffled", "yes", "none"],
+        ["Not shuffled", "no", "none"],
+        ["Scans 0 and 1 removed", "yes", "0, 1"],
+    ]
+    for row in rows:
+        assert abs(float(row[4]) + float(row[5]) - 100) < 0.002  # loss = 1 - Dice, each rounded
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "run 1 Shuffled: succeeded" in done.stderr
+    assert processes_of(home) == []
+    assert modes(home) == before
+    assert [path for path in home.iterdir() if path.name.startswith("liverseg")] == []
+
+
+def test_the_demo_stays_up_until_interrupted(home: Path) -> None:  # noqa: F811
+    demo = Up(home, "demo", "--tiny")
+    demo.told("It stays up until Ctrl-C.", timeout=240)
+    assert demo.stop(signal.SIGINT, signal.SIGINT) == 0
+    assert processes_of(home) == []
+
+
+def test_an_interrupted_demo_says_so_and_leaves_nothing(home: Path) -> None:  # noqa: F811
+    demo = Up(home, "demo", "--tiny")
+    demo.told("data set phantom")
+    assert demo.stop(signal.SIGTERM) == 130
+    assert processes_of(home) == []
+    assert [path for path in home.iterdir() if path.name.startswith("liverseg")] == []
