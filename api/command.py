@@ -17,6 +17,15 @@ from liverseg_core.errors import InputError, LiversegError
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
 
+# \b keeps click from wrapping the lines.
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  what was asked about failed, e.g. a run that did not succeed or a service that does not start
+  2  wrong usage or bad input
+  3  the API cannot be reached
+"""
+
 
 class Failed(click.ClickException):
     exit_code = FAILED
@@ -70,20 +79,17 @@ def _kind(status: int) -> type[click.ClickException]:
     return WrongUsage if 400 <= status < 500 and status != 409 else Failed
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="liverseg", prog_name="liverseg")
 def main() -> None:
-    r"""Describe liver and lesion segmentation experiments, run them, compare them.
+    """Describe liver and lesion segmentation experiments, run them, compare them.
 
     `liverseg demo` shows everything in two minutes; `liverseg up` starts the services that the other commands
     talk to, at LIVERSEG_URL (http://127.0.0.1:8421).
-
-    \b
-    Exit codes:
-      0  done
-      1  what was asked about failed, e.g. a run that did not succeed or a service that does not start
-      2  wrong usage or bad input
-      3  the API cannot be reached
     """
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
         if hasattr(stream, "reconfigure"):

@@ -1,6 +1,7 @@
 """``liverseg demo``: the main job from data to Table 6, in a throw-away folder that is gone afterwards."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ def submission(wishes: Wishes, folder: Path) -> Json:
     settings = {"training": {"epochs": REAL_EPOCHS}} if wishes.data else phantom.settings()
     if wishes.epochs:
         settings["training"]["epochs"] = wishes.epochs
-    name = show.clean(folder.resolve().name)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip("._-")[:100] or "data"
     return {"spec": {"name": f"demo on {name}", "dataset": {"id": name}, **settings}, "variants": _variants(folder)}
 
 

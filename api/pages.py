@@ -25,6 +25,7 @@ router = APIRouter(include_in_schema=False)
 
 PAGE_SIZE = 50
 WORST = 12
+UNRANKED = "dice_tumor"  # a perfect prediction scores low in it, so its largest value is not the best
 SORTABLE_FACTS = ("run", "name", "slices", "epochs", "best_epoch")
 
 SomeState = Annotated[State | Literal[""], Query()]
@@ -215,11 +216,11 @@ def _key(value: Any) -> tuple[bool, float, str]:
 
 
 def _best(found: Comparison) -> dict[str, float]:
-    """The best value of each score, where the rows may be compared and are several."""
+    """The best value of each score that ranks runs, where the rows may be compared and are several."""
     scored = [row for row in found.rows if row.scores]
     if len(scored) < 2 or len({(row.dataset, row.part, row.slices) for row in scored}) > 1:
         return {}
-    columns = {name: [getattr(row.scores, name) for row in scored] for name in found.scores}
+    columns = {name: [getattr(row.scores, name) for row in scored] for name in found.scores if name != UNRANKED}
     filled = {name: [value for value in values if value is not None] for name, values in columns.items()}
     return {name: (min if name == "loss" else max)(values) for name, values in filled.items() if values}
 
@@ -265,5 +266,5 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " | ".join(_type(one) for one in field["anyOf"])
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {field[bound]:g}" for bound, sign in bounds.items() if bound in field]
+    limits = [f"{sign} {field[bound]:,}" for bound, sign in bounds.items() if bound in field]
     return ", ".join([str(field.get("type", "")), *limits])

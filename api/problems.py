@@ -21,6 +21,7 @@ from store.states import IllegalMove
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = "5"
+NO_SUCH_ADDRESS = "there is nothing at this address; what there is stands at /docs"
 NO_SUCH_FIELD = "no such field here; remove it, or see the fields at /docs"
 
 
@@ -100,9 +101,11 @@ def install(app: FastAPI) -> None:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error, Problem):
+        return answer(request, error)
     headers = dict(error.headers) if error.headers else None
-    problem = error if isinstance(error, Problem) else Problem(error.status_code, error.detail, headers=headers)
-    return answer(request, problem)
+    detail = NO_SUCH_ADDRESS if error.status_code == 404 else error.detail
+    return answer(request, Problem(error.status_code, detail, headers=headers))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -100,6 +100,6 @@ def _cells(comparison: Comparison, row: ComparisonRow) -> list[str]:
 def _plain(cell: str) -> str:
     """Text that Markdown shows as it is."""
     text = " ".join(cell.split())
-    for mark in "\\`*[]<>|":
+    for mark in ("\\", "`", "*", "](", "<", "|"):
         text = text.replace(mark, f"\\{mark}")
     return text

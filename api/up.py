@@ -295,8 +295,9 @@ def check_address(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
         raise InputError(
-            "--port", f"cannot listen at {host}:{port} ({error.strerror or error}); choose another", port
+            "--port", f"cannot listen at {host}:{port} ({reason}); choose another host or port."
         ) from None
 
 

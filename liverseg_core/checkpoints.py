@@ -117,7 +117,7 @@ def weights_of(model: keras.Model) -> Arrays:
 
 
 def _values(variables: Sequence[Any]) -> Arrays:
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    return [np.asarray(variable).copy() for variable in variables]
 
 
 def _random_states(model: keras.Model) -> list[Any]:

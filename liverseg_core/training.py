@@ -113,7 +113,7 @@ def _score(
 ) -> ExperimentResult:
     events.phase("evaluating")
     weights, maps = workdir / "weights.npz", workdir / "probabilities.npz"
-    write_weights(weights, model.get_weights(), spec.model.filters, spec.model.depth)
+    write_weights(weights, checkpoints.weights_of(model), spec.model.filters, spec.model.depth)
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
     scores = evaluate(model, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
@@ -167,6 +167,7 @@ class _Training:
         start = time.monotonic()
         losses = [self._step(epoch, step, batch, pace) for step, batch in enumerate(self._batches(epoch))]
         trained = time.monotonic() - start
+        self._refuse_broken_weights(epoch)
         loss, val_loss = float(np.mean(losses)), self._validate(epoch)
         pace.epoch_done(time.monotonic() - start)
         return EpochRecord(
@@ -175,7 +176,7 @@ class _Training:
             dice=1 - loss,
             val_loss=val_loss,
             val_dice=1 - val_loss,
-            learning_rate=float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            learning_rate=self.spec.training.learning_rate,
             seconds=time.monotonic() - start,
             images_per_second=self.steps * self.spec.training.batch_size / trained,
         )
@@ -211,11 +212,16 @@ class _Training:
 
     def _refuse_not_finite(self, loss: float, when: str) -> None:
         if not math.isfinite(loss):
-            raise TrainingFailed(
-                "loss-not-finite",
-                f"the loss became {loss} at {when}; training.learning_rate {self.spec.training.learning_rate} is "
-                "probably too high: try a tenth of it",
-            )
+            raise self._diverged(f"the loss became {loss} at {when}")
+
+    def _refuse_broken_weights(self, epoch: int) -> None:
+        # ReLU and pooling may turn NaN into 0, so broken weights can hide behind a finite loss.
+        if not all(np.isfinite(array).all() for array in checkpoints.weights_of(self.model)):
+            raise self._diverged(f"weights became NaN or infinite in epoch {epoch}")
+
+    def _diverged(self, what: str) -> TrainingFailed:
+        advice = f"training.learning_rate {self.spec.training.learning_rate} is probably too high: try a tenth of it"
+        return TrainingFailed("loss-not-finite", f"{what}; {advice}")
 
     def _finish(self, record: EpochRecord) -> None:
         """Book an epoch: history, best weights, checkpoint on disk, then the event."""

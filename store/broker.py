@@ -35,6 +35,8 @@ CONFIG = {
 }
 """Settings of both halves; why each is so stands in docs/decisions/."""
 
+AT_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
 Unreachable = OperationalError
 """What is raised while the broker is away or refuses (out of memory, still loading)."""
 
@@ -54,6 +56,8 @@ def producer() -> Celery:
     """The Celery app that sends; connects on first use."""
     app = Celery("liverseg", broker=url())
     app.conf.update(CONFIG, task_publish_retry=False)
+    # Who sends must learn at once that the broker is away; the worker's half waits for it instead.
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, **AT_ONCE}
     return app
 
 
@@ -74,7 +78,7 @@ def waiting(pool: str) -> int:
         Unreachable: the broker is away.
     """
     with _translated(), producer().connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, reraise_as_library_errors=True)
+        connection.ensure_connection(**AT_ONCE, reraise_as_library_errors=True)
         return int(connection.default_channel.client.llen(queue_name(pool)))
 
 

@@ -82,8 +82,8 @@ def start_postgres(home: Path, pass_fds: Sequence[int] = ()) -> Service:
         ServiceError: it does not come up; the message holds the end of its log.
     """
     data, log = home / "postgres", home / "logs" / "postgres.log"
-    sockets = _private(socket_folder(home))
     _private(home)
+    sockets = _private(socket_folder(home))
     log.parent.mkdir(exist_ok=True)
     if not (data / "PG_VERSION").exists():
         _init_database(data)

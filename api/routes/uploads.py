@@ -53,7 +53,7 @@ def detail(name: NameOrHash) -> DatasetOut:
     "/datasets", status_code=201, tags=["data sets"], responses={200: {"description": "it was here already"}}
 )
 async def import_dataset(request: Request, response: Response, name: Name) -> DatasetOut:
-    """Take a zip of PNG pairs as `liverseg dataset import` packs it; every pixel is checked first."""
+    """Take a zip of PNG pairs as liverseg dataset import packs it; every pixel is checked first."""
     async with _received(request, "dataset.zip") as file:
         dataset, new = await run_in_threadpool(_store_dataset, name, file)
     response.status_code = 201 if new else 200

@@ -7,10 +7,10 @@ from liverseg_core.networks import build_unet
 
 @pytest.fixture(scope="module")
 def model():
-    """A fresh network whose last layer is widened, so that all three labels occur."""
+    """A fresh network whose last layer is stretched and lowered, so that all three labels occur."""
     network = build_unet(32, 2, 2, seed=4)
     weights = network.get_weights()
-    weights[-2] = weights[-2] * 40
+    weights[-2], weights[-1] = abs(weights[-2]) * 40, weights[-1] - 1
     network.set_weights(weights)
     return network
 

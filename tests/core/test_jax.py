@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
     from tests.factories import tiny_archive
 
     folder = tmp_path_factory.mktemp("backends")
-    archive = tiny_archive(folder, slices=4, size=24)
+    archive = tiny_archive(folder, slices=4, size=32)
     found = {}
     for backend in ("tensorflow", "jax"):
         (folder / backend).mkdir()
@@ -57,7 +57,7 @@ def runs(tmp_path_factory):
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         }
-        command = [sys.executable, "-c", SCRIPT, archive, folder / backend]
+        command = [sys.executable, "-W", "error:__array__", "-c", SCRIPT, archive, folder / backend]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         found[backend] = json.loads(done.stdout.splitlines()[-1])
@@ -76,7 +76,7 @@ def test_jax_and_tensorflow_agree_without_dropout(runs):
         assert one == pytest.approx(other, abs=1e-4)
     assert jax["dice"] == pytest.approx(tensorflow["dice"], abs=1e-3)
     assert [len(counts) for counts in jax["counts"]] == [9] * len(tensorflow["counts"])
-    assert [sum(counts) for counts in jax["counts"]] == [24 * 24] * len(tensorflow["counts"])
+    assert [sum(counts) for counts in jax["counts"]] == [32 * 32] * len(tensorflow["counts"])
 
 
 def test_jax_resumes_exactly(runs):

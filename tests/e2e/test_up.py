@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 from api.up import free_port
 from tests.processes import wait_for
 
-LIVERSEG = Path(__import__("sys").executable).parent / "liverseg"
+LIVERSEG = Path(sys.executable).parent / "liverseg"
 
 
 @pytest.fixture
@@ -146,14 +148,12 @@ def test_a_second_up_on_the_same_home_is_refused(home: Path) -> None:
 
 
 def test_a_taken_port_is_refused_and_nothing_is_started(home: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         command = [str(LIVERSEG), "up", "--port", str(port)]
         done = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert f"cannot listen at 127.0.0.1:{port} (Address already in use); choose another" in done.stderr
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use); choose another host or port." in done.stderr
     assert not (home / "postgres").exists()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import numpy as np
 from sqlalchemy import text
 
 from liverseg_core.data.manifest import Manifest, SliceEntry, in_order
@@ -89,6 +90,12 @@ def everything() -> dict[str, list[Any]]:
     """Every row of every table that a worker may write, to show that nothing changed."""
     tables = ("runs", "attempts", "run_events", "epochs", "slice_scores", "artifacts", "outbox")
     return {table: rows(f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables}
+
+
+def random_counts(slices: int) -> list[tuple[int, ...]]:
+    """Nine counts a slice, about half of them 0, so that every kind of empty mask occurs."""
+    random = np.random.default_rng(slices)
+    return [tuple((random.integers(0, 2048**2, 9) * (random.random(9) < 0.5)).tolist()) for _ in range(slices)]
 
 
 def _hash(value: str) -> str:

@@ -1,0 +1,123 @@
+"""A real API process, and runs in every state, made through the ledger's own functions."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from liverseg_core.data.manifest import Manifest
+from store import artifacts, queue, scores
+from store.database import transaction
+from store.queue import Ending, Work
+from tests import factories
+
+
+@contextmanager
+def serving(home: Path, *words: str, **environment: str) -> Iterator[str]:
+    """An API process on a free port; its address."""
+    command = [sys.executable, "-P", "-m", "api.serve", "--port", "0", *words]
+    with (home / "test-api.log").open("a") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            env=os.environ | environment,
+        )
+    try:
+        line = process.stdout.readline()
+        assert "ready at" in line, (home / "test-api.log").read_text()
+        yield line.split()[-1]
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def api_url(services: Path) -> Iterator[str]:
+    with serving(services) as url:
+        yield url
+
+
+@pytest.fixture
+def web(database: Path, api_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api_url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return factories.tiny_archive(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture
+def phantom(web: httpx.Client, archive: Path) -> dict[str, Any]:
+    """The data set ``phantom``, imported over HTTP."""
+    answer = web.post("/v1/datasets?name=phantom", content=archive.read_bytes())
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+@pytest.fixture
+def submit(web: httpx.Client, phantom: dict[str, Any]) -> Callable[..., list[int]]:
+    """Submits a tiny spec, changed by sections; the ids of the runs."""
+
+    def send(*, spec: dict[str, Any] | None = None, **fields: Any) -> list[int]:
+        body = {"spec": factories.tiny_spec(**(spec or {})), **fields}
+        answer = web.post("/v1/experiments", json=body)
+        assert answer.status_code == 201, answer.text
+        return [run["id"] for run in answer.json()["runs"]]
+
+    return send
+
+
+@pytest.fixture
+def claim(submit: Callable[..., list[int]]) -> Callable[[], Work]:
+    """Claims the best queued run, as a worker would."""
+
+    def take() -> Work:
+        with transaction() as session:
+            work = queue.claim(session, "default", "host-1:1", "host-1", 60)
+        assert work is not None
+        return work
+
+    return take
+
+
+@pytest.fixture
+def finished(submit: Callable[..., list[int]], claim: Callable[[], Work], tmp_path: Path) -> Callable[..., int]:
+    """A succeeded run with two epochs, made-up scores and one file; its id."""
+
+    def finish(*, spec: dict[str, Any] | None = None, **score: Any) -> int:
+        (run,) = submit(spec=spec, reuse=False)
+        work = claim()
+        file = tmp_path / "weights.npz"
+        file.write_bytes(b"weights of a run")
+        wanted = [e for e in Manifest.from_json(work.manifest).slices if e.part != "train"]
+        for epoch in (1, 2):
+            with transaction() as session:
+                queue.record_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
+        with transaction() as session:
+            made = [factories.slice_score(e.part, e.scan, e.slice, **score) for e in wanted]
+            scores.finish(session, work.claim, made, {"weights": artifacts.put(file)}, 2, Ending(exit_code=0))
+        assert work.claim.run_id == run
+        return run
+
+    return finish
+
+
+@pytest.fixture
+def dead(submit: Callable[..., list[int]], claim: Callable[[], Work]) -> int:
+    """A run whose only allowed attempt crashed."""
+    (run,) = submit()
+    with transaction() as session:
+        queue.crash(session, claim().claim, Ending(exit_code=-9, message="killed"), 1)
+    return run

@@ -1,0 +1,125 @@
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from liverseg_core.spec import ExperimentSpec
+from tests.factories import tiny_spec
+
+Count = Callable[[], dict[str, int]]
+
+
+def test_a_grid_becomes_runs_in_the_order_of_its_cells(web: httpx.Client, phantom: dict[str, Any], count_rows: Count):
+    body = {"spec": tiny_spec(name="sweep"), "grid": {"training.learning_rate": [0.001, 0.005]}, "seeds": 2}
+    answer = web.post("/v1/experiments", json=body)
+    assert answer.status_code == 201
+    made = answer.json()
+    chosen = [(run["spec"]["training"]["learning_rate"], run["spec"]["training"]["seed"]) for run in made["runs"]]
+    assert chosen == [(0.001, 0), (0.001, 1), (0.005, 0), (0.005, 1)]
+    first = made["runs"][0]
+    assert first["experiment"] == made["id"]
+    assert (first["state"], first["kind"], first["dataset"], first["epochs_total"]) == (
+        "queued",
+        "train",
+        "phantom",
+        2,
+    )
+    assert (first["progress"], first["best_epoch"], first["started_at"], first["crashes"]) == (None, None, None, 0)
+    spec = ExperimentSpec.parse(tiny_spec())
+    assert first["training_hash"] == spec.training_hash(phantom["content_hash"])
+    assert count_rows()["runs"] == 4
+
+
+def test_a_dry_run_tells_and_writes_nothing(web: httpx.Client, finished: Callable[..., int], count_rows: Count):
+    run, before = finished(), count_rows()
+    body = {"spec": tiny_spec(), "grid": {"training.learning_rate": [0.001, 0.002]}}
+    answer = web.post("/v1/experiments?dry_run=true", json=body)
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert (plan["count"], plan["reused"]) == (2, 1)
+    assert [one["reused_from"] for one in plan["runs"]] == [run, None]
+    assert plan["runs"][1]["settings"] == {
+        "dataset.id": "phantom",
+        "data.image_size": 32,
+        "model.filters": 2,
+        "model.depth": 2,
+        "training.learning_rate": 0.002,
+        "training.batch_size": 4,
+        "training.epochs": 2,
+    }
+    assert count_rows() | {"outbox": 0} == before | {"outbox": 0}
+
+
+def test_an_equal_finished_run_is_reused_unless_told_not_to(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    reused = web.post("/v1/experiments", json={"spec": tiny_spec()}).json()["runs"][0]
+    assert (reused["state"], reused["reused_from"]) == ("succeeded", run)
+    anew = web.post("/v1/experiments", json={"spec": tiny_spec(), "reuse": False}).json()["runs"][0]
+    assert (anew["state"], anew["reused_from"]) == ("queued", None)
+    epochs = web.get(f"/v1/runs/{reused['id']}/epochs").json()["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert len(web.get(f"/v1/runs/{reused['id']}/artifacts").json()["artifacts"]) == 1
+
+
+def test_the_same_key_and_body_give_the_same_experiment(
+    web: httpx.Client, phantom: dict[str, Any], count_rows: Count
+):
+    def send(**changes: Any):
+        body = {"spec": tiny_spec(name="once", **changes)}
+        return web.post("/v1/experiments", json=body, headers={"Idempotency-Key": "k1"})
+
+    first, second = send(), send()
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert [run["id"] for run in first.json()["runs"]] == [run["id"] for run in second.json()["runs"]]
+    assert first.json()["id"] == second.json()["id"]
+    other = send(model={"filters": 3, "depth": 2})
+    assert other.status_code == 422
+    (error,) = other.json()["errors"]
+    assert (error["path"], error["received"]) == ("Idempotency-Key", "k1")
+    assert count_rows()["experiments"] == 1
+
+
+def test_fifty_identical_requests_at_once_make_one_experiment(
+    web: httpx.Client, phantom: dict[str, Any], count_rows: Count
+):
+    gate = threading.Barrier(50)
+
+    def send(_: int) -> tuple[int, int]:
+        gate.wait()
+        body = {"spec": tiny_spec(), "seeds": 2}
+        answer = web.post("/v1/experiments", json=body, headers={"Idempotency-Key": "together"})
+        return answer.status_code, answer.json()["id"]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(send, range(50)))
+    assert sorted(status for status, _ in answers) == [200] * 49 + [201]
+    assert len({experiment for _, experiment in answers}) == 1
+    rows = count_rows()
+    assert (rows["experiments"], rows["runs"], rows["run_events"]) == (1, 2, 2)
+
+
+def test_experiments_are_listed_newest_first_in_pages(web: httpx.Client, submit: Callable[..., list[int]]):
+    for _ in range(3):
+        submit()
+    first = web.get("/v1/experiments?limit=2").json()
+    assert [one["id"] for one in first["experiments"]] == [3, 2]
+    rest = web.get(f"/v1/experiments?limit=2&before={first['next']}").json()
+    assert ([one["id"] for one in rest["experiments"]], rest["next"]) == ([1], None)
+
+
+def test_one_experiment_tells_what_was_sent(web: httpx.Client, submit: Callable[..., list[int]]):
+    runs = submit(seeds=[5, 7])
+    found = web.get("/v1/experiments/1").json()
+    assert found["submission"]["seeds"] == [5, 7]
+    assert [run["id"] for run in found["runs"]] == runs
+
+
+def test_an_unknown_experiment_is_not_found(web: httpx.Client):
+    answer = web.get("/v1/experiments/77")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"] == [
+        {"path": "experiment", "message": "there is no such experiment", "received": 77}
+    ]

@@ -1,0 +1,168 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from store import artifacts, queue
+from store.database import transaction
+from store.queue import Work
+
+Submit = Callable[..., list[int]]
+
+
+def test_runs_are_filtered_and_paged(web: httpx.Client, submit: Submit):
+    submit(spec={"name": "Alpha 100%"})
+    submit(spec={"name": "beta"}, seeds=3)
+    web.post("/v1/runs/4/cancel")
+
+    def ids(query: str) -> list[int]:
+        return [run["id"] for run in web.get(f"/v1/runs?{query}").json()["runs"]]
+
+    assert ids("") == [4, 3, 2, 1]
+    assert ids("state=queued") == [3, 2, 1]
+    assert ids("state=cancelled") == [4]
+    assert ids("experiment=2") == [4, 3, 2]
+    assert ids("name=ALPHA") == [1]
+    assert ids("name=0%25") == [1]  # % is no wildcard
+    assert ids("limit=2") == [4, 3]
+    assert ids("limit=2&before=3") == [2, 1]
+    assert web.get("/v1/runs?limit=2").json()["next"] == 3
+    assert web.get("/v1/runs?limit=5").json()["next"] is None
+
+
+def test_a_queued_run_says_why_it_waits(web: httpx.Client, submit: Submit):
+    submit(seeds=3)
+    told = [web.get(f"/v1/runs/{run}").json()["waits"] for run in (1, 2, 3)]
+    assert told == [
+        "next in pool default; waits for a free worker",
+        "1 run ahead in pool default",
+        "2 runs ahead in pool default",
+    ]
+
+
+def test_a_finished_run_shows_everything(web: httpx.Client, finished: Callable[..., int]):
+    run = web.get(f"/v1/runs/{finished()}").json()
+    assert (run["state"], run["best_epoch"], run["waits"]) == ("succeeded", 2, None)
+    assert [event["move"] for event in run["events"]] == ["submit", "claim", "succeed"]
+    (attempt,) = run["attempts"]
+    assert (attempt["number"], attempt["worker"], attempt["outcome"], attempt["exit_code"]) == (
+        1,
+        "host-1:1",
+        "succeeded",
+        0,
+    )
+    assert [(file["kind"], file["bytes"]) for file in run["artifacts"]] == [("weights", 16)]
+
+
+def test_epochs_come_in_order(web: httpx.Client, finished: Callable[..., int]):
+    epochs = web.get(f"/v1/runs/{finished()}/epochs").json()["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert (epochs[0]["dice"], epochs[0]["val_dice"], epochs[0]["learning_rate"]) == (0.5, 0.4, 0.001)
+
+
+def test_images_are_sorted_and_paged(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    rows = web.get(f"/v1/runs/{run}/images?sort=lesion_dice&descending=true&limit=3").json()["images"]
+    assert len(rows) == 3
+    # counts (58 2 0 | 3 26 1 | 0 4 6): lesion TP 6, FP 1, FN 4 -> 12/17; liver TP 37, wrong 2 + 3 -> 74/79
+    assert rows[0]["lesion_dice"] == pytest.approx(12 / 17)
+    assert rows[0]["liver_dice"] == pytest.approx(74 / 79)
+    everything = web.get(f"/v1/runs/{run}/images?limit=5000").json()["images"]
+    assert web.get(f"/v1/runs/{run}/images?limit=2&offset=1").json()["images"] == everything[1:3]
+
+
+def test_a_file_is_downloaded(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    answer = web.get(f"/v1/runs/{run}/artifacts/weights")
+    assert answer.content == b"weights of a run"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == f'attachment; filename="run-{run}-weights.npz"'
+    assert web.get(f"/v1/runs/{run}/artifacts/probabilities").status_code == 404
+
+
+def test_a_file_that_is_gone_is_said_to_be_gone(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    sha256 = web.get(f"/v1/runs/{run}/artifacts").json()["artifacts"][0]["sha256"]
+    artifacts.locate(sha256).unlink()
+    assert web.get(f"/v1/runs/{run}/artifacts/weights").status_code == 410
+
+
+def test_cancelling_twice_is_once(web: httpx.Client, submit: Submit):
+    (run,) = submit()
+    first = web.post(f"/v1/runs/{run}/cancel")
+    assert (first.status_code, first.json()["state"]) == (200, "cancelled")
+    assert first.json()["finished_at"] is not None
+    assert web.post(f"/v1/runs/{run}/cancel").status_code == 200
+    assert [event["move"] for event in web.get(f"/v1/runs/{run}").json()["events"]] == ["submit", "cancel"]
+
+
+def test_a_running_run_is_asked_to_stop(web: httpx.Client, submit: Submit, claim: Callable[[], Work]):
+    (run,) = submit()
+    work = claim()
+    with transaction() as session:
+        queue.heartbeat(session, work.claim, 60, {"phase": "building"})
+    assert web.get(f"/v1/runs/{run}").json()["progress"] == {"phase": "building"}
+    assert web.post(f"/v1/runs/{run}/cancel").json()["state"] == "stopping"
+
+
+def test_a_move_that_comes_too_late_tells_the_true_state(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    for move in ("cancel", "requeue"):
+        answer = web.post(f"/v1/runs/{run}/{move}")
+        assert (answer.status_code, answer.json()["state"]) == (409, "succeeded")
+        assert answer.json()["detail"] == f"run {run} is succeeded, so it cannot {move}"
+    assert web.get(f"/v1/runs/{run}").json()["state"] == "succeeded"
+
+
+def test_a_dead_run_is_queued_again(web: httpx.Client, dead: int):
+    assert web.get(f"/v1/runs/{dead}").json()["reason"] == "crashed-too-often"
+    answer = web.post(f"/v1/runs/{dead}/requeue")
+    assert (answer.status_code, answer.json()["state"], answer.json()["crashes"]) == (200, "queued", 0)
+    assert web.post(f"/v1/runs/{dead}/requeue").status_code == 409
+
+
+PATHS = [
+    "/v1/runs/9",
+    "/v1/runs/9/epochs",
+    "/v1/runs/9/images",
+    "/v1/runs/9/artifacts",
+    "/v1/runs/9/artifacts/weights",
+]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", path) for path in PATHS] + [
+    ("POST", "/v1/runs/9/cancel"), ("POST", "/v1/runs/9/requeue")])  # fmt: skip
+def test_an_unknown_run_is_not_found(web: httpx.Client, method: str, path: str):
+    answer = web.request(method, path)
+    assert answer.status_code == 404
+    assert answer.json()["errors"] == [{"path": "run", "message": "there is no such run", "received": 9}]
+
+
+def test_a_run_of_another_project_is_not_found(web: httpx.Client, submit: Submit, database: Path):
+    from sqlalchemy import text
+
+    (run,) = submit()
+    with transaction() as session:
+        other = session.scalar(text("INSERT INTO projects (name) VALUES ('other') RETURNING id"))
+        session.execute(text("UPDATE runs SET project_id = :other"), {"other": other})
+    try:
+        assert web.get("/v1/runs").json()["runs"] == []
+        for method, path in [("GET", p.replace("9", str(run))) for p in PATHS] + [("POST", f"/v1/runs/{run}/cancel")]:
+            assert web.request(method, path).status_code == 404, path
+        assert web.get(f"/v1/comparisons?runs={run}").status_code == 404
+    finally:
+        with transaction() as session:
+            session.execute(text("UPDATE runs SET project_id = 1"))
+            session.execute(text("DELETE FROM projects WHERE id <> 1"))
+
+
+def test_hostile_progress_or_messages_do_no_harm(web: httpx.Client, submit: Submit, claim: Callable[[], Work]):
+    (run,) = submit()
+    work: Any = claim()
+    with transaction() as session:
+        queue.heartbeat(session, work.claim, 60, {"phase": "<img src=x>"})
+    page = web.get("/", headers={"accept": "text/html"}).text
+    assert "<img src=x>" not in page
+    assert "&lt;img src=x&gt;" in page

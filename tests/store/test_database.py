@@ -1,0 +1,90 @@
+"""What counts as an outage (worth retrying), asked of real errors of a real server."""
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from store import database as db
+from store.database import is_outage, transaction
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def error_of(*statements):
+    with pytest.raises(DBAPIError) as caught, transaction() as session:  # noqa: PT012
+        for statement in statements:
+            session.execute(text(statement))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT nonsense",
+        "SELECT 1 / 0",
+        "INSERT INTO projects (name) VALUES ('default')",
+        "INSERT INTO runs (id) VALUES (1)",
+        # a value too large for an index is an OperationalError of psycopg and yet will never pass
+        "INSERT INTO projects (name) SELECT string_agg(md5(n::text), '') FROM generate_series(1, 900) n",
+    ],
+)
+def test_a_wrong_statement_is_no_outage(statement):
+    assert not is_outage(error_of(statement))
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["SELECT pg_terminate_backend(pg_backend_pid())"],
+        ["SET LOCAL statement_timeout = 10", "SELECT pg_sleep(5)"],
+        ["SET TRANSACTION READ ONLY", "INSERT INTO projects (name) VALUES ('x')"],
+    ],
+)
+def test_what_passes_is_an_outage(statements):
+    assert is_outage(error_of(*statements))
+
+
+def test_the_next_transaction_after_a_lost_connection_works():
+    assert is_outage(error_of("SELECT pg_terminate_backend(pg_backend_pid())"))
+    with transaction() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+
+
+def test_a_server_that_is_not_there_is_an_outage(tmp_path):
+    with pytest.raises(psycopg.OperationalError) as caught:
+        psycopg.connect(f"postgresql://app@/liverseg?host={tmp_path}")
+    assert is_outage(caught.value)
+    engine = create_engine(db.dialect(f"postgresql://app@/liverseg?host={tmp_path}"))
+    with pytest.raises(DBAPIError) as wrapped:
+        engine.connect()
+    assert is_outage(wrapped.value)
+
+
+def test_a_pool_in_full_use_is_an_outage():
+    engine = create_engine(db.url(), pool_size=1, max_overflow=0, pool_timeout=0.05)
+    with engine.connect(), pytest.raises(PoolTimeout) as caught:
+        engine.connect()
+    engine.dispose()
+    assert is_outage(caught.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), TimeoutError("x")])
+def test_other_errors_are_no_outage(error):
+    assert not is_outage(error)
+
+
+def test_a_transaction_is_rolled_back_as_a_whole():
+    with pytest.raises(IntegrityError), transaction() as session:  # noqa: PT012
+        session.execute(text("INSERT INTO projects (name) VALUES ('half')"))
+        session.execute(text("INSERT INTO projects (name) VALUES ('half')"))
+    with transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM projects WHERE name = 'half'")) == 0
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_whatever_driver_a_url_names_ours_is_used(scheme):
+    assert db.dialect(f"{scheme}://a:p%40ss@h:5433/d?sslmode=require") == (
+        "postgresql+psycopg://a:p%40ss@h:5433/d?sslmode=require"
+    )

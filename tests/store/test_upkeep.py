@@ -1,0 +1,299 @@
+"""Outbox, reconciler and reaper, with the broker really stopped, emptied and started again."""
+
+import base64
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from store import broker, bundled, queue, upkeep
+from store.database import transaction
+from store.settings import settings
+from store.upkeep import Upkeep
+from tests.conftest import SERVERS, broker_client
+from tests.store import ledger
+
+
+@pytest.fixture(autouse=True)
+def phantom(database):
+    return ledger.dataset()
+
+
+@pytest.fixture
+def no_broker(database):
+    """Valkey is stopped; call the value to start it again."""
+    SERVERS["valkey"].stop()
+
+    def start():
+        if SERVERS["valkey"].process.poll() is not None:
+            SERVERS["valkey"] = bundled.start_valkey(database)
+
+    yield start
+    start()
+
+
+def messages(home, pool="default"):
+    """What waits in the broker: (run, number) of each message, oldest first."""
+    waiting = broker_client(home).lrange(broker.queue_name(pool), 0, -1)
+    return [tuple(json.loads(decoded(one))[0]) for one in reversed(waiting)]
+
+
+def decoded(message):
+    return base64.b64decode(json.loads(message)["body"])
+
+
+def outbox():
+    return ledger.rows("SELECT run_id, number FROM outbox ORDER BY id")
+
+
+def age_announcements():
+    ledger.execute("UPDATE runs SET announced_at = announced_at - interval '1 hour'")
+
+
+def until(condition, timeout=20):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+# --- relay -----------------------------------------------------------------------------------------------------
+
+
+def test_relay_sends_in_order_and_empties_the_outbox(database):
+    runs = ledger.submit(seeds=3)
+    assert upkeep.relay() == 3
+    assert messages(database) == [(run, 1) for run in runs]
+    assert outbox() == []
+    assert upkeep.relay() == 0
+
+
+def test_nothing_is_sent_before_commit(database):
+    with transaction() as session:
+        session.execute(text("INSERT INTO outbox (run_id, pool, number) SELECT 1, 'default', 1 WHERE false"))
+        ledger.submit()  # another connection, committed
+        (run,) = [run for (run,) in session.execute(text("SELECT id FROM runs"))]
+        queue.announce(session, session.get_one(ledger.Run, run))
+        session.flush()
+        assert upkeep.relay() == 1  # the committed one alone
+    assert upkeep.relay() == 1
+    assert messages(database) == [(run, 1), (run, 2)]
+
+
+def test_a_submit_that_is_rolled_back_sends_nothing(database):
+    with pytest.raises(ZeroDivisionError), transaction() as session:  # noqa: PT012 - the block is the subject
+        ledger.experiments.submit(session, 1, ledger.factories.submission())
+        raise ZeroDivisionError
+    assert upkeep.relay() == 0
+    assert messages(database) == []
+
+
+def test_while_the_broker_is_away_rows_stay_and_go_out_when_it_returns(database, no_broker):
+    runs = ledger.submit(seeds=3)
+    for _ in range(2):
+        with pytest.raises(broker.Unreachable):
+            upkeep.relay()
+    with pytest.raises(broker.Unreachable):
+        broker.waiting("default")
+    assert outbox() == [(run, 1) for run in runs]
+    no_broker()
+    assert upkeep.relay() == 3
+    assert messages(database) == [(run, 1) for run in runs]
+
+
+def test_a_producer_that_was_connected_survives_a_restart_of_the_broker(database, no_broker):
+    no_broker()
+    ledger.submit()
+    assert upkeep.relay() == 1
+    SERVERS["valkey"].process.kill()
+    SERVERS["valkey"].process.wait()
+    ledger.submit(seeds=[1])
+    with pytest.raises(broker.Unreachable):
+        upkeep.relay()
+    no_broker()
+    until(lambda: relayed() and not outbox())
+    assert messages(database)[-1] == (2, 1)
+
+
+def relayed():
+    try:
+        return upkeep.relay()
+    except broker.Unreachable:
+        return 0
+
+
+def test_a_broker_without_memory_gets_no_message_twice(database):
+    client = broker_client(database)
+    ledger.submit(seeds=3)
+    client.config_set("maxmemory", "1")
+    try:
+        for _ in range(3):
+            with pytest.raises(broker.Unreachable, match="memory"):
+                upkeep.relay()
+    finally:
+        client.config_set("maxmemory", "0")
+    assert len(outbox()) == 3
+    assert upkeep.relay() == 3
+    assert messages(database) == [(1, 1), (2, 1), (3, 1)]
+
+
+# --- reconcile -------------------------------------------------------------------------------------------------
+
+
+def test_after_flushall_queued_runs_are_announced_again_when_their_announcement_is_old(database):
+    runs = ledger.submit(seeds=3)
+    upkeep.relay()
+    broker_client(database).flushall()
+    assert upkeep.reconcile() == 0  # not old yet
+    age_announcements()
+    assert upkeep.reconcile() == 3
+    assert upkeep.relay() == 3
+    assert messages(database) == [(run, 2) for run in runs]
+    assert upkeep.reconcile() == 0
+
+
+def test_two_hundred_queued_runs_with_their_messages_are_left_alone(database):
+    ledger.submit(seeds=200)
+    upkeep.relay()
+    age_announcements()
+    assert upkeep.reconcile() == 0
+    assert len(messages(database)) == 200
+
+
+def test_only_as_many_as_are_missing_are_announced(database):
+    ledger.submit(seeds=20)
+    upkeep.relay()
+    broker_client(database).lpop(broker.queue_name("default"), 5)
+    age_announcements()
+    assert upkeep.reconcile() == 5
+    upkeep.relay()
+    assert len(messages(database)) == 20
+
+
+def test_what_is_still_in_the_outbox_is_not_announced_again(database):
+    ledger.submit(seeds=10)
+    age_announcements()  # the broker was away for an hour
+    assert upkeep.reconcile() == 0
+    upkeep.relay()
+    assert len(messages(database)) == 10
+
+
+def test_one_pools_messages_do_not_hide_anothers_loss(database):
+    ledger.submit(seeds=4)
+    ledger.execute("UPDATE runs SET pool = 'gpu' WHERE id > 2")
+    ledger.execute("UPDATE outbox SET pool = 'gpu' WHERE run_id > 2")
+    upkeep.relay()
+    broker_client(database).delete(broker.queue_name("gpu"))
+    age_announcements()
+    assert upkeep.reconcile() == 2
+    upkeep.relay()
+    assert messages(database, "gpu") == [(3, 2), (4, 2)]
+
+
+def test_a_claimed_run_is_not_announced(database):
+    ledger.claimed()
+    ledger.execute("DELETE FROM outbox")
+    age_announcements()
+    assert upkeep.reconcile() == 0
+
+
+# --- several at once -------------------------------------------------------------------------------------------
+
+
+def test_two_relays_send_each_announcement_once(database):
+    ledger.submit(seeds=100)
+    with ThreadPoolExecutor(2) as threads:
+        sent = list(threads.map(lambda _: upkeep.relay(), range(2)))
+    assert sum(sent) == 100
+    assert len(set(messages(database))) == len(messages(database)) == 100
+
+
+def test_two_upkeeps_have_no_double_effect(database):
+    two = [Upkeep(), Upkeep()]
+    for one in two:
+        one.start()
+    try:
+        runs = ledger.submit(seeds=30)
+        until(lambda: not outbox())
+        assert sorted(messages(database)) == [(run, 1) for run in runs]
+        broker_client(database).flushall()
+        age_announcements()
+        until(lambda: len(messages(database)) == 30 and not outbox())
+        time.sleep(3 * settings().upkeep_s)
+        assert sorted(messages(database)) == [(run, 2) for run in runs]
+    finally:
+        for one in two:
+            one.stop()
+    assert [one._thread.is_alive() for one in two] == [False, False]
+
+
+def test_a_pass_whose_lock_is_taken_does_nothing(database):
+    ledger.submit()
+    with transaction() as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(815001, n) FROM generate_series(1, 3) n"))
+        assert (upkeep.reap(), upkeep.reconcile(), upkeep.relay()) == ([], 0, 0)
+    assert upkeep.relay() == 1
+
+
+# --- the thread ------------------------------------------------------------------------------------------------
+
+
+def test_wake_starts_a_pass_at_once(database, monkeypatch):
+    monkeypatch.setattr(upkeep, "settings", lambda: settings().model_copy(update={"upkeep_s": 60.0}))
+    thread = Upkeep()
+    thread.start()
+    try:
+        time.sleep(0.3)
+        ledger.submit()
+        thread.wake()
+        until(lambda: len(messages(database)) == 1, timeout=5)
+    finally:
+        thread.stop()
+
+
+def test_the_thread_lives_through_an_outage_of_the_broker(database, no_broker, caplog):
+    thread = Upkeep()
+    with caplog.at_level(logging.WARNING, "store.upkeep"):
+        thread.start()
+        try:
+            ledger.submit()
+            until(lambda: "the broker is away" in caplog.text)
+            no_broker()
+            until(lambda: len(messages(database)) == 1 and not outbox())
+        finally:
+            thread.stop()
+    assert "Traceback" not in caplog.text
+
+
+def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken_back(database, monkeypatch):
+    """Workers could not renew their leases meanwhile, though Postgres itself may never have stopped."""
+    held = ledger.claimed()
+    ledger.execute("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'")
+    quick = settings().model_copy(update={"lease_s": 0.4})
+    monkeypatch.setattr(upkeep, "settings", lambda: quick)
+    thread, real = Upkeep(), upkeep.reconcile
+
+    def away():
+        raise OperationalError("SELECT 1", {}, closed(), connection_invalidated=True)
+
+    monkeypatch.setattr(upkeep, "reap", lambda: None)
+    monkeypatch.setattr(upkeep, "reconcile", away)
+    thread._pass()
+    monkeypatch.undo()
+    monkeypatch.setattr(upkeep, "settings", lambda: quick)
+    assert upkeep.reconcile is real
+    thread._pass()
+    assert ledger.run(held.run_id).state == "running"
+    threading.Event().wait(0.45)
+    thread._pass()
+    assert ledger.run(held.run_id).state == "queued"
+
+
+def closed():
+    return psycopg.OperationalError("server closed the connection unexpectedly")
