@@ -60,3 +60,5 @@ lock: ## Resolve the dependency locks again (needs uv)
 	  name=$${want%%:*}; extras=$$(echo "$${want#*:}" | tr , '\n' | sed '/^$$/d; s/^/--extra /' | tr '\n' ' '); \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    $$extras pyproject.toml --output-file requirements/$$name.txt; done
+	@echo 'hatchling>=1.27' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate - --output-file requirements/build.txt

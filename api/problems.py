@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,9 @@ from store.states import IllegalMove
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = "5"
+UNION_TAG = re.compile(r"(constrained-|list\[|literal\[|enum$)")
+"""What pydantic puts into a path to say which member of a union it tried."""
+
 NO_SUCH_ADDRESS = "there is nothing at this address; what there is stands at /docs"
 NO_SUCH_FIELD = "no such field here; remove it, or see the fields at /docs"
 
@@ -121,7 +125,8 @@ def _from_pydantic(one: dict[str, Any]) -> dict[str, Any]:
         reason = one.get("ctx", {}).get("error", "")
         return error_at("body", f"is no valid JSON ({reason} at character {inside[0]}); correct it there")
     message = NO_SUCH_FIELD if one["type"] == "extra_forbidden" else str(one["msg"]).removeprefix("Value error, ")
-    return error_at(".".join(map(str, inside)) or str(place), message, one.get("input"))
+    path = ".".join(str(part) for part in inside if not UNION_TAG.match(str(part)))
+    return error_at(path or str(place), message, one.get("input"))
 
 
 async def _input(request: Request, error: Exception) -> Response:

@@ -295,7 +295,7 @@ def check_address(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise InputError(
             "--port", f"cannot listen at {host}:{port} ({reason}); choose another host or port."
         ) from None

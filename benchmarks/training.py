@@ -153,8 +153,8 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
     marks: list[float] = []
     clock = keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: marks.append(time.monotonic()),
-        on_epoch_end=lambda epoch, logs: marks.append(time.monotonic()),
+        on_train_begin=lambda *_: marks.append(time.monotonic()),
+        on_epoch_end=lambda *_: marks.append(time.monotonic()),
     )
     data = tf_data(options)
     history = study_model().fit(data, epochs=options.epochs, callbacks=[clock], verbose=0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -166,5 +166,6 @@ def _run(experiment: Experiment, planned: Planned) -> Run:
 def _add_runs(session: Session, runs: list[Run]) -> None:
     session.add_all(runs)
     session.flush()  # gives the ids, in order
+    now = session.scalar(select(func.clock_timestamp()))
     for run in runs:
-        enter_new(session, run, "reuse" if run.reused_from else "submit")
+        enter_new(session, run, "reuse" if run.reused_from else "submit", now)

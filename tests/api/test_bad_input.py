@@ -19,7 +19,7 @@ Count = Callable[[], dict[str, int]]
 
 
 def spec(**sections: Any) -> dict[str, Any]:
-    return {"spec": tiny_spec(**sections)}
+    return {"spec": tiny_spec() | sections}
 
 
 def training(**values: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ BODIES: dict[str, tuple[Any, str, Any, str]] = {
         "make the grid smaller",
     ),
     "grid over what does not exist": ({**spec(), "grid": {"training.lr": [1]}}, "training.lr", 1, "no such field"),
-    "grid below a value": ({**spec(), "grid": {"name.first": ["x"]}}, "name.first", "", "not a section"),
+    "grid below a value": ({**spec(), "grid": {"dataset.id.x": [1]}}, "dataset.id.x", "phantom", "not a section"),
     "variant that is no object": ({**spec(), "variants": [3]}, "variants.0", 3, "dictionary"),
     "NUL in a name": (spec(name="a\0b"), "name", "a\0b", "cannot be stored"),
     "half a character": (spec(name="a\ud800b"), "name", "a\\ud800b", "cannot be stored"),
@@ -110,16 +110,12 @@ def check(answer: Any, path: str | None, received: Any, remedy: str) -> None:
 
 
 @pytest.mark.parametrize("case", BODIES, ids=lambda name: name.replace(" ", "-"))
-@pytest.mark.parametrize("dry_run", ["false", "true"])
-def test_a_bad_submission(web: httpx.Client, phantom: dict[str, Any], count_rows: Count, case: str, dry_run: str):
+def test_a_bad_submission(web: httpx.Client, phantom: dict[str, Any], count_rows: Count, case: str):
     body, path, received, remedy = BODIES[case]
-    before = count_rows()
-    answer = web.post(
-        f"/v1/experiments?dry_run={dry_run}",
-        content=json.dumps(body).encode(),
-        headers={"content-type": "application/json"},
-    )
-    check(answer, path, received, remedy)
+    before, headers = count_rows(), {"content-type": "application/json"}
+    for dry_run in ("false", "true"):
+        answer = web.post(f"/v1/experiments?dry_run={dry_run}", content=json.dumps(body).encode(), headers=headers)
+        check(answer, path, received, remedy)
     assert count_rows() == before
 
 
@@ -195,6 +191,8 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+PARTS = ("train", "val")
+
 ARCHIVES = {
     "no zip": (b"not a zip", "dataset.zip", "pack it again"),
     "empty": (b"", "dataset.zip", "pack it again"),
@@ -203,11 +201,11 @@ ARCHIVES = {
     "bad name": (zipped({"train/images/a.png": b"x"}), "train/images/a.png", "SCAN_SLICE.png"),
     "no partner": (zipped({"train/images/0_0.png": b"x"}), "train/images/0_0.png", "add it or remove"),
     "no picture": (
-        zipped({f"{part}/{kind}/{n}_0.png": b"x" for n, part in enumerate(("train", "val")) for kind in ("images", "masks")}),
+        zipped({f"{place}/{kind}/{n}_0.png": b"x" for n, place in enumerate(PARTS) for kind in ("images", "masks")}),
         "train/images/0_0.png",
         "",
     ),
-}  # fmt: skip
+}
 
 
 def left_over() -> list[Path]:
@@ -306,5 +304,5 @@ def test_weights_with_a_bad_spec(web: httpx.Client, phantom: dict[str, Any], cou
 def test_a_bad_idempotency_key(web: httpx.Client, phantom: dict[str, Any], count_rows: Count, key: str):
     before = count_rows()
     answer = web.post("/v1/experiments", json=spec(), headers={"Idempotency-Key": key})
-    check(answer, "Idempotency-Key", key, "")
+    check(answer, "Idempotency-Key", key if len(key) < 200 else None, "")
     assert count_rows() == before

@@ -63,9 +63,7 @@ def test_an_equal_finished_run_is_reused_unless_told_not_to(web: httpx.Client, f
     assert len(web.get(f"/v1/runs/{reused['id']}/artifacts").json()["artifacts"]) == 1
 
 
-def test_the_same_key_and_body_give_the_same_experiment(
-    web: httpx.Client, phantom: dict[str, Any], count_rows: Count
-):
+def test_the_same_key_and_body_give_one_experiment(web: httpx.Client, phantom: dict[str, Any], count_rows: Count):
     def send(**changes: Any):
         body = {"spec": tiny_spec(name="once", **changes)}
         return web.post("/v1/experiments", json=body, headers={"Idempotency-Key": "k1"})

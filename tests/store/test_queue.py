@@ -307,7 +307,8 @@ def test_another_projects_run_is_none():
 def test_a_session_that_saw_an_older_state_still_moves_from_the_true_one():
     held = ledger.claimed()
     with transaction() as session:
-        assert views.run(session, DEFAULT_PROJECT, held.run_id).state == "running"
+        seen = views.run(session, DEFAULT_PROJECT, held.run_id)  # kept, else the session forgets it
+        assert seen.state == "running"
         ledger.finish(held)
         with pytest.raises(IllegalMove):
             queue.cancel(session, DEFAULT_PROJECT, held.run_id)

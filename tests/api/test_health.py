@@ -1,0 +1,79 @@
+"""Readiness, outages, and what the process loads."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from store import bundled
+from tests.api.conftest import serving
+from tests.factories import tiny_spec
+
+
+def test_alive_and_ready(web: httpx.Client):
+    assert web.get("/healthz").json() == {"alive": True}
+    answer = web.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"ready": True, "database": True, "schema": True, "broker": True, "degraded": False}
+
+
+def test_without_the_broker_it_is_degraded(services: Path, tmp_path: Path):
+    nowhere = f"redis+socket://{tmp_path}/nothing.sock"
+    with serving(services, LIVERSEG_BROKER_URL=nowhere) as url:
+        answer = httpx.get(f"{url}/readyz", timeout=30)
+        assert answer.status_code == 200
+        assert answer.json() | {"broker": False, "degraded": True} == answer.json()
+        assert httpx.get(f"{url}/v1/runs").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def lonely(services: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An API whose database is away."""
+    nowhere = f"postgresql://app@/liverseg?host={tmp_path_factory.mktemp('no')}"
+    with serving(services, LIVERSEG_DATABASE_URL=nowhere) as url:
+        yield url
+
+
+def test_without_the_database_it_is_not_ready(lonely: str):
+    answer = httpx.get(f"{lonely}/readyz", timeout=30)
+    assert (answer.status_code, answer.json()["database"]) == (503, False)
+    assert httpx.get(f"{lonely}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/runs"), ("POST", "/v1/experiments"), ("GET", "/v1/runs/1")]
+)
+def test_without_the_database_one_is_told_to_come_again(lonely: str, method: str, path: str):
+    body = {"spec": tiny_spec()} if method == "POST" else None
+    answer = httpx.request(method, lonely + path, json=body, timeout=30)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "psycopg" not in answer.text
+
+
+def test_an_empty_database_is_not_ready(services: Path):
+    import psycopg
+
+    empty = bundled.database_url(services).replace("/liverseg?", "/empty?")
+    with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty")
+    try:
+        with serving(services, LIVERSEG_DATABASE_URL=empty) as url:
+            answer = httpx.get(f"{url}/readyz", timeout=30)
+            assert (answer.status_code, answer.json()["database"], answer.json()["schema"]) == (503, True, False)
+    finally:
+        with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:
+            connection.execute("DROP DATABASE empty WITH (FORCE)")
+
+
+def test_the_app_loads_nothing_heavy():
+    code = "import json, sys; from api.app import create_app; create_app(); print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert "fastapi" in loaded
+    assert not loaded & {"tensorflow", "keras", "jax", "torch", "h5py", "PIL", "numpy", "scipy", "sklearn"}

@@ -1,0 +1,177 @@
+import re
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from api import render
+
+HTML = {"accept": "text/html"}
+HOSTILE = "<script>alert(1)</script>\"'&"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;"
+
+
+def page(web: httpx.Client, path: str) -> str:
+    answer = web.get(path, headers=HTML)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    return answer.text
+
+
+def rows(html: str) -> list[str]:
+    """The text of every table row, tags and spaces taken out."""
+    found = re.findall(r"<tr.*?</tr>", html, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in found]
+
+
+def test_an_empty_place_says_how_to_begin(web: httpx.Client):
+    assert "liverseg submit" in page(web, "/")
+    assert "liverseg dataset import" in page(web, "/datasets")
+
+
+def test_the_runs_page_shows_state_and_progress(web: httpx.Client, submit: Callable[..., list[int]]):
+    submit(spec={"name": "first"}, seeds=2)
+    html = page(web, "/")
+    assert rows(html)[1:] == [
+        "2 first queued 1 run ahead in pool default phantom 1",
+        "1 first queued next in pool default; waits for a free worker phantom 1",
+    ]
+    assert 'href="/comparisons?experiment=1"' in html
+    assert rows(page(web, "/fragments/runs")) == rows(html)
+    assert len(rows(page(web, "/?state=succeeded"))) == 0
+    assert len(rows(page(web, "/?name=FIR&state=queued&experiment=1"))) == 3
+    assert len(rows(page(web, "/?name=&state="))) == 3
+
+
+def test_a_long_list_has_older_pages(web: httpx.Client, submit: Callable[..., list[int]]):
+    submit(seeds=51)
+    html = page(web, "/?name=")
+    assert 'href="/?before=2"' in html
+    assert [row.split()[0] for row in rows(page(web, "/?before=2"))[1:]] == ["1"]
+
+
+def test_the_run_page_shows_epochs_settings_and_worst_images(web: httpx.Client, finished: Callable[..., int]):
+    html = page(web, f"/runs/{finished(spec={'name': 'one'})}")
+    lines = rows(html)
+    assert "1 0.5000 0.4000 0.5000 0.6000 10.0 1.0" in lines
+    assert "training.batch_size 4" in lines
+    assert html.index("model.filters") < html.index("At their defaults") < html.index("data.shuffle")
+    assert any(line.endswith("0.706 0.857 0.600 0.937 10 7") for line in lines)  # 12/17, 6/7, 6/10, 74/79
+    assert "/artifacts/weights" in html
+    assert "Cancel this run" not in html
+    assert "hx-get" not in html
+
+
+def test_the_cancel_button_cancels(web: httpx.Client, submit: Callable[..., list[int]]):
+    (run,) = submit()
+    assert "Cancel this run" in page(web, f"/runs/{run}")
+    answer = web.post(f"/runs/{run}/cancel", headers={**HTML, "origin": str(web.base_url).rstrip("/")})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{run}")
+    assert web.get(f"/v1/runs/{run}").json()["state"] == "cancelled"
+    assert web.get(f"/fragments/runs/{run}", headers=HTML).headers["hx-refresh"] == "true"
+
+
+def test_a_button_pressed_too_late_gives_a_page_with_the_state(web: httpx.Client, finished: Callable[..., int]):
+    answer = web.post(f"/runs/{finished()}/cancel", headers=HTML)
+    assert answer.status_code == 409
+    assert "is succeeded" in answer.text
+
+
+def test_a_dead_run_can_be_queued_again(web: httpx.Client, dead: int):
+    assert "Queue it again" in page(web, f"/runs/{dead}")
+    assert web.post(f"/runs/{dead}/requeue").status_code == 303
+    assert web.get(f"/v1/runs/{dead}").json()["state"] == "queued"
+
+
+def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..., int]):
+    first = finished(spec={"name": "a"})
+    second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.95)
+    html = page(web, f"/comparisons?runs={first}&runs={second}")
+    lines = rows(html)
+    assert "a adam 4 32 2 0.001 10.000 90.000 94.595 87.500 80.000 5.000 0.937 0.706 test 8 2 of 2" in lines
+    assert lines.index(next(line for line in lines if line.startswith("a "))) < len(lines) - 1
+    assert f"/v1/comparisons?runs={first},{second}&amp;format=csv" in html
+    assert re.search(r'class="number finest">95\.000', html)
+    assert not re.search(r'class="number finest">90\.000', html)
+    assert 'finest">5.000' not in html  # what a perfect prediction scores low in has no best
+    ordered = rows(page(web, f"/comparisons?runs={first},{second}&sort=dice&descending=true"))
+    assert [line[:1] for line in ordered[2:]] == ["b", "a"]
+    by_setting = rows(page(web, f"/comparisons?runs={second},{first}&sort=model.filters"))
+    assert [line[:1] for line in by_setting[2:]] == ["a", "b"]
+
+
+def test_names_are_text_everywhere(web: httpx.Client, finished: Callable[..., int]):
+    run = finished(spec={"name": HOSTILE, "tags": [HOSTILE], "notes": HOSTILE})
+    for path in ("/", f"/runs/{run}", f"/comparisons?runs={run}", "/?name=%3Cscript%3Ealert(1)"):
+        html = page(web, path)
+        assert "<script>alert" not in html
+        assert "&lt;script&gt;alert(1)" in html
+    assert ESCAPED in page(web, f"/runs/{run}")
+
+
+def test_pages_hold_no_inline_script_or_style(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    for path in ("/", f"/runs/{run}", f"/comparisons?runs={run}", "/datasets", "/docs", "/fragments/runs"):
+        html = page(web, path)
+        assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=", html), path
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/runs/99", "/comparisons?runs=99", "/runs/abc"])
+def test_a_browser_gets_a_page_about_what_is_wrong(web: httpx.Client, path: str):
+    answer = web.get(path, headers=HTML)
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "To the runs" in answer.text
+
+
+def test_the_docs_name_every_operation_and_field(web: httpx.Client):
+    html = page(web, "/docs")
+    for words in ("/v1/runs/{run}/cancel", "training.early_stopping.patience", "dataset.id", "adam | sgd | rmsprop"):
+        assert words in html
+
+
+def test_vendored_scripts_have_their_licences():
+    for name in ("htmx", "uplot"):
+        assert (render.STATIC / f"{name}.min.js").stat().st_size > 10_000
+        assert len((render.STATIC / f"{name}.LICENSE").read_text()) > 500
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(None, ""), (0, "0 s"), (75, "1 min 15 s"), (3725, "1 h 02 min")])
+def test_duration(seconds: float | None, shown: str):
+    assert render.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(("count", "shown"), [(16, "16 bytes"), (2048, "2.0 KiB"), (3 << 30, "3.0 GiB")])
+def test_size(count: int, shown: str):
+    assert render.size(count) == shown
+
+
+@pytest.mark.browser
+def test_the_pages_live_in_a_browser(
+    web: httpx.Client, submit: Callable[..., list[int]], finished: Callable[..., int]
+):
+    from playwright.sync_api import sync_playwright
+
+    run, words = finished(spec={"name": HOSTILE}), "--no-sandbox --disable-gpu --no-first-run --disable-sync"
+    words += " --disable-background-networking --disable-component-update"
+    home, complaints = str(web.base_url).rstrip("/"), list[str]()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=words.split())
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.goto(f"{home}/runs/{run}")
+        tab.wait_for_selector("#curve canvas")
+        tab.goto(home)
+        tab.check(f"input[value='{run}']")
+        (later,) = submit(spec={"name": "came later"}, reuse=False)
+        tab.wait_for_selector(f"input[value='{later}']", timeout=10_000)  # the table renewed itself
+        assert tab.is_checked(f"input[value='{run}']")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.click("text=Compare selected")
+        assert tab.url.endswith(f"/comparisons?runs={run}")
+        tab.goto(f"{home}/runs/{later}")
+        tab.click("text=Cancel this run")
+        tab.wait_for_selector(".lead .state.cancelled")
+        browser.close()
+    assert complaints == []
