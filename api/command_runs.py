@@ -88,15 +88,15 @@ def paper_2019(dataset: str, rows: str, epochs: int | None, dry_run: bool, wait:
     """Train the rows of the study's Tables 5 and 6."""
     from liverseg_core.presets import PAPER_2019_ROWS, paper_2019_overrides
 
-    names = list(PAPER_2019_ROWS) if rows == "all" else [name.strip() for name in rows.split(",")]
-    unknown = [name for name in names if name not in PAPER_2019_ROWS]
+    known = {row.name: row for row in PAPER_2019_ROWS}
+    names = list(known) if rows == "all" else [name.strip() for name in rows.split(",")]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError("--rows", f"no such row; there are {', '.join(PAPER_2019_ROWS)}", unknown[0])
+        raise InputError("--rows", f"no such row; there are {', '.join(known)}.", unknown[0])
     more = {} if epochs is None else {"training.epochs": epochs}
-    variants = [{**paper_2019_overrides(name), **more} for name in names]
-    _submit(
-        {"spec": {"name": "paper-2019", "dataset": {"id": dataset}}, "variants": variants}, dry_run, wait, as_json
-    )
+    variants = [{**paper_2019_overrides(known[name]), **more} for name in names]
+    spec = {"name": "paper-2019", "dataset": {"id": dataset}}
+    _submit({"spec": spec, "variants": variants}, dry_run, wait, as_json)
 
 
 def _submit(body: Json, dry_run: bool, wait: bool, as_json: bool) -> None:

@@ -41,7 +41,7 @@ def up(host: str | None, port: int | None, slots: int, worker: bool) -> None:
     help="folder of real PNG pairs, {train,val}/{images,masks}/SCAN_SLICE.png  [default: a phantom is drawn]",
 )
 @click.option("--exit", "end", is_flag=True, help="end by itself instead of staying up until Ctrl-C")
-@click.option("--epochs", type=click.IntRange(1, 1000), help="epochs a run  [default: 3 with --data, else 12]")
+@click.option("--epochs", type=click.IntRange(1, 1000), help="epochs a run  [default: 3 with --data, else 16]")
 @click.option("--port", type=click.IntRange(1, 65535), help="port of the API  [default: a free one]")
 @click.option("--tiny", is_flag=True, help="a phantom far too small to learn from, to see whether all parts work")
 def demo(data: Path | None, end: bool, epochs: int | None, port: int | None, tiny: bool) -> None:

@@ -1,6 +1,6 @@
 """How fast training is: the study's own way, written anew, beside this project's, in one run.
 
-    python benchmarks/training.py            a subset, about five minutes on 2 cores
+    python benchmarks/training.py            96 train slices, a few minutes on 2 idle cores
     python benchmarks/training.py --full     every slice
 
 The study's way is tf.data (decode PNG, bilinear resize, / 255, shuffle, batch, prefetch) and ``model.fit``, once as
@@ -28,6 +28,7 @@ WAYS = {"fit": {"TF_ENABLE_ONEDNN_OPTS": ""}, "fit + oneDNN": {"TF_ENABLE_ONEDNN
 
 
 def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)
     options = parse()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -51,11 +52,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--child", choices=list(CHILDREN), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.slices = None if options.full else 128
+    options.slices = {} if options.full else {"train": 96, "val": 16}
     return options
 
 
-def prepare(folder: Path, slices: int | None) -> tuple[int, int]:
+def prepare(folder: Path, slices: dict[str, int]) -> tuple[int, int]:
     """Copy or draw the slices, pack them as the product does; how many train and val slices there are."""
     from liverseg_core.data.archive import pack_folder
     from liverseg_core.phantom import draw_phantom
@@ -67,7 +68,8 @@ def prepare(folder: Path, slices: int | None) -> tuple[int, int]:
     found = []
     for part in ("train", "val"):
         names = sorted(path.name for path in (study / part / "images").glob("*.png"))
-        names = names[:: max(1, len(names) // slices)][:slices] if slices else names
+        wanted = slices.get(part, len(names))
+        names = names[:: max(1, len(names) // wanted)][:wanted]
         for kind in ("images", "masks"):
             (folder / "data" / part / kind).mkdir(parents=True)
             for name in names:

@@ -121,8 +121,8 @@ def _ratio(part: int, whole: int) -> float | None:
 
 def soft_dice(a: Floats, b: Floats) -> float:
     """D(a, b) = (2 sum |a b| + 1) / (sum a^2 + sum b^2 + 1) over one slice, the study's ``dice_coef``."""
-    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
-    return float((2 * np.abs(a * b).sum() + 1) / (a @ a + b @ b + 1))
+    overlap, squares_a, squares_b = (values.sum(dtype=np.float64) for values in (np.abs(a * b), a * a, b * b))
+    return float((2 * overlap + 1) / (squares_a + squares_b + 1))
 
 
 def paper_scores(y: Floats, p: Floats) -> tuple[float, float, float]:

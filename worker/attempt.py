@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from liverseg_core.records import EpochRecord, SliceScore
@@ -130,7 +130,7 @@ class Supervisor:
         try:
             with transaction() as session:
                 state = queue.heartbeat(session, self.claim, settings().lease_s, self._progress)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
             log.warning("run %s: the database is away; training goes on", self.claim.run_id)
@@ -184,7 +184,7 @@ def persist(write: Callable[[Session], Result]) -> Result:
         try:
             with transaction() as session:
                 return write(session)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
         log.warning("the database is away; trying again in %.1f s", delay)

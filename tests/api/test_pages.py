@@ -85,13 +85,13 @@ def test_a_dead_run_can_be_queued_again(web: httpx.Client, dead: int):
 
 def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..., int]):
     first = finished(spec={"name": "a"})
-    second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.95)
+    second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.96, dice_tumor=0.04)
     html = page(web, f"/comparisons?runs={first}&runs={second}")
     lines = rows(html)
     assert "a adam 4 32 2 0.001 10.000 90.000 94.595 87.500 80.000 5.000 0.937 0.706 test 8 2 of 2" in lines
     assert lines.index(next(line for line in lines if line.startswith("a "))) < len(lines) - 1
     assert f"/v1/comparisons?runs={first},{second}&amp;format=csv" in html
-    assert re.search(r'class="number finest">95\.000', html)
+    assert re.search(r'class="number finest">96\.000', html)
     assert not re.search(r'class="number finest">90\.000', html)
     assert 'finest">5.000' not in html  # what a perfect prediction scores low in has no best
     ordered = rows(page(web, f"/comparisons?runs={first},{second}&sort=dice&descending=true"))

@@ -41,7 +41,7 @@ def val_loss(chosen, tiny, weights):
 
 
 @pytest.fixture(scope="module")
-def straight(tiny, tmp_path_factory, request):
+def straight(tiny, tmp_path_factory):
     """Four epochs without a break."""
     from tests.core.conftest import Listener
 
