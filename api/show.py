@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -85,7 +85,8 @@ def _line(cells: list[str], widths: list[int], sheet: Sheet) -> str:
 def _rich(sheet: Sheet) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in sheet.headers:
-        table.add_column(Text(header), justify="right" if header in sheet.numbers else "left")
+        justify: JustifyMethod = "right" if header in sheet.numbers else "left"
+        table.add_column(Text(header), justify=justify, no_wrap=header == "Name")
     for row in sheet.rows:
         table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
     return table

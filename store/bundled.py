@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import redis
 
 from liverseg_core.errors import LiversegError
 
@@ -200,8 +199,13 @@ def _postgres_answers(sockets: Path, data: Path, service: Service) -> bool:
 
 
 def _valkey_answers(socket: Path, service: Service) -> bool:
+    import redis  # here: every API process loads this module, and only the starter needs the client
+
     with redis.Redis(unix_socket_path=str(socket)) as client:
-        found: dict[str, Any] = client.info("server")
+        try:
+            found: dict[str, Any] = client.info("server")
+        except redis.exceptions.RedisError as error:
+            raise ConnectionError(str(error)) from error
     return bool(found["process_id"] == service.process.pid)
 
 
@@ -213,7 +217,7 @@ def _await(service: Service, log: Path, ready: Callable[[], bool], timeout: floa
             if ready():
                 return
             problem = "another one runs on this folder"
-        except (psycopg.OperationalError, redis.exceptions.RedisError) as error:
+        except (psycopg.OperationalError, ConnectionError) as error:
             problem = error
         time.sleep(0.03)
     service.stop()

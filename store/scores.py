@@ -87,7 +87,9 @@ def images(
     assert sort in SORTABLE
     derived = ", ".join(f"({formula})::float8 AS {name}" for name, formula in PER_IMAGE.items())
     stored = ", ".join(name for name in COLUMNS if name != "run_id")
-    order = f"{sort} {'DESC' if descending else 'ASC'} NULLS LAST, part, scan, slice"
+    # Among equal scores the image with the most lesion comes first: it has the most to lose.
+    ties = "" if sort in ("part", "scan", "slice") else "lesion_pixels DESC, "
+    order = f"{sort} {'DESC' if descending else 'ASC'} NULLS LAST, {ties}part, scan, slice"
     statement = (
         f"SELECT {stored}, {derived} FROM slice_scores WHERE run_id = :run "  # noqa: S608 - names from the list above
         f"ORDER BY {order} LIMIT :limit OFFSET :offset"

@@ -41,7 +41,7 @@ def serving(home: Path, *words: str, **environment: str) -> Iterator[str]:
         process.stdout.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not the session: its upkeep would take part in the other rooms' tests
 def api_url(services: Path) -> Iterator[str]:
     with serving(services) as url:
         yield url

@@ -5,6 +5,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx
+
 from tests.e2e.test_up import LIVERSEG, Up, environment, home, processes_of  # noqa: F401 - home is a fixture
 
 
@@ -20,14 +22,14 @@ def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:  # noqa
     lines = done.stdout.splitlines()
     head = next(place for place, line in enumerate(lines) if line.startswith("Run  Name"))
     assert re.split(" {2,}", lines[head]) == [
-        *["Run", "Name", "Shuffle", "Without scans", "Loss", "Dice Coef.", "Precision", "Recall"],
+        *["Run", "Name", "Without scans", "Shuffle", "Loss", "Dice Coef.", "Precision", "Recall"],
         *["Dice Coef. Liver", "Dice Coef. Tumor", "Liver Dice, pooled", "Lesion Dice, pooled"],
     ]
     rows = [re.split(" {2,}", line.strip()) for line in lines[head + 1 : head + 4]]
     assert [row[1:4] for row in rows] == [
-        ["Shuffled", "yes", "none"],
-        ["Not shuffled", "no", "none"],
-        ["Scans 0 and 1 removed", "yes", "0, 1"],
+        ["Shuffled", "none", "yes"],
+        ["Not shuffled", "none", "no"],
+        ["Scans 0 and 1 removed", "0, 1", "yes"],
     ]
     for row in rows:
         assert abs(float(row[4]) + float(row[5]) - 100) < 0.002  # loss = 1 - Dice, each rounded
@@ -41,6 +43,10 @@ def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:  # noqa
 def test_the_demo_stays_up_until_interrupted(home: Path) -> None:  # noqa: F811
     demo = Up(home, "demo", "--tiny")
     demo.told("It stays up until Ctrl-C.", timeout=240)
+    page = re.search(r"The same as a page: (\S+)", demo.output.read_text())[1]
+    answer = httpx.get(page)
+    assert answer.status_code == 200
+    assert "Scans 0 and 1 removed" in answer.text
     assert demo.stop(signal.SIGINT, signal.SIGINT) == 0
     assert processes_of(home) == []
 
