@@ -30,7 +30,7 @@ class Child:
         reading, writing = os.pipe()
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.trainer"],
+                [sys.executable, "-P", "-m", "worker.trainer"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,

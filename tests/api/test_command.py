@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from api.command import main
+from api.commands.main import main
 from liverseg_core.phantom import draw_phantom
 from store import queue, scores
 from store.database import transaction
@@ -259,6 +259,6 @@ def test_help_lists_every_command_and_every_field() -> None:
 
 def test_the_command_loads_no_tensorflow_and_no_database_library() -> None:
     heavy = ("keras", "tensorflow", "sqlalchemy", "numpy")
-    script = f"import sys, api.command; print([name for name in {heavy} if name in sys.modules])"
+    script = f"import sys, api.commands.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

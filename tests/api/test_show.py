@@ -1,7 +1,7 @@
 import click
 from click.testing import CliRunner
 
-from api import show
+from api.commands import show
 
 SCORES = {
     "loss": "Loss",

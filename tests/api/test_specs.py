@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from api import specs
+from api.commands import specs
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 

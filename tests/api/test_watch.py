@@ -1,4 +1,4 @@
-from api.watch import Lines, fraction
+from api.commands.watch import Lines, fraction
 
 
 def run(state="running", **progress):

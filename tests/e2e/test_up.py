@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from api.up import free_port
+from api.commands.up import free_port
 from tests.processes import wait_for
 
 LIVERSEG = Path(sys.executable).parent / "liverseg"

@@ -155,7 +155,7 @@ def loaded_by(module):
 HEAVY = {"tensorflow", "keras", "jax", "torch"}
 
 
-@pytest.mark.parametrize("module", ["api.app", "api.command", "worker.app", "worker.attempt", "store.upkeep"])
+@pytest.mark.parametrize("module", ["api.app", "api.commands.main", "worker.app", "worker.attempt", "store.upkeep"])
 def test_only_the_trainer_loads_keras(module):
     assert loaded_by(module) & HEAVY == set()
 
@@ -174,7 +174,8 @@ def test_the_front_desk_loads_nothing_beyond_its_lock():
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "base.txt").read_text(), re.MULTILINE))
     homes = packages_distributions()
     used = {
-        homes[name][0] for name in loaded_by("kombu.transport.redis, api.app, api.command, store.schema") & set(homes)
+        homes[name][0]
+        for name in loaded_by("kombu.transport.redis, api.app, api.commands.main, store.schema") & set(homes)
     }
     names = {re.sub("[-_.]+", "-", name).lower() for name in used} - {"liverseg"}
     optional = {"greenlet", "setuptools"}  # imported where they happen to be

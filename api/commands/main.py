@@ -1,6 +1,6 @@
 """The ``liverseg`` command: its group, its exit codes, and how errors are told.
 
-Subcommands live in ``api.command_runs``, ``api.command_data`` and ``api.command_services``.
+Subcommands live in ``api.commands.runs``, ``api.commands.data`` and ``api.commands.services``.
 """
 
 import sys
@@ -11,7 +11,6 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from api import command_data, command_runs, command_services
 from api.client import ApiError, Unreachable
 from liverseg_core.errors import InputError, LiversegError
 
@@ -96,7 +95,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (command_services, command_data, command_runs):
+for _module in (services, data, runs):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

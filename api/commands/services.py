@@ -20,7 +20,7 @@ def up(host: str | None, port: int | None, slots: int, worker: bool) -> None:
     The bundled Postgres and Valkey keep their data in LIVERSEG_HOME (~/.local/share/liverseg). With
     LIVERSEG_DATABASE_URL or LIVERSEG_BROKER_URL set, those servers are used instead.
     """
-    from api import up as services  # imports the database's libraries, which other commands do without
+    from api.commands import up as services  # imports the database's libraries, which other commands do without
 
     address = urlsplit(settings().url)
     try:
@@ -50,7 +50,7 @@ def demo(data: Path | None, end: bool, epochs: int | None, port: int | None, tin
     Shuffled, not shuffled, and shuffled without scans 0 and 1, as in the study. Without --data everything is
     done on a phantom: a synthetic abdomen drawn on the spot.
     """
-    from api import demo as show  # as above
+    from api.commands import demo as show  # as above
 
     show.demo(show.Wishes(data, end, epochs, port, tiny))
 

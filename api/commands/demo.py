@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from api import show
 from api.client import Client
-from api.command_data import sending
-from api.up import Choice, Stack, Stop, can_work, free_port, running, say, tend_for_ever
-from api.watch import viewing, watch
+from api.commands import show
+from api.commands.data import sending
+from api.commands.up import Choice, Stack, Stop, can_work, free_port, running, say, tend_for_ever
+from api.commands.watch import viewing, watch
 from liverseg_core.phantom import draw_phantom
 from store import bundled
 from store.bundled import ServiceError

@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from api import show
 from api.client import ApiError, Client, Unreachable
+from api.commands import show
 from store.states import FINAL
 
 Json = dict[str, Any]

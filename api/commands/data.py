@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from api import show, specs
 from api.client import Progress as Sent
-from api.command_runs import follow
-from api.connect import as_json_option, connect
+from api.commands import show, specs
+from api.commands.connect import as_json_option, connect
+from api.commands.runs import follow
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from api import show, specs
 from api.client import ApiError, Client
-from api.connect import as_json_option, connect
-from api.watch import viewing, watch
+from api.commands import show, specs
+from api.commands.connect import as_json_option, connect
+from api.commands.watch import viewing, watch
 from liverseg_core.errors import InputError
 from store.states import State
 
