@@ -12,6 +12,7 @@ import click
 from pydantic import ValidationError
 
 from api.client import ApiError, Unreachable
+from api.commands import data, runs, services
 from liverseg_core.errors import InputError, LiversegError
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
