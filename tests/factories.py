@@ -1,13 +1,18 @@
 """Small real things for tests: a drawn data set, submissions, made-up results."""
 
+import io
 from pathlib import Path
 from typing import Any
+
+import h5py
+import numpy as np
 
 from liverseg_core.data.archive import pack_folder, read_archive
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.phantom import draw_phantom
 from liverseg_core.records import EpochRecord, SliceScore
 from liverseg_core.spec import Submission
+from liverseg_core.weights import unet_shapes
 from store import artifacts, datasets
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Dataset
@@ -59,3 +64,20 @@ def slice_score(part: str = "val", scan: int = 0, number: int = 0, **changes: An
 def scores_for(manifest: Manifest) -> list[SliceScore]:
     """A made-up score for every slice that would be evaluated."""
     return [slice_score(e.part, e.scan, e.slice) for e in manifest.slices if e.part != "train"]
+
+
+def keras_file(filters: int, depth: int) -> bytes:
+    """Random weights in the layout of Keras 2: layers in order, each with its weights."""
+    random, out = np.random.default_rng(0), io.BytesIO()
+    layers: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+    for name, shape in unet_shapes(filters, depth):
+        layer, weight = name.split("/")
+        layers.setdefault(layer, {})[weight] = random.normal(size=shape).astype(np.float32)
+    with h5py.File(out, "w") as file:
+        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        for layer, weights in layers.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [weight.encode() for weight in weights]
+            for weight, values in weights.items():
+                group[weight] = values
+    return out.getvalue()

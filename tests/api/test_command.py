@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -23,21 +23,6 @@ from store.settings import settings
 from tests import factories
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="session")
-def api_url(services: Path) -> Iterator[str]:
-    command = [sys.executable, "-P", "-m", "api.serve", "--port", "0"]
-    with (services / "test-api.log").open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
-    try:
-        line = process.stdout.readline()
-        assert "ready at" in line, (services / "test-api.log").read_text()
-        yield line.split()[-1]
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
 
 
 @pytest.fixture

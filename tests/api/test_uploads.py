@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from liverseg_core.data.archive import read_archive
-from liverseg_core.weights import read_weights, unet_shapes
+from liverseg_core.weights import read_weights
 from store import artifacts
 from store.database import transaction
 from store.models import Run
 from store.settings import settings
+from tests import factories
 from tests.api.conftest import serving
 from tests.factories import tiny_spec
 
@@ -45,25 +46,8 @@ def test_data_sets_are_found_by_name_and_by_hash(web: httpx.Client, phantom: dic
     assert (answer.status_code, answer.json()["errors"][0]["received"]) == (404, "nope")
 
 
-def keras_file(filters: int, depth: int) -> bytes:
-    """Random weights in the layout of Keras 2: layers in order, each with its weights."""
-    random, out = np.random.default_rng(0), io.BytesIO()
-    layers: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
-    for name, shape in unet_shapes(filters, depth):
-        layer, weight = name.split("/")
-        layers.setdefault(layer, {})[weight] = random.normal(size=shape).astype(np.float32)
-    with h5py.File(out, "w") as file:
-        file.attrs["layer_names"] = [layer.encode() for layer in layers]
-        for layer, weights in layers.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = [weight.encode() for weight in weights]
-            for weight, values in weights.items():
-                group[weight] = values
-    return out.getvalue()
-
-
 def test_weights_become_a_queued_evaluation(web: httpx.Client, phantom: dict[str, Any], tmp_path: Path):
-    content = keras_file(2, 2)
+    content = factories.keras_file(2, 2)
     answer = web.post("/v1/weights", params={"spec": json.dumps(tiny_spec(name="printed"))}, content=content)
     assert answer.status_code == 201, answer.text
     (run,) = answer.json()["runs"]

@@ -54,3 +54,18 @@ def test_he_normal_has_its_deviation_and_its_cut():
     assert values.std() == pytest.approx(1 / 12, rel=0.005)
     assert abs(values.mean()) < 0.001
     assert np.abs(values).max() == pytest.approx(2 / 0.87962566 / 12, rel=1e-3)
+
+
+def test_the_default_start_never_changes():
+    """Golden values: the same spec must go on giving the same weights, or TRAINING_VERSION must rise."""
+    first, *_, last, bias = build_unet(64, 4).get_weights()
+    assert first.ravel()[:3] == pytest.approx([0.1852037, 0.4403174, 0.1770862], abs=1e-6)
+    assert last.ravel() == pytest.approx([-2.1885042, 1.3124483], abs=1e-6)
+    assert bias.tolist() == [0]
+
+
+def test_the_default_start_can_move_pixels_both_ways(tiny):
+    """Else the run would be lost from the start: 0 or 1 below."""
+    p = build_unet(32, 4).predict_on_batch(tiny[1].images[..., None])
+    assert 0.02 < (p < 0.5).mean() < 0.98
+    assert 0.02 < (p > 0.5).mean() < 0.98

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.test_up import LIVERSEG, Up, environment, home, processes_of  # noqa: F401 - home is a fixture
+from tests.e2e.conftest import LIVERSEG, Up, environment, processes_of
 
 
 def modes(folder: Path) -> dict[Path, int]:

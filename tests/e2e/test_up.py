@@ -1,78 +1,16 @@
 """``liverseg up`` and ``liverseg demo`` as people run them: as processes, with signals."""
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 from api.commands.up import free_port
+from tests.e2e.conftest import LIVERSEG, Up, environment, processes_of
 from tests.processes import wait_for
-
-LIVERSEG = Path(sys.executable).parent / "liverseg"
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """Short, so that sockets fit; outside the tests' own folders, so that its parents' modes mean something."""
-    folder = Path(tempfile.mkdtemp(prefix="lv-up-", dir="/tmp"))
-    yield folder
-    for process in processes_of(folder):
-        process.kill()
-    shutil.rmtree(folder)
-
-
-def environment(home: Path) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("LIVERSEG_")}
-    return own | {"LIVERSEG_HOME": str(home), "LIVERSEG_GRACE_S": "2", "TMPDIR": str(home)}
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Every live process that was started with this home, by its environment or command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            told = " ".join([*process.cmdline(), *process.environ().values()])
-            if str(home) in told and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-class Up:
-    """A `liverseg` process with its output in a file."""
-
-    def __init__(self, home: Path, *words: str) -> None:
-        self.output = home / "output.txt"
-        with self.output.open("w") as out:
-            self.process = subprocess.Popen(
-                [str(LIVERSEG), *words], env=environment(home), stdout=out, stderr=out, start_new_session=True
-            )
-
-    def told(self, words: str, timeout: float = 90) -> None:
-        def ready() -> bool:
-            if words in self.output.read_text():
-                return True
-            assert self.process.poll() is None, self.output.read_text()
-            return False
-
-        wait_for(f"{words!r} in the output", ready, timeout)
-
-    def stop(self, *signals: int) -> int:
-        for number in signals:
-            self.process.send_signal(number)
-            time.sleep(0.3)
-        return self.process.wait(60)
 
 
 def ready(port: int) -> bool:
