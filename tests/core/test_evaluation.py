@@ -4,14 +4,18 @@ import pytest
 from liverseg_core import evaluation, metrics
 from liverseg_core.networks import build_unet
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.fixture(scope="module")
-def model():
-    """A fresh network whose last layer is stretched and lowered, so that all three labels occur."""
+def model(tiny, two_threads):
+    """A fresh network whose logits are stretched to about -3..3, so that all three labels occur."""
     network = build_unet(32, 2, 2, seed=4)
-    weights = network.get_weights()
-    weights[-2], weights[-1] = abs(weights[-2]) * 40, weights[-1] - 1
-    network.set_weights(weights)
+    p = network.predict_on_batch(tiny[1].images[..., None])
+    low, middle, high = np.quantile(np.log(p / (1 - p)), (0.1, 0.5, 0.9))
+    *weights, kernel, bias = network.get_weights()
+    stretch = 6 / (high - low)
+    network.set_weights([*weights, kernel * stretch, (bias - middle) * stretch])
     return network
 
 

@@ -14,7 +14,7 @@ def modes(folder: Path) -> dict[Path, int]:
     return {parent: parent.stat().st_mode for parent in [folder, *folder.parents]}
 
 
-def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:  # noqa: F811
+def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:
     before = modes(home)
     command = [str(LIVERSEG), "demo", "--exit", "--tiny"]
     done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=300, check=False)
@@ -40,7 +40,7 @@ def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:  # noqa
     assert [path for path in home.iterdir() if path.name.startswith("liverseg")] == []
 
 
-def test_the_demo_stays_up_until_interrupted(home: Path) -> None:  # noqa: F811
+def test_the_demo_stays_up_until_interrupted(home: Path) -> None:
     demo = Up(home, "demo", "--tiny")
     demo.told("It stays up until Ctrl-C.", timeout=240)
     page = re.search(r"The same as a page: (\S+)", demo.output.read_text())[1]
@@ -51,7 +51,7 @@ def test_the_demo_stays_up_until_interrupted(home: Path) -> None:  # noqa: F811
     assert processes_of(home) == []
 
 
-def test_an_interrupted_demo_says_so_and_leaves_nothing(home: Path) -> None:  # noqa: F811
+def test_an_interrupted_demo_says_so_and_leaves_nothing(home: Path) -> None:
     demo = Up(home, "demo", "--tiny")
     demo.told("data set phantom")
     assert demo.stop(signal.SIGTERM) == 130
