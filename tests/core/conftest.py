@@ -16,9 +16,6 @@ from liverseg_core.records import EpochRecord
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-THREADS = 2
-"""Of every test that computes in this process, since a process can choose only once."""
-
 
 @dataclass
 class Listener:
@@ -48,16 +45,6 @@ class Listener:
 @pytest.fixture
 def listen() -> type[Listener]:
     return Listener
-
-
-@pytest.fixture(scope="session")
-def two_threads() -> int:
-    """Pins the thread count before anything is computed; for tests that compute without a run."""
-    from liverseg_core.spec import ExperimentSpec
-    from liverseg_core.training import prepare_backend
-
-    prepare_backend(ExperimentSpec.parse({"dataset": {"id": "none"}}), THREADS)
-    return THREADS
 
 
 @pytest.fixture(scope="session")

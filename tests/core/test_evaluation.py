@@ -4,11 +4,9 @@ import pytest
 from liverseg_core import evaluation, metrics
 from liverseg_core.networks import build_unet
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 
 @pytest.fixture(scope="module")
-def model(tiny, two_threads):
+def model(tiny):
     """A fresh network whose logits are stretched to about -3..3, so that all three labels occur."""
     network = build_unet(32, 2, 2, seed=4)
     p = network.predict_on_batch(tiny[1].images[..., None])

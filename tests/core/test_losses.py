@@ -3,8 +3,6 @@ import pytest
 
 from liverseg_core.losses import dice, dice_loss
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 
 def as_batch(*values):
     return np.array(values, dtype=np.float32).reshape(len(values), 1, -1, 1)

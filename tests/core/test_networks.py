@@ -4,8 +4,6 @@ import pytest
 from liverseg_core.networks import HeNormal, build_unet
 from liverseg_core.weights import unet_shapes
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 
 @pytest.mark.parametrize(("filters", "parameters"), [(4, 121_725), (8, 485_813)])
 def test_the_study_s_parameter_counts(filters, parameters):

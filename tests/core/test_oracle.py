@@ -23,7 +23,7 @@ def test_table_6_comes_back(name, study, study_val, listen, tmp_path):
     spec = ExperimentSpec.parse(
         {"dataset": {"id": "study"}, "data": {"image_size": row["image_size"]}, "model": {"filters": row["filters"]}}
     )
-    prepare_backend(spec, threads=2)
+    prepare_backend(spec)
     arrays = read_hdf5_weights(Path(study, "paper", "weights", file), row["filters"], depth=4)
     write_weights(tmp_path / "imported.npz", arrays, row["filters"], depth=4)
     manifest, cache = study_val(row["image_size"])

@@ -22,7 +22,7 @@ def spec(*, training=None, **sections):
 
 def train(chosen, tiny, workdir, listener, resume_from=None):
     workdir.mkdir(exist_ok=True)
-    prepare_backend(chosen, threads=2)
+    prepare_backend(chosen)
     return run_experiment(chosen, *tiny, workdir, listener, resume_from)
 
 
@@ -232,7 +232,7 @@ def test_a_batch_larger_than_the_train_part_is_refused(tiny, tmp_path, listen):
 
 def test_weights_that_exist_score_as_they_did_after_training(straight, tiny, tmp_path, listen):
     result, _, _ = straight
-    prepare_backend(spec(), threads=2)
+    prepare_backend(spec())
     listener = listen()
     again = evaluate_weights(spec(), *tiny, result.artifacts["weights"], tmp_path, listener)
     assert again.scores == result.scores
