@@ -149,7 +149,8 @@ def test_sorted_by_a_derived_column_with_nulls_last(four_slices, descending, ord
 
 def test_pages_do_not_overlap(four_slices):
     pages = [images(four_slices, sort="dice", limit=2, offset=offset) for offset in (0, 2, 4)]
-    assert [[row["slice"] for row in page] for page in pages] == [[0, 1], [2, 3], []]  # equal dice: by slice
+    # equal dice: the most lesion first, then by slice
+    assert [[row["slice"] for row in page] for page in pages] == [[2, 3], [0, 1], []]
 
 
 @pytest.mark.parametrize("column", sorted(scores.SORTABLE))
