@@ -50,7 +50,7 @@ chromium:
 	    || echo "chromium could not be installed; the browser tests will be skipped"; fi
 
 bench: setup ## Measure speed and memory, side by side with the ways they are compared to
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -P $$script; done
 
 migration: setup ## Write a migration from the models (MESSAGE="what changes")
 	$(BIN)/python -m store.schema revision "$(MESSAGE)"

@@ -1,6 +1,6 @@
 """The API process: seconds from start to ready with Postgres already up, and its memory.
 
-Run as ``python -m benchmarks.api``; it uses a throw-away home.
+Run as ``python benchmarks/server.py``; it uses a throw-away home.
 """
 
 import os
