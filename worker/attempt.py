@@ -160,7 +160,10 @@ class Supervisor:
     def _finish(self, word: dict[str, Any], ending: Ending) -> None:
         rows = [SliceScore(*values) for values in word["scores"]]
         files = {kind: Path(path) for kind, path in word["artifacts"].items()} | {"log": self._child.log}
-        stored = {kind: artifacts.put(path) for kind, path in files.items()}
+        stored = {}
+        for kind, path in files.items():
+            stored[kind] = artifacts.put(path)
+            self._beat()  # probability maps of thousands of slices take a slow disk longer than a lease
         self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending))
 
     def _end(self, write: Callable[[Session], object]) -> None:
