@@ -1,13 +1,11 @@
 """What routes take: checked types, and the refusal of anything they do not take."""
 
-import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Path, Query, Request
 from fastapi.routing import APIRoute
 
 from api.problems import Problem, error_at, refused
-from liverseg_core.errors import SpecError
 
 LARGEST_ID = 2**63 - 1
 
@@ -19,7 +17,6 @@ SomeExperiment = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="i
 Runs = Annotated[list[str] | None, Query(description="ids of runs, such as 1,2,3")]
 
 MAX_COMPARED = 10_000
-MAX_DEPTH = 30
 
 
 def only_known(request: Request) -> None:
@@ -49,24 +46,3 @@ def run_ids(given: list[str]) -> list[int]:
     if len(words) > MAX_COMPARED:
         raise refused("runs", f"are more than {MAX_COMPARED:,} runs; ask for fewer", len(words))
     return list(dict.fromkeys(map(int, words)))
-
-
-def check_storable(value: Any, path: str = "", depth: int = 0) -> None:
-    """What JSON or Postgres cannot hold, wherever it stands in a body: NaN, infinity, NUL, lone surrogates.
-
-    Raises:
-        SpecError: with the path of the first such value.
-    """
-    if depth > MAX_DEPTH:
-        raise SpecError(path, f"is nested deeper than {MAX_DEPTH} levels; make it flatter")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            check_storable(key, f"{path}.{key}".lstrip("."), depth)
-            check_storable(inner, f"{path}.{key}".lstrip("."), depth + 1)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            check_storable(inner, f"{path}[{number}]", depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(path, "must be a finite number", value)
-    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= mark <= "\udfff" for mark in value)):
-        raise SpecError(path, "holds a character that cannot be stored (NUL or half a surrogate pair)", value)

@@ -148,7 +148,8 @@ async def _database(request: Request, error: Exception) -> Response:
 
 async def _busy(request: Request, error: Exception) -> Response:
     log.warning("the database is away: %s", error)
-    detail = "the database does not answer; nothing was changed, try again in a few seconds"
+    # A connection lost during COMMIT leaves open whether it was done.
+    detail = "the database does not answer; look again in a few seconds, or repeat with the same Idempotency-Key"
     return answer(request, Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S}))
 
 

@@ -79,7 +79,7 @@ class Events(Protocol):
         """A step of ``epoch`` is done (``step`` of ``steps``); ``seconds_left`` to the last epoch's end."""
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
-        """An epoch is done and ``checkpoint`` is safely on disk."""
+        """An epoch is done and ``checkpoint`` is safely on disk; older ones may be deleted once this is booked."""
 
     def should_stop(self) -> bool:
         """Whether to stop at the next step (then ``Interrupted`` is raised)."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from liverseg_core.errors import SpecError
 
@@ -23,6 +23,9 @@ EVALUATION_VERSION = 1
 
 MAX_RUNS = 10_000
 """The most runs that one experiment may expand to."""
+
+MAX_DEPTH = 30
+"""How deep a submission may be nested."""
 
 ScanNumber = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
@@ -40,6 +43,11 @@ class Exclude(Section):
     slices: tuple[Annotated[str, Field(pattern=r"^\d{1,9}_\d{1,9}$")], ...] = Field(
         (), description="slices to drop from train, as SCAN_SLICE"
     )
+
+    @field_validator("scans", "slices")
+    @classmethod
+    def _in_order(cls, listed: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(sorted(set(listed)))  # the order of a list that means a set must not change the hash
 
 
 class Split(Section):
@@ -248,14 +256,44 @@ def _apply(base: Mapping[str, Any], changes: Override) -> dict[str, Any]:
     """A copy of ``base`` with every dotted path of ``changes`` set."""
     spec: dict[str, Any] = json.loads(json.dumps(base))
     for path, value in changes.items():
-        *parents, leaf = path.split(".")
-        place = spec
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise SpecError(path, f"{parent!r} is not a section, so nothing can be set below it", place)
-        place[leaf] = value
+        set_path(spec, path, value)
     return spec
+
+
+def set_path(spec: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path of a plain spec, in place.
+
+    Raises:
+        SpecError: something on the way is no section.
+    """
+    *parents, leaf = path.split(".")
+    place = spec
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise SpecError(path, f"{parent!r} is not a section, so nothing can be set below it", place)
+    place[leaf] = value
+
+
+def check_storable(value: Any, path: str = "", depth: int = 0) -> None:
+    """Refuse what JSON or Postgres cannot hold, wherever it stands: NaN, infinity, NUL, half a surrogate pair.
+
+    Raises:
+        SpecError: with the path of the first such value.
+    """
+    if depth > MAX_DEPTH:
+        raise SpecError(path, f"is nested deeper than {MAX_DEPTH} levels; make it flatter")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_storable(key, path or "spec", depth)
+            check_storable(inner, f"{path}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            check_storable(inner, f"{path}[{number}]", depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(path, "must be a finite number", value)
+    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= mark <= "\udfff" for mark in value)):
+        raise SpecError(path, "holds a character that cannot be stored (NUL or half a surrogate pair)", value)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

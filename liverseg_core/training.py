@@ -24,9 +24,6 @@ from liverseg_core.records import EpochRecord, Events, ExperimentResult
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
 from liverseg_core.weights import read_weights, write_weights
 
-KEPT_CHECKPOINTS = 2
-"""How many of the newest checkpoints stay on disk: the last, and the one before in case the last is damaged."""
-
 
 def run_experiment(
     spec: ExperimentSpec,
@@ -233,8 +230,6 @@ class _Training:
         state = checkpoints.take(self.model, self.training_hash, provenance(), self.history, self.best)
         checkpoints.save(path, state)
         self.events.epoch(record, path)
-        for old in sorted(self.folder.glob("epoch-*.npz"))[:-KEPT_CHECKPOINTS]:
-            old.unlink(missing_ok=True)
 
 
 def _one_ahead(make: Callable[[int], Batch], steps: int) -> Iterator[Batch]:

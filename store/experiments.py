@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest, check_runnable
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec, Submission
+from liverseg_core.spec import ExperimentSpec, Submission, check_storable
 from store import datasets
 from store.models import Dataset, Experiment, Run
 from store.queue import enter_new
@@ -82,7 +81,7 @@ def submit(
     Raises:
         SpecError: nothing can be run as asked, or the key was used with another body.
     """
-    _refuse_unstorable(submission.model_dump(), "")
+    check_storable(submission.model_dump())
     body = submission.model_dump(mode="json")
     experiment, new = _experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if new:
@@ -98,7 +97,7 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
         SpecError: the spec cannot be run.
     """
     body = {"spec": spec.model_dump(mode="json"), "weights": weights}
-    _refuse_unstorable(body, "")
+    check_storable(body)
     dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
     experiment, _ = _experiment(session, project_id, spec.name, body, None)
     imported = hashlib.sha256(f"imported weights {weights}".encode()).hexdigest()
@@ -106,21 +105,6 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     run.kind, run.weights = "evaluate", weights
     _add_runs(session, [run])
     return experiment
-
-
-def _refuse_unstorable(value: Any, path: str) -> None:
-    """Refuse what JSON may carry and Postgres cannot keep: NUL, half of a surrogate pair, NaN and infinity."""
-    if isinstance(value, dict):
-        for key, one in value.items():
-            _refuse_unstorable(key, path)
-            _refuse_unstorable(one, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for number, one in enumerate(value):
-            _refuse_unstorable(one, f"{path}[{number}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(path, "must be a finite number", value)
-    elif isinstance(value, str) and ("\0" in value or value != value.encode(errors="replace").decode()):
-        raise SpecError(path or "spec", "holds a character that cannot be stored (NUL or half of a pair)", value)
 
 
 def _experiment(

@@ -328,9 +328,9 @@ def _settle(session: Session, run: Run) -> None:
     session.refresh(run)
 
 
-def has_ended(session: Session, run_id: int) -> bool:
-    """Whether the run has reached a final state."""
-    return session.scalars(select(Run.state).where(Run.id == run_id)).one() in FINAL
+def is_done(session: Session, run_id: int) -> bool:
+    """Whether nothing will go on with the run; a dead one may be requeued and then needs its checkpoint."""
+    return session.scalars(select(Run.state).where(Run.id == run_id)).one() in FINAL - {State.DEAD}
 
 
 def queued(session: Session) -> dict[str, int]:

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         None, description="an outside Postgres >= 15, e.g. postgresql://user@host/liverseg"
     )
     broker_url: str | None = Field(None, description="an outside Redis >= 7, e.g. redis://host:6379/0")
-    token: str | None = Field(None, description="demanded from every request when the API listens beyond loopback")
+    token: str | None = Field(None, description="when set, every request must carry it; needed beyond loopback")
     url: str = Field("http://127.0.0.1:8421", description="where commands find the API")
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="the pool of runs a worker takes from")
 

@@ -45,10 +45,26 @@ def attempt(pool: str, worker: str, threads: int) -> int | None:
         return None
     log.info("run %s: attempt %s begins", work.claim.run_id, work.claim.fence)
     try:
-        Supervisor(work, threads).run()
+        _carry(work, threads)
     except LeaseLost:
         log.warning("run %s: attempt %s lost its lease and wrote nothing more", work.claim.run_id, work.claim.fence)
     return work.claim.run_id
+
+
+def _carry(work: Work, threads: int) -> None:
+    """Supervise; an error of the worker itself (disk full, no permission) is told as what it is.
+
+    Raises:
+        LeaseLost: the run is no longer ours.
+    """
+    try:
+        Supervisor(work, threads).run()
+    except LeaseLost:
+        raise
+    except Exception as error:  # the attempt's edge: else the run would look alive until its lease ends
+        log.exception("run %s: the worker failed", work.claim.run_id)
+        ending = Ending(message=f"the worker itself failed: {type(error).__name__}: {error}")
+        persist(lambda session: queue.crash(session, work.claim, ending, settings().max_crashes))
 
 
 class Supervisor:
@@ -115,10 +131,20 @@ class Supervisor:
         elif kind == "epoch":
             record = EpochRecord(**event["record"])
             persist(lambda session: queue.record_epoch(session, self.claim, record, event["checkpoint"]))
+            self._prune(event["checkpoint"]["path"])
         elif kind == "provenance":
             self._provenance = event["values"]
         else:
             self._last_word = {"kind": kind, **event}
+
+    def _prune(self, committed: str) -> None:
+        """Delete every checkpoint older than the committed one, of this attempt and of earlier ones.
+
+        The trainer may not do it: while the database is away it is epochs ahead of what is committed.
+        """
+        for path in self._folder.glob("*/checkpoints/epoch-*.npz"):
+            if path.name < Path(committed).name:
+                path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         """Renew the lease if it is time; during an outage go on and try again at the next beat."""
@@ -167,9 +193,9 @@ class Supervisor:
         self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending))
 
     def _end(self, write: Callable[[Session], object]) -> None:
-        ended = persist(lambda session: (write(session), queue.has_ended(session, self.claim.run_id))[1])
+        done = persist(lambda session: (write(session), queue.is_done(session, self.claim.run_id))[1])
         log.info("run %s: attempt %s ended", self.claim.run_id, self.claim.fence)
-        if ended:
+        if done:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ending(self, status: int, message: str | None) -> Ending:

@@ -1,6 +1,6 @@
 """The trainer: a process of its own that carries one job through and tells its supervisor by JSON lines.
 
-It waits for its job on standard input, so that a warm one can be kept ready, and reads that pipe to its end:
+It waits for its job on standard input and reads that pipe to its end:
 when the supervisor dies, the pipe closes and the trainer kills its own process group. It knows no database and
 no queue. Keras is imported here and in no other process.
 """

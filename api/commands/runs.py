@@ -17,7 +17,6 @@ Json = dict[str, Any]
 
 PAGE = 500
 RUN = click.IntRange(1)
-FORMAT = click.Choice(["table", "csv", "md", "json"])
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 wait_option = click.option("--wait", is_flag=True, help="wait until all runs have ended; exit 1 if any fails")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import ExperimentSpec, set_path
 
 Json = dict[str, Any]
 
@@ -134,22 +134,7 @@ def change(body: Json, sets: Sequence[str], grids: Sequence[str]) -> None:
         path, value = _split(text, "--set")
         if path in multiplied:
             raise SpecError(f"--set {path}", "grid or variants set it already; change it there")
-        put(body["spec"], path, parse_yaml(value, f"--set {path}"))
-
-
-def put(spec: Json, path: str, value: Any) -> None:
-    """Set a dotted path.
-
-    Raises:
-        SpecError: something on the way is no section.
-    """
-    *parents, leaf = path.split(".")
-    place = spec
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise SpecError(path, f"{parent!r} is not a section, so nothing can be set below it", place)
-    place[leaf] = value
+        set_path(body["spec"], path, parse_yaml(value, f"--set {path}"))
 
 
 def parse_seeds(text: str) -> int | list[int]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from api.parameters import Before, ExperimentId, Limit, check_storable
+from api.parameters import Before, ExperimentId, Limit
 from api.problems import not_found
 from api.schemas import (
     ExperimentDetail,
@@ -17,6 +17,7 @@ from api.schemas import (
     SubmitBody,
     next_page,
 )
+from liverseg_core.spec import check_storable
 from store import views
 from store.database import transaction
 from store.experiments import plan, submit

@@ -114,7 +114,8 @@ def download(run: RunId, kind: Kind) -> FileResponse:
     place = artifacts.locate(chosen.sha256)
     if not place.is_file():
         raise Problem(410, f"the file of this artifact is gone from the store ({chosen.sha256[:12]})")
-    return FileResponse(place, media_type="application/octet-stream", filename=f"run-{run}-{kind}.npz")
+    suffix = ".log" if kind == "log" else ".npz"
+    return FileResponse(place, media_type="application/octet-stream", filename=f"run-{run}-{kind}{suffix}")
 
 
 def known_run(session: Session, run: int) -> Run:

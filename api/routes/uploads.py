@@ -11,11 +11,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.parameters import check_storable
 from api.problems import not_found
 from api.schemas import DatasetList, DatasetOut, ExperimentRuns
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import ExperimentSpec, check_storable
 from store import artifacts, datasets, views
 from store.database import transaction
 from store.experiments import submit_weights
@@ -91,9 +90,10 @@ def _store_dataset(name: str, file: FilePath) -> tuple[DatasetOut, bool]:
     with transaction() as session:
         new = not _has(session, name)
         dataset = datasets.add(session, DEFAULT_PROJECT, name, manifest, artifacts.sha256_of(file))
-        # In the store only once the name is ours, and before the row that points to it is committed.
-        if new:
-            artifacts.put(file)
+        # In the store only once the name is ours, and before the row that points to it is committed. Importing
+        # again brings back a file that is lost or damaged; a zip of the same content may have other bytes.
+        if not artifacts.intact(dataset.artifact):
+            dataset.artifact = artifacts.put(file).sha256
         return DatasetOut.of(dataset), new
 
 

@@ -145,7 +145,7 @@ def _fill(archive: Path, manifest: Manifest, size: int, work: Path, progress: Pr
     masks = _new(work / "sized" / "masks.npy", (n, size, size), np.float32)
     labels = _new(work / "labels" / "labels.npy", (n, manifest.height, manifest.width), np.uint8)
     grey = np.array(MASK_VALUES, np.uint8)
-    with zipfile.ZipFile(archive) as bundle:
+    with _opened(archive) as bundle:
         for index, entry in enumerate(manifest.slices):
             image = read_image(_member(bundle, entry.image_path), entry.image_path)
             label = read_labels(_member(bundle, entry.mask_path), entry.mask_path)
@@ -157,6 +157,13 @@ def _fill(archive: Path, manifest: Manifest, size: int, work: Path, progress: Pr
             progress(index + 1, n)
     for array in (images, masks, labels):
         array.flush()
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except (FileNotFoundError, zipfile.BadZipFile) as error:
+        raise DataError(archive.name, "is gone from the store or damaged; import the data set again") from error
 
 
 def _member(bundle: zipfile.ZipFile, name: str) -> bytes:

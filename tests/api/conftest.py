@@ -107,7 +107,8 @@ def finished(submit: Callable[..., list[int]], claim: Callable[[], Work], tmp_pa
                 queue.record_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
         with transaction() as session:
             made = [factories.slice_score(e.part, e.scan, e.slice, **score) for e in wanted]
-            scores.finish(session, work.claim, made, {"weights": artifacts.put(file)}, 2, Ending(exit_code=0))
+            files = {kind: artifacts.put(file) for kind in ("log", "weights")}
+            scores.finish(session, work.claim, made, files, 2, Ending(exit_code=0))
         assert work.claim.run_id == run
         return run
 

@@ -52,7 +52,7 @@ def test_a_finished_run_shows_everything(web: httpx.Client, finished: Callable[.
         "succeeded",
         0,
     )
-    assert [(file["kind"], file["bytes"]) for file in run["artifacts"]] == [("weights", 16)]
+    assert [(file["kind"], file["bytes"]) for file in run["artifacts"]] == [("log", 16), ("weights", 16)]
 
 
 def test_epochs_come_in_order(web: httpx.Client, finished: Callable[..., int]):
@@ -78,6 +78,8 @@ def test_a_file_is_downloaded(web: httpx.Client, finished: Callable[..., int]):
     assert answer.content == b"weights of a run"
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"] == f'attachment; filename="run-{run}-weights.npz"'
+    log = web.get(f"/v1/runs/{run}/artifacts/log").headers["content-disposition"]
+    assert log == f'attachment; filename="run-{run}-log.log"'
     assert web.get(f"/v1/runs/{run}/artifacts/probabilities").status_code == 404
 
 

@@ -13,7 +13,7 @@ from liverseg_core.data.archive import read_archive
 from liverseg_core.weights import read_weights
 from store import artifacts
 from store.database import transaction
-from store.models import Run
+from store.models import Dataset, Run
 from store.settings import settings
 from tests import factories
 from tests.api.conftest import serving
@@ -84,3 +84,14 @@ def test_uploads_and_bodies_have_a_largest_size(
             assert answer.json()["errors"][0]["path"] == "body"
     assert count_rows() == before
     assert not list(settings().scratch.rglob("*"))
+
+
+def test_importing_again_brings_a_lost_or_damaged_file_back(
+    web: httpx.Client, archive: Path, phantom: dict[str, Any]
+):
+    with transaction() as session:
+        place = artifacts.locate(session.get_one(Dataset, phantom["id"]).artifact)
+    for harm in (place.unlink, lambda: place.write_bytes(b"torn")):
+        harm()
+        assert web.post("/v1/datasets?name=phantom", content=archive.read_bytes()).status_code == 200
+        assert artifacts.intact(place.name)

@@ -145,3 +145,11 @@ def test_the_spec_loads_nothing_heavy():
     code = "import sys, liverseg_core.spec, liverseg_core.presets; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "keras", "tensorflow", "h5py", "PIL"} & set(loaded)
+
+
+def test_the_order_of_excluded_scans_changes_no_hash():
+    def hashed(scans):
+        return ExperimentSpec.parse({"dataset": {"id": "x", "exclude": {"scans": scans}}}).training_hash("c" * 64)
+
+    assert hashed([1, 0]) == hashed([0, 1, 1])
+    assert hashed([0, 1]) != hashed([0])

@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import text
 
@@ -11,6 +12,7 @@ from liverseg_core.weights import unet_shapes, write_weights
 from store import artifacts, bundled, experiments, queue, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
+from store.settings import settings
 from tests import factories, processes
 from tests.conftest import SERVERS
 from worker import attempt as attempts
@@ -85,11 +87,12 @@ def test_imported_weights_are_evaluated_not_trained(database: Path, tmp_path: Pa
 def test_a_run_that_kills_its_trainer_every_time_is_dead_after_three(database: Path, tmp_path: Path) -> None:
     dataset = factories.import_phantom(tmp_path, seed=5)  # never cached
     run_id = submit()
-    artifacts.locate(dataset.artifact).unlink()
+    (database / "cache").mkdir(exist_ok=True)
+    (database / "cache" / dataset.content_hash).touch()  # a file where the cache needs a folder
     assert [once(), once(), once(), once()] == [run_id, run_id, run_id, None]
     run = processes.get_run(run_id)
     assert (run.state, run.reason, run.crashes) == ("dead", "crashed-too-often", 3)
-    assert "FileNotFoundError" in run.message
+    assert "FileExistsError" in run.message
     assert outcomes(run_id) == ["crashed"] * 3
 
 
@@ -159,3 +162,99 @@ def test_a_cancel_that_comes_first_wins_over_the_result(database: Path, tmp_path
     thread.join(30)
     assert processes.get_run(run_id).state == "cancelled"
     assert outcomes(run_id) == ["cancelled"]
+
+
+def test_a_lost_data_set_fails_the_run_with_advice(database: Path, tmp_path: Path) -> None:
+    dataset = factories.import_phantom(tmp_path, seed=7)  # never cached
+    run_id = submit()
+    artifacts.locate(dataset.artifact).unlink()
+    assert once() == run_id
+    run = processes.get_run(run_id)
+    assert (run.state, run.reason) == ("failed", "bad-input")
+    assert "import the data set again" in run.message
+
+
+LONG = {"batch_size": 4, "epochs": 100_000, "early_stopping": {"patience": None}}
+
+
+def checkpoints_on_disk(database: Path, run_id: int) -> list[str]:
+    return sorted(path.name for path in (database / "checkpoints" / str(run_id)).glob("*/checkpoints/epoch-*.npz"))
+
+
+def test_no_committed_checkpoint_is_deleted_while_the_database_is_away(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer runs epochs ahead of a ledger that does not answer; the worker dies before it catches up."""
+    factories.import_phantom(tmp_path)
+    run_id = submit(factories.tiny_spec(training=LONG))
+    away, dead = threading.Event(), threading.Event()
+    record = queue.record_epoch
+
+    def hang(*arguments: object) -> None:
+        if processes.get_run(run_id).checkpoint:
+            away.set()
+            dead.wait(60)
+            raise queue.LeaseLost
+        record(*arguments)
+
+    monkeypatch.setattr(queue, "record_epoch", hang)
+    thread = threading.Thread(target=once)
+    thread.start()
+    assert away.wait(60)
+    processes.wait_for("epochs ahead", lambda: len(checkpoints_on_disk(database, run_id)) > 6)
+    dead.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert Path(processes.get_run(run_id).checkpoint["path"]).is_file()
+
+
+def test_checkpoints_older_than_the_committed_one_are_deleted(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit(factories.tiny_spec(training=LONG))
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, 5)
+    with transaction() as session:
+        session.execute(text("UPDATE runs SET fence = fence + 1 WHERE id = :run"), {"run": run_id})
+    thread.join(30)
+    committed = Path(processes.get_run(run_id).checkpoint["path"]).name
+    assert checkpoints_on_disk(database, run_id)[0] == committed
+
+
+def test_a_requeued_run_goes_on_from_its_checkpoint(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.import_phantom(tmp_path)
+    monkeypatch.setenv("LIVERSEG_MAX_CRASHES", "1")
+    settings.cache_clear()
+    run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 40}))
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, 2)
+    for child in psutil.Process().children(recursive=True):
+        if "worker.trainer" in " ".join(child.cmdline()):
+            child.kill()
+    thread.join(30)
+    assert processes.get_run(run_id).state == "dead"
+    with transaction() as session:
+        queue.requeue(session, DEFAULT_PROJECT, run_id)
+    assert once() == run_id
+    assert processes.get_run(run_id).state == "succeeded"
+    with transaction() as session:
+        assert views.attempts(session, run_id)[1].resumed_from >= 2
+        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 41))
+    settings.cache_clear()
+
+
+def test_an_error_of_the_worker_itself_is_told_as_what_it_is(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit()
+    (database / "checkpoints").mkdir(exist_ok=True)
+    (database / "checkpoints" / str(run_id)).touch()  # a file where the attempt needs a folder
+    assert once() == run_id
+    (database / "checkpoints" / str(run_id)).unlink()
+    assert (processes.get_run(run_id).state, processes.get_run(run_id).crashes) == ("queued", 1)
+    with transaction() as session:
+        assert "the worker itself failed" in views.attempts(session, run_id)[0].message
