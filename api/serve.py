@@ -64,7 +64,7 @@ def main() -> None:
     chosen = parser.parse_args()
     try:
         serve(chosen.host, chosen.port)
-    except RefusedToListen as error:
+    except LiversegError as error:
         sys.exit(str(error))
 
 

@@ -10,7 +10,7 @@ PAPER = ("loss", "dice", "precision", "recall", "dice_liver", "dice_tumor")
 """The study's Table 6, in percent as there."""
 
 POOLED = ("pooled_liver_dice", "pooled_lesion_dice")
-"""Fractions."""
+"""Not the study's; in percent too, so that one table has one unit."""
 
 FACTS = ("run", "name", "state", "dataset", "part", "slices", "epochs", "best_epoch")
 
@@ -48,9 +48,7 @@ def scores(row: ComparisonRow) -> list[str]:
     """The eight scores of a row as printed; empty where nothing can be said."""
     if row.scores is None:
         return [""] * (len(PAPER) + len(POOLED))
-    return [percent(getattr(row.scores, name)) for name in PAPER] + [
-        fraction(getattr(row.scores, name)) for name in POOLED
-    ]
+    return [percent(getattr(row.scores, name)) for name in (*PAPER, *POOLED)]
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -87,8 +85,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _header(comparison: Comparison) -> list[str]:
-    paper = [f"{comparison.scores[name]} [%]" for name in PAPER]
-    return [*FACTS, *comparison.parameters, *paper, *(comparison.scores[name] for name in POOLED)]
+    return [*FACTS, *comparison.parameters, *(f"{comparison.scores[name]} [%]" for name in (*PAPER, *POOLED))]
 
 
 def _cells(comparison: Comparison, row: ComparisonRow) -> list[str]:

@@ -3,9 +3,12 @@
 import os
 from functools import cache
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from liverseg_core.errors import InputError
 
 
 def default_home() -> Path:
@@ -42,6 +45,15 @@ class Settings(BaseSettings):
     max_crashes: int = Field(3, ge=1, description="crashes after which a run is dead")
     max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
 
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> Self:
+        if 3 * self.heartbeat_s > self.lease_s:
+            raise ValueError(
+                f"LIVERSEG_LEASE_S ({self.lease_s:g}) must be at least three times LIVERSEG_HEARTBEAT_S "
+                f"({self.heartbeat_s:g}), so that one late heartbeat loses no run"
+            )
+        return self
+
     @property
     def artifacts(self) -> Path:
         return self.home / "artifacts"
@@ -61,5 +73,15 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        InputError: a variable holds something that cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = f"LIVERSEG_{problem['loc'][0]}".upper() if problem["loc"] else "settings"
+        received = problem["input"] if problem["loc"] else None
+        raise InputError(name, f"{str(problem['msg']).removeprefix('Value error, ')}.", received) from None

@@ -4,6 +4,7 @@ import os
 
 import click
 
+from liverseg_core.errors import InputError
 from store import broker
 from store.settings import settings
 
@@ -27,6 +28,10 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     if pool:
         os.environ["LIVERSEG_POOL"] = pool
         settings.cache_clear()
+    try:
+        settings()
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
     from worker.app import make_app
 
     chosen = threads or max(1, (os.cpu_count() or 1) // slots)

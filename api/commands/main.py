@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from api.client import ApiError, Unreachable
 from api.commands import data, runs, services
@@ -59,11 +58,6 @@ def _told_in_words() -> Iterator[None]:
         raise WrongUsage(str(error)) from None
     except LiversegError as error:
         raise Failed(str(error)) from None
-    except ValidationError as error:  # settings in the environment
-        problem = error.errors(include_url=False)[0]
-        name = ".".join(map(str, problem["loc"]))
-        message = f"LIVERSEG_{name.upper()}: {problem['msg']}. Received: {problem['input']!r}."
-        raise WrongUsage(message) from None
 
 
 def _answer(error: ApiError) -> str:

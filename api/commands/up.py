@@ -123,7 +123,7 @@ class Kept:
         self._started, self._again_at = now, None
         try:
             self.service = self._start()
-        except ServiceError as error:
+        except (ServiceError, OSError) as error:  # no memory for a fork, a full disk: both may pass
             self._plan(now, f"cannot start: {error}", say)
         else:
             say(f"{self.service.name} runs again")

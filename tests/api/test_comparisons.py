@@ -45,7 +45,7 @@ def test_csv_prints_percent_and_neutralises_what_a_spreadsheet_would_run(web: ht
     assert row["name"] == "'=HYPERLINK(1)"
     assert (row["Loss [%]"], row["Dice Coef. [%]"], row["Dice Coef. Tumor [%]"]) == ("10.000", "90.000", "5.000")
     assert (row["Precision [%]"], row["Recall [%]"]) == ("94.595", "87.500")
-    assert (row["Liver Dice, pooled"], row["Lesion Dice, pooled"]) == ("0.937", "0.706")
+    assert (row["Liver Dice, pooled [%]"], row["Lesion Dice, pooled [%]"]) == ("93.671", "70.588")
     assert row["training.learning_rate"] == "0.001"
 
 

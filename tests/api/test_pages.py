@@ -88,7 +88,7 @@ def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..
     second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.96, dice_tumor=0.04)
     html = page(web, f"/comparisons?runs={first}&runs={second}")
     lines = rows(html)
-    assert "a adam 4 32 2 0.001 10.000 90.000 94.595 87.500 80.000 5.000 0.937 0.706 test 8 2 of 2" in lines
+    assert "a adam 4 32 2 0.001 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 2 of 2" in lines
     assert lines.index(next(line for line in lines if line.startswith("a "))) < len(lines) - 1
     assert f"/v1/comparisons?runs={first},{second}&amp;format=csv" in html
     assert re.search(r'class="number finest">96\.000', html)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from liverseg_core.errors import InputError
 from store import broker, bundled
 from store import database as db
 from store.settings import Settings, settings
@@ -61,8 +62,15 @@ def test_without_a_home_the_users_data_folder(monkeypatch, tmp_path):
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"LIVERSEG_{name}", value)
-    with pytest.raises(ValidationError, match=name.lower()):
-        Settings()
+    with pytest.raises(InputError, match=f"LIVERSEG_{name}.*{value}"):
+        settings()
+
+
+def test_a_lease_must_outlive_late_heartbeats(monkeypatch):
+    monkeypatch.setenv("LIVERSEG_LEASE_S", "5")
+    monkeypatch.setenv("LIVERSEG_HEARTBEAT_S", "2")
+    with pytest.raises(InputError, match=r"LIVERSEG_LEASE_S \(5\) must be at least three times"):
+        settings()
 
 
 def test_settings_are_read_once_and_frozen(monkeypatch):
