@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from liverseg_core.data.manifest import Manifest
-from liverseg_core.spec import ExperimentSpec, Submission
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.submission import Submission
 from store.experiments import Planned
 from store.models import Dataset, Experiment, Run
 

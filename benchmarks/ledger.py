@@ -19,7 +19,7 @@ from sqlalchemy import insert
 
 from liverseg_core.data.manifest import Manifest, SliceEntry
 from liverseg_core.records import SliceScore
-from liverseg_core.spec import Submission
+from liverseg_core.submission import Submission
 from store import bundled, comparison, datasets, experiments, models, queue, schema, scores, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT

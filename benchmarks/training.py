@@ -168,9 +168,10 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 def study_model() -> Any:
     from liverseg_core.backend import keras
     from liverseg_core.losses import dice_loss
-    from liverseg_core.networks import build_unet
+    from liverseg_core.networks import build_network
+    from liverseg_core.spec import ModelOptions
 
-    model = build_unet(SIZE, FILTERS)
+    model = build_network(SIZE, ModelOptions(filters=FILTERS))
     model.compile(optimizer=keras.optimizers.Adam(1e-3), loss=dice_loss, jit_compile=False)
     return model
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liverseg_core.backend import keras
+from liverseg_core.spec import ModelOptions
 
 
 class HeNormal:
@@ -34,7 +35,7 @@ class HeNormal:
         return start
 
 
-def build_unet(image_size: int, filters: int, depth: int = 4, dropout: float = 0.5, seed: int = 0) -> keras.Model:
+def build_network(image_size: int, options: ModelOptions, seed: int = 0) -> keras.Model:
     """The study's U-Net: [B, S, S, 1] grey in 0..1 to [B, S, S, 1] sigmoid in 0..1.
 
     ``depth`` encoder blocks of two 3x3 convolutions (``filters``, doubled at each) and 2x2 max-pooling; dropout
@@ -42,10 +43,11 @@ def build_unet(image_size: int, filters: int, depth: int = 4, dropout: float = 0
     Decoder: nearest 2x up-sampling, a 2x2 convolution, concatenation (skip first), two 3x3 convolutions; the last
     block adds a 3x3 convolution to 2 channels, then 1x1 to 1 with sigmoid. All others ReLU, 'same' padding.
 
-    The layer names and their order are those of :func:`liverseg_core.weights.unet_shapes`. The same seed gives the
+    The layer names and their order are those of :func:`liverseg_core.weights.network_shapes`. The same seed gives the
     same start and the same dropout draws. About one seed in three starts with both channels of the last block
     pushing every pixel the same way; such a run learns next to nothing for 30 epochs, here as in the study.
     """
+    filters, depth, dropout = options.filters, options.depth, options.dropout
     layers = _Layers(seed)
     x = image = keras.Input((image_size, image_size, 1), name="image")
     skips = []

@@ -56,6 +56,30 @@ class SliceScore:
 
 
 @dataclass(frozen=True, slots=True)
+class LesionComponent:
+    """One connected lesion of the truth or of the prediction at the mask's native size.
+
+    Attributes:
+        part: ``val`` or ``test``.
+        scan: scan number.
+        slice: slice number of an 8-connected component of one slice; None for a 26-connected one of the whole scan.
+        predicted: whether it belongs to the prediction; False: to the truth.
+        number: from 1, within its (part, scan, slice, predicted).
+        pixels: its size, pixels of one slice or voxels of the scan.
+        iou: intersection over union with its partner in the one-to-one matching at IoU > 0; 0 where it has none.
+            It is matched at a threshold t where iou > t.
+    """
+
+    part: str
+    scan: int
+    slice: int | None
+    predicted: bool
+    number: int
+    pixels: int
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentResult:
     """What a finished training or evaluation leaves behind.
 
@@ -64,6 +88,7 @@ class ExperimentResult:
     """
 
     scores: tuple[SliceScore, ...]
+    components: tuple[LesionComponent, ...]
     artifacts: dict[str, Path]
     best_epoch: int
     epochs: int

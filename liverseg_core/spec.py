@@ -5,13 +5,20 @@ imports more than pydantic, so it loads in milliseconds.
 """
 
 import hashlib
-import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from liverseg_core.errors import SpecError
 
@@ -21,13 +28,14 @@ TRAINING_VERSION = 1
 EVALUATION_VERSION = 1
 """Raised by hand when the same weights begin to give other scores."""
 
-MAX_RUNS = 10_000
-"""The most runs that one experiment may expand to."""
-
-MAX_DEPTH = 30
-"""How deep a submission may be nested."""
-
 ScanNumber = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+
+
+COPYING = ("paper-2019", "right-angles")
+"""Augmentations that add changed copies to an epoch, three samples a slice in all, as the study's did."""
+
+FOLD_KINDS = ("subject-folds", "leave-one-subject-out")
+"""Kinds of split whose lists follow from the subjects of the data set."""
 
 
 class Section(BaseModel):
@@ -53,25 +61,48 @@ class Exclude(Section):
 class Split(Section):
     """Which scans train, which validate, which test."""
 
-    kind: Literal["given", "scans"] = Field(
-        "given", description="given: the folders of the data set; scans: the lists below"
+    kind: Literal["given", "scans", "subject-folds", "leave-one-subject-out"] = Field(
+        "given",
+        description="given: the folders of the data set; scans: the lists below; subject-folds: one of `folds` "
+        "groups of subjects validates; leave-one-subject-out: one subject validates",
     )
-    train: tuple[ScanNumber, ...] = ()
-    val: tuple[ScanNumber, ...] = ()
-    test: tuple[ScanNumber, ...] = ()
+    train: tuple[ScanNumber, ...] = Field((), description="scans of the train part, for kind scans")
+    val: tuple[ScanNumber, ...] = Field((), description="scans of the val part, for kind scans")
+    test: tuple[ScanNumber, ...] = Field((), description="scans of the test part, for kind scans")
+    folds: Annotated[int, Field(strict=True, ge=2, le=1000)] | None = Field(
+        None, description="how many folds, for kind subject-folds"
+    )
+    fold: int = Field(0, strict=True, ge=0, lt=1000, description="which fold validates, from 0")
+    override: str = Field(
+        "",
+        max_length=500,
+        strict=True,
+        description="why the same subject or pixels may be on both sides; printed under every table it touches",
+    )
 
     @model_validator(mode="after")
     def _lists_fit_the_kind(self) -> "Split":
         lists = (self.train, self.val, self.test)
         if self.kind == "given" and any(lists):
             raise ValueError("train, val and test lists belong to kind 'scans'; remove them or set kind: scans")
+        if self.kind in FOLD_KINDS and any(lists):
+            raise ValueError(f"kind '{self.kind}' makes its own lists; remove train, val and test")
         if self.kind == "scans" and not (self.train and self.val):
             raise ValueError("kind 'scans' needs a train and a val list of scan numbers")
+        self._check_folds()
         everyone = [scan for part in lists for scan in part]
         twice = sorted({scan for scan in everyone if everyone.count(scan) > 1})
         if twice:
             raise ValueError(f"scans {twice} are listed more than once; a scan belongs to one part")
         return self
+
+    def _check_folds(self) -> None:
+        if (self.kind == "subject-folds") != (self.folds is not None):
+            raise ValueError("folds belongs to kind 'subject-folds', and that needs it; the two go together")
+        if self.fold and self.kind not in FOLD_KINDS:
+            raise ValueError("fold belongs to the kinds 'subject-folds' and 'leave-one-subject-out'")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold counts from 0, so with {self.folds} folds it is at most {self.folds - 1}")
 
 
 class DatasetChoice(Section):
@@ -84,6 +115,40 @@ class DatasetChoice(Section):
     split: Split = Split()
 
 
+class Augmentation(Section):
+    """How each train sample is changed: one draw for image and mask, new at every epoch.
+
+    Masks move with their images and are read by nearest neighbour; grey values change in images alone.
+    """
+
+    rotation: float = Field(0, strict=True, ge=0, le=180, description="largest angle either way, degrees")
+    scale: float = Field(0, strict=True, ge=0, lt=1, description="largest change of size, fraction")
+    shift: float = Field(
+        0, strict=True, ge=0, lt=1, description="largest shift along each axis, fraction of the side"
+    )
+    flip: bool = Field(False, strict=True, description="mirror left and right, every second time")
+    right_angles: bool = Field(False, strict=True, description="turn by 0, 90, 180 or 270 degrees")
+    brightness: float = Field(0, strict=True, ge=0, le=1, description="largest number added to grey values (0..1)")
+    contrast: float = Field(
+        0, strict=True, ge=0, lt=1, description="largest change of contrast about the mean, fraction"
+    )
+    noise: float = Field(
+        0, strict=True, ge=0, le=1, description="standard deviation of noise added to grey values (0..1)"
+    )
+
+
+def _name_or_section(value: Any) -> str:
+    return "(section)" if isinstance(value, dict | Augmentation) else "(name)"
+
+
+NamedOrOwn = Annotated[
+    Annotated[Literal["none", "paper-2019", "right-angles", "small-rotations"], Tag("(name)")]
+    | Annotated[Augmentation, Tag("(section)")],
+    Discriminator(_name_or_section),
+]
+"""A named augmentation or one's own; told apart first, so that an error is about the one that was meant."""
+
+
 class DataOptions(Section):
     """How slices become batches."""
 
@@ -91,17 +156,63 @@ class DataOptions(Section):
     image_size: int = Field(
         256, strict=True, ge=16, le=2048, description="network input size in pixels, square; divisible by 2**depth"
     )
-    augmentation: Literal["none", "paper-2019"] = Field(
-        "none", description="paper-2019: the study's, as coded (image and mask rotate independently)"
+    augmentation: NamedOrOwn = Field(
+        "none",
+        description="paper-2019: the study's, as coded (image and mask rotate independently); right-angles: the same "
+        "with one draw for both; small-rotations: up to 15 degrees, 10 % in size and place, grey values by 0.05; "
+        "or a section of rotation, scale, shift, flip, right_angles, brightness, contrast, noise",
+    )
+    sampling: Literal["uniform", "lesion-balanced"] = Field(
+        "uniform", description="lesion-balanced: every second sample of a batch is drawn from slices with lesion"
+    )
+    batch_by: Literal["slices", "scan"] = Field(
+        "slices",
+        description="scan: a step takes all slices of one scan, computed training.batch_size at a time with the "
+        "gradient of the whole",
+    )
+    min_lesion: int = Field(
+        0,
+        strict=True,
+        ge=0,
+        le=10**6,
+        description="train lesions of fewer pixels (8-connected, native size) are trained as liver",
     )
 
 
 class ModelOptions(Section):
-    """The study's 2-D U-Net."""
+    """The study's 2-D U-Net and its relatives."""
 
+    network: Literal["unet", "unet-2.5d", "convlstm-unet"] = Field(
+        "unet",
+        description="unet: the study's; unet-2.5d: neighbouring slices as channels; convlstm-unet: neighbouring "
+        "slices one after another through a convolutional LSTM",
+    )
+    window: int = Field(
+        1,
+        strict=True,
+        ge=1,
+        le=31,
+        description="slices of one scan that the network sees, odd; the middle one is scored",
+    )
+    head: Literal["grey-sigmoid", "softmax"] = Field(
+        "grey-sigmoid", description="grey-sigmoid: the study's one channel; softmax: background, liver, lesion"
+    )
+    normalization: Literal["none", "batch", "group", "instance"] = Field(
+        "none", description="after every convolution but the last"
+    )
     filters: int = Field(4, strict=True, ge=1, le=256, description="filters of the first block")
     depth: int = Field(4, strict=True, ge=1, le=6, description="number of 2x2 poolings")
     dropout: float = Field(0.5, strict=True, ge=0, lt=1, description="after the last encoder and the bottom block")
+
+    @model_validator(mode="after")
+    def _window_fits_the_network(self) -> "ModelOptions":
+        if self.window % 2 == 0:
+            raise ValueError(f"window must be odd, so that one slice is in the middle; received {self.window}")
+        if self.network == "unet" and self.window != 1:
+            raise ValueError("network 'unet' sees one slice; for a window choose unet-2.5d or convlstm-unet")
+        if self.network == "convlstm-unet" and self.window < 3:
+            raise ValueError("network 'convlstm-unet' needs a window of at least 3 slices")
+        return self
 
 
 class EarlyStopping(Section):
@@ -114,6 +225,20 @@ class EarlyStopping(Section):
     restore: Literal["best", "last"] = Field("best", description="which epoch's weights are evaluated")
 
 
+class Schedule(Section):
+    """How the learning rate goes from step to step."""
+
+    kind: Literal["constant", "cosine", "exponential", "step"] = Field(
+        "constant",
+        description="cosine: half a cosine down to `final`; exponential: evenly in logarithms; step: to a tenth "
+        "after half and again after three quarters of the epochs",
+    )
+    warmup: int = Field(0, strict=True, ge=0, le=10_000, description="epochs of linear rise from zero at the start")
+    final: float = Field(
+        0.01, strict=True, gt=0, le=1, description="where cosine and exponential end, fraction of the learning rate"
+    )
+
+
 class TrainingOptions(Section):
     """How the network is trained."""
 
@@ -121,9 +246,49 @@ class TrainingOptions(Section):
     batch_size: int = Field(32, strict=True, ge=1, le=4096)
     epochs: int = Field(30, strict=True, ge=1, le=100_000)
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    loss: Literal[
+        "dice", "lesion-dice", "dice-cross-entropy", "lesion-dice-cross-entropy", "tversky", "focal-tversky"
+    ] = Field(
+        "dice",
+        description="dice: the study's, on grey values; lesion-dice: of the lesion class; dice-cross-entropy: Dice "
+        "of liver and lesion plus cross-entropy; lesion-dice-cross-entropy; tversky, focal-tversky: of the lesion",
+    )
+    tversky_alpha: float = Field(
+        0.3, strict=True, ge=0, le=1, description="weight of false positives in tversky losses"
+    )
+    tversky_beta: float = Field(
+        0.7, strict=True, ge=0, le=1, description="weight of false negatives in tversky losses"
+    )
+    focal_gamma: float = Field(
+        4 / 3, strict=True, ge=1, le=3, description="focal-tversky: (1 - Tversky index) to the power of 1 / this"
+    )
+    schedule: Schedule = Schedule()
     early_stopping: EarlyStopping = EarlyStopping()
     seed: int = Field(0, strict=True, ge=0, lt=2**31)
     deterministic: bool = Field(True, strict=True, description="the same bits from the same seed, 3 to 5 % slower")
+
+
+class EvaluationOptions(Section):
+    """How a trained network's output becomes labels and scores; changing these trains nothing."""
+
+    threshold: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = Field(
+        None,
+        description="output (grey-sigmoid) or probability of lesion (softmax) from which a pixel is lesion; "
+        "null: two thirds, or the most likely class",
+    )
+    min_lesion: int = Field(
+        0,
+        strict=True,
+        ge=0,
+        le=10**6,
+        description="lesions of fewer pixels (8-connected, native size) count as liver in truth and prediction",
+    )
+    largest_component: bool = Field(
+        False, strict=True, description="keep only the largest 26-connected liver of each scan's prediction"
+    )
+    flips: bool = Field(
+        False, strict=True, description="mean of the prediction and the flipped prediction of a flipped slice"
+    )
 
 
 class ExperimentSpec(Section):
@@ -136,6 +301,28 @@ class ExperimentSpec(Section):
     data: DataOptions = DataOptions()
     model: ModelOptions = ModelOptions()
     training: TrainingOptions = TrainingOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+
+    @model_validator(mode="after")
+    def _options_fit_each_other(self) -> "ExperimentSpec":
+        copies = self.data.augmentation in COPYING
+        if self.data.augmentation == "paper-2019" and self.model.window > 1:
+            raise ValueError("data.augmentation 'paper-2019' is made for single slices; choose another for a window")
+        if self.data.batch_by == "scan" and (copies or self.data.sampling != "uniform"):
+            raise ValueError(
+                "data.batch_by 'scan' takes each slice of a scan once; set data.sampling to uniform and "
+                f"data.augmentation to none, small-rotations or a section instead of {' or '.join(COPYING)}"
+            )
+        if self.data.batch_by == "scan" and self.model.normalization == "batch":
+            raise ValueError(
+                "data.batch_by 'scan' computes a scan in pieces, whose batch statistics would differ; "
+                "set model.normalization to group or instance"
+            )
+        if copies and self.data.sampling != "uniform":
+            raise ValueError(
+                "data.sampling 'lesion-balanced' draws slices, not the copies of this augmentation; use a section"
+            )
+        return self
 
     @model_validator(mode="after")
     def _size_fits_the_poolings(self) -> "ExperimentSpec":
@@ -159,7 +346,7 @@ class ExperimentSpec(Section):
         except ValidationError as error:
             raise spec_error(error, where) from None
 
-    def training_hash(self, content_hash: str) -> str:
+    def training_hash(self, content_hash: str, scans: Mapping[str, Sequence[int]] | None = None) -> str:
         """SHA-256 over everything that decides the trained weights.
 
         Fields at their default are left out, so that a field added later changes no old hash; the labels and
@@ -167,133 +354,37 @@ class ExperimentSpec(Section):
 
         Args:
             content_hash: content hash of the data set that ``dataset.id`` names.
+            scans: for the kinds of ``FOLD_KINDS``, what the fold came to (part -> scans), since subjects are no
+                part of a data set's content. See ``liverseg_core.data.manifest.training_hash``.
         """
-        kept = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "tags", "notes"})
+        kept = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "tags", "notes", "evaluation"})
         kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "id"}
-        return _sha256({"version": TRAINING_VERSION, "content": content_hash, **kept})
+        kept["dataset"].get("split", {}).pop("override", None)
+        if not kept["dataset"].get("split", True):
+            del kept["dataset"]["split"]
+        resolved = {} if scans is None else {"scans": {part: list(scans[part]) for part in sorted(scans)}}
+        return _sha256({"version": TRAINING_VERSION, "content": content_hash, **kept, **resolved})
 
     def evaluation_hash(self) -> str:
-        """SHA-256 over everything that decides how weights are scored; no option of it exists yet."""
-        return _sha256({"version": EVALUATION_VERSION})
+        """SHA-256 over everything that decides how weights are scored."""
+        return _sha256(
+            {"version": EVALUATION_VERSION, **self.evaluation.model_dump(mode="json", exclude_defaults=True)}
+        )
 
     def settings(self) -> dict[str, Any]:
         """Every setting by dotted path, e.g. ``{"training.learning_rate": 0.001, ...}``; labels left out."""
         return dict(_flatten(self.model_dump(mode="json", exclude={"name", "tags", "notes"})))
 
 
-Override = dict[str, Any]
-
-
-class Submission(Section):
-    """What a person sends: a spec and how it is multiplied.
-
-    ``grid`` is a Cartesian product over dotted paths, ``variants`` a list of named sets of changes, ``seeds``
-    explicit repeats; together they multiply (variant, then grid, then seed).
-    """
-
-    spec: dict[str, Any] = Field(description="an ExperimentSpec; every cell is checked against it")
-    grid: dict[str, list[Any]] = Field({}, description="dotted path -> list of values")
-    variants: list[Override] = Field([], description="explicit sets of dotted path -> value, e.g. with a name each")
-    seeds: Annotated[int, Field(strict=True, ge=1, le=MAX_RUNS)] | list[Annotated[int, Field(strict=True)]] | None = (
-        Field(None, description="how many repeats (seeds 0, 1, ...), or the seeds themselves")
-    )
-
-    def count(self) -> int:
-        """How many runs this expands to, without expanding.
-
-        Raises:
-            SpecError: an empty grid axis or seed list, or more than ``MAX_RUNS`` runs.
-        """
-        for path, values in self.grid.items():
-            if not values:
-                raise SpecError(f"grid.{path}", "an empty list gives no run; list at least one value", values)
-        seeds = self._seeds()
-        if seeds is not None and not seeds:
-            raise SpecError("seeds", "an empty list gives no run; list at least one seed", self.seeds)
-        factors = [len(values) for values in self.grid.values()]
-        total = math.prod([*factors, max(1, len(self.variants)), len(seeds) if seeds else 1])
-        if total > MAX_RUNS:
-            raise SpecError(
-                "grid", f"gives {total:,} runs, the most is {MAX_RUNS:,} an experiment; make the grid smaller", total
-            )
-        return total
-
-    def expand(self) -> list[ExperimentSpec]:
-        """Every concrete spec, in order.
-
-        Raises:
-            SpecError: as :meth:`count`, or the first cell that is no valid spec, with its path.
-        """
-        self.count()
-        return [ExperimentSpec.parse(_apply(self.spec, changes), where) for where, changes in self._cells()]
-
-    def _seeds(self) -> list[int] | None:
-        return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
-
-    def _cells(self) -> Iterator[tuple[str, Override]]:
-        seeds = self._seeds()
-        repeats: list[Override] = [{}] if seeds is None else [{"training.seed": seed} for seed in seeds]
-        paths = list(self.grid)
-        for number, variant in enumerate(self.variants or [{}]):
-            where = f"variants[{number}]" if self.variants else "spec"
-            for values in itertools.product(*self.grid.values()):
-                for repeat in repeats:
-                    yield where, {**variant, **dict(zip(paths, values, strict=True)), **repeat}
-
-
 def spec_error(error: ValidationError, where: str = "spec") -> SpecError:
     """The first problem of a pydantic error as a :class:`SpecError`."""
     problem = error.errors(include_url=False, include_context=False)[0]
-    path = ".".join(str(part) for part in problem["loc"]) or where
+    path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("(")) or where
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "no such field; see the fields at /docs or in `liverseg submit --help`"
     received = problem["input"] if problem["loc"] else None  # a whole spec is no help in a message
     return SpecError(path, message, received)
-
-
-def _apply(base: Mapping[str, Any], changes: Override) -> dict[str, Any]:
-    """A copy of ``base`` with every dotted path of ``changes`` set."""
-    spec: dict[str, Any] = json.loads(json.dumps(base))
-    for path, value in changes.items():
-        set_path(spec, path, value)
-    return spec
-
-
-def set_path(spec: dict[str, Any], path: str, value: Any) -> None:
-    """Set a dotted path of a plain spec, in place.
-
-    Raises:
-        SpecError: something on the way is no section.
-    """
-    *parents, leaf = path.split(".")
-    place = spec
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise SpecError(path, f"{parent!r} is not a section, so nothing can be set below it", place)
-    place[leaf] = value
-
-
-def check_storable(value: Any, path: str = "", depth: int = 0) -> None:
-    """Refuse what JSON or Postgres cannot hold, wherever it stands: NaN, infinity, NUL, half a surrogate pair.
-
-    Raises:
-        SpecError: with the path of the first such value.
-    """
-    if depth > MAX_DEPTH:
-        raise SpecError(path, f"is nested deeper than {MAX_DEPTH} levels; make it flatter")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            check_storable(key, path or "spec", depth)
-            check_storable(inner, f"{path}.{key}".lstrip("."), depth + 1)
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            check_storable(inner, f"{path}[{number}]", depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(path, "must be a finite number", value)
-    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= mark <= "\udfff" for mark in value)):
-        raise SpecError(path, "holds a character that cannot be stored (NUL or half a surrogate pair)", value)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from liverseg_core.data.sampling import Batch, make_batch, steps_per_epoch
 from liverseg_core.errors import Interrupted, TrainingFailed, WeightsError
 from liverseg_core.evaluation import evaluate
 from liverseg_core.losses import dice_loss
-from liverseg_core.networks import build_unet
+from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord, Events, ExperimentResult
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
 from liverseg_core.weights import read_weights, write_weights
@@ -71,7 +71,7 @@ def evaluate_weights(
         TrainingFailed: ``device-out-of-memory``.
         Interrupted: ``events`` asked to stop.
     """
-    arrays = read_weights(weights, spec.model.filters, spec.model.depth)
+    arrays = read_weights(weights, spec.model)
     with out_of_memory_named():
         events.phase("building")
         model = _build(spec)
@@ -93,8 +93,7 @@ def best_epoch(history: Sequence[EpochRecord], rule: EarlyStopping) -> int:
 
 
 def _build(spec: ExperimentSpec) -> keras.Model:
-    chosen = spec.model
-    model = build_unet(spec.data.image_size, chosen.filters, chosen.depth, chosen.dropout, spec.training.seed)
+    model = build_network(spec.data.image_size, spec.model, spec.training.seed)
     compile_model(model, spec, dice_loss)
     return model
 
@@ -110,12 +109,13 @@ def _score(
 ) -> ExperimentResult:
     events.phase("evaluating")
     weights, maps = workdir / "weights.npz", workdir / "probabilities.npz"
-    write_weights(weights, checkpoints.weights_of(model), spec.model.filters, spec.model.depth)
+    write_weights(weights, checkpoints.weights_of(model), spec.model)
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
     scores = evaluate(model, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
     return ExperimentResult(
         scores=scores,
+        components=(),
         artifacts={"weights": weights, "probabilities": maps},
         best_epoch=best_epoch(history, spec.training.early_stopping),
         epochs=len(history),

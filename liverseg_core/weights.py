@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liverseg_core.errors import WeightsError
+from liverseg_core.spec import ModelOptions
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -26,15 +27,15 @@ MAX_LAYERS = 1_000
 """The most layers, or weights of one layer, that an HDF5 file may list."""
 
 
-def unet_shapes(filters: int, depth: int) -> list[tuple[str, Shape]]:
-    """Every weight of the U-Net in order, as ``("encoder1_conv1/kernel", (3, 3, 1, 4))`` and so on.
+def network_shapes(options: ModelOptions) -> list[tuple[str, Shape]]:
+    """Every weight of a network in order, as ``("encoder1_conv1/kernel", (3, 3, 1, 4))`` and so on.
 
     Kernels are (height, width, channels in, channels out), biases (channels out,). At depth 4 they hold
     121,725 numbers for 4 filters and 485,813 for 8.
     """
     return [
         (f"{layer}/{weight}", shape)
-        for layer, size, received, given in _convolutions(filters, depth)
+        for layer, size, received, given in _convolutions(options.filters, options.depth)
         for weight, shape in (("kernel", (size, size, received, given)), ("bias", (given,)))
     ]
 
@@ -55,16 +56,16 @@ def _convolutions(filters: int, depth: int) -> list[tuple[str, int, int, int]]:
     return [*found, ("decoder1_conv3", 3, filters, 2), ("output", 1, 2, 1)]
 
 
-def check_weights(arrays: Sequence[NDArray[Any]], filters: int, depth: int, where: str) -> list[Array]:
+def check_weights(arrays: Sequence[NDArray[Any]], options: ModelOptions, where: str) -> list[Array]:
     """The arrays as float32, once they are known to fit the network.
 
     Raises:
         WeightsError: a shape differs (the first one is named), a value is no float or is not finite.
     """
     checked = []
-    for expected, array in zip_longest(unet_shapes(filters, depth), arrays):
+    for expected, array in zip_longest(network_shapes(options), arrays):
         if expected is None or array is None or expected[1] != array.shape:
-            raise _misfit(expected, array, filters, depth, where)
+            raise _misfit(expected, array, options, where)
         checked.append(_finite_float32(array, f"{where}: {expected[0]}"))
     return checked
 
@@ -80,14 +81,14 @@ def _finite_float32(array: NDArray[Any], where: str) -> Array:
 
 
 def _misfit(
-    expected: tuple[str, Shape] | None, array: NDArray[Any] | None, filters: int, depth: int, where: str
+    expected: tuple[str, Shape] | None, array: NDArray[Any] | None, options: ModelOptions, where: str
 ) -> WeightsError:
-    place = expected[0] if expected else f"after output/bias ({len(unet_shapes(filters, depth))} weights)"
+    place = expected[0] if expected else f"after output/bias ({len(network_shapes(options))} weights)"
     wanted = f"shape {expected[1]}" if expected else "no further weight"
     return WeightsError(
         f"{where}: {place}",
-        f"a network with model.filters {filters} and model.depth {depth} needs {wanted} here; set filters and "
-        "depth to those the file was trained with",
+        f"a network with model.filters {options.filters} and model.depth {options.depth} needs {wanted} here; "
+        "set filters and depth to those the file was trained with",
         "no further weight" if array is None else f"shape {array.shape}",
     )
 
@@ -95,7 +96,7 @@ def _misfit(
 # --- our own format: an npz with one plain array a weight ------------------------------------------------------
 
 
-def write_weights(path: Path, arrays: Sequence[NDArray[Any]], filters: int, depth: int) -> None:
+def write_weights(path: Path, arrays: Sequence[NDArray[Any]], options: ModelOptions) -> None:
     """Write ``arrays`` to ``path``, whole or not at all, as an npz that any NumPy can read.
 
     Members are named by position and layer, ``000.encoder1_conv1.kernel``, so that sorting restores the order.
@@ -103,21 +104,21 @@ def write_weights(path: Path, arrays: Sequence[NDArray[Any]], filters: int, dept
     Raises:
         WeightsError: as :func:`check_weights`.
     """
-    checked = check_weights(arrays, filters, depth, path.name)
-    names = [name.replace("/", ".") for name, _ in unet_shapes(filters, depth)]
+    checked = check_weights(arrays, options, path.name)
+    names = [name.replace("/", ".") for name, _ in network_shapes(options)]
     write_npz(
         path, {f"{number:03d}.{name}": array for number, (name, array) in enumerate(zip(names, checked, strict=True))}
     )
 
 
-def read_weights(path: Path, filters: int, depth: int) -> list[Array]:
+def read_weights(path: Path, options: ModelOptions) -> list[Array]:
     """Read what :func:`write_weights` wrote.
 
     Raises:
         WeightsError: no such file, or its arrays do not fit the network.
     """
     arrays = read_npz(path)
-    return check_weights([arrays[name] for name in sorted(arrays)], filters, depth, path.name)
+    return check_weights([arrays[name] for name in sorted(arrays)], options, path.name)
 
 
 def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -174,7 +175,7 @@ def _sync_folder(folder: Path) -> None:
 # --- the study's format: Keras 2 "weights only" HDF5 -----------------------------------------------------------
 
 
-def read_hdf5_weights(path: Path, filters: int, depth: int) -> list[Array]:
+def read_hdf5_weights(path: Path, options: ModelOptions) -> list[Array]:
     """Read a Keras 2 "weights only" HDF5 file in the order of its ``layer_names``.
 
     Only floating-point data sets stored in the file itself are read: soft and external links, external storage
@@ -188,9 +189,7 @@ def read_hdf5_weights(path: Path, filters: int, depth: int) -> list[Array]:
     _refuse_unless_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
-            return check_weights(
-                _hdf5_arrays(file, unet_shapes(filters, depth), path.name), filters, depth, path.name
-            )
+            return check_weights(_hdf5_arrays(file, network_shapes(options), path.name), options, path.name)
     except WeightsError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, UnicodeDecodeError) as error:

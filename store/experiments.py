@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest, check_runnable
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec, Submission, check_storable
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.submission import Submission, check_storable
 from store import datasets
 from store.models import Dataset, Experiment, Run
 from store.queue import enter_new

@@ -63,6 +63,8 @@ class Dataset(Base):
     content_hash: Mapped[str]
     artifact: Mapped[str]
     manifest: Mapped[dict[str, Any]]
+    similarity: Mapped[dict[str, Any] | None]
+    """Pairs of scans that may show one person, see ``liverseg_core.data.similarity``; null: not looked at yet."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -104,6 +106,12 @@ class Run(Base):
     weights: Mapped[str | None]
     """Artifact of the weights that a run of kind ``evaluate`` scores."""
     reused_from: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    scored_from: Mapped[int | None] = mapped_column(ForeignKey("runs.id"))
+    """The finished run whose kept probability maps (kind ``rescore``) or weights (other kinds) are used."""
+    predictor: Mapped[str | None]
+    """Which reference predictor a run of kind ``reference`` is."""
+    images: Mapped[str | None]
+    """Artifact of the unlabelled slices that a run of kind ``predict`` reads."""
 
     state: Mapped[str]
     reason: Mapped[str | None]
@@ -200,6 +208,35 @@ class SliceScore(Base):
     dice: Mapped[float]
     dice_liver: Mapped[float]
     dice_tumor: Mapped[float]
+
+
+class LesionComponent(Base):
+    """One connected lesion (``liverseg_core.records.LesionComponent``); null ``slice``: of a whole scan."""
+
+    __tablename__ = "lesion_components"
+    __table_args__ = (Index(None, "run_id"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    part: Mapped[str]
+    scan: Mapped[int]
+    slice: Mapped[int | None]
+    predicted: Mapped[bool]
+    number: Mapped[int] = mapped_column(Integer)
+    pixels: Mapped[int]
+    iou: Mapped[float]
+
+
+class PrintedTable(Base):
+    """A table of scores from a publication: rows to be shown beside runs, and what its checks found."""
+
+    __tablename__ = "printed_tables"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    content: Mapped[dict[str, Any]]
+    """``{"rows": [...], "notes": [...]}``, see ``liverseg_core.printed``."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 for _name in CONFUSION:

@@ -11,8 +11,9 @@ from liverseg_core.data.archive import pack_folder, read_archive
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.phantom import draw_phantom
 from liverseg_core.records import EpochRecord, SliceScore
-from liverseg_core.spec import Submission
-from liverseg_core.weights import unet_shapes
+from liverseg_core.spec import ModelOptions
+from liverseg_core.submission import Submission
+from liverseg_core.weights import network_shapes
 from store import artifacts, datasets
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Dataset
@@ -70,7 +71,7 @@ def keras_file(filters: int, depth: int) -> bytes:
     """Random weights in the layout of Keras 2: layers in order, each with its weights."""
     random, out = np.random.default_rng(0), io.BytesIO()
     layers: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
-    for name, shape in unet_shapes(filters, depth):
+    for name, shape in network_shapes(ModelOptions(filters=filters, depth=depth)):
         layer, weight = name.split("/")
         layers.setdefault(layer, {})[weight] = random.normal(size=shape).astype(np.float32)
     with h5py.File(out, "w") as file:

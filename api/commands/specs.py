@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec, set_path
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.submission import set_path
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from api.schemas import (
     SubmitBody,
     next_page,
 )
-from liverseg_core.spec import check_storable
+from liverseg_core.submission import check_storable
 from store import views
 from store.database import transaction
 from store.experiments import plan, submit

@@ -14,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from api.problems import not_found
 from api.schemas import DatasetList, DatasetOut, ExperimentRuns
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec, check_storable
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.submission import check_storable
 from store import artifacts, datasets, views
 from store.database import transaction
 from store.experiments import submit_weights
@@ -116,9 +117,8 @@ def _parse_spec(text: str) -> ExperimentSpec:
 def _store_weights(spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
     from liverseg_core.weights import read_hdf5_weights, write_weights  # h5py, only where it is needed
 
-    filters, depth = spec.model.filters, spec.model.depth
     arrays = file.with_name("weights.npz")
-    write_weights(arrays, read_hdf5_weights(file, filters, depth), filters, depth)
+    write_weights(arrays, read_hdf5_weights(file, spec.model), spec.model)
     with transaction() as session:
         experiment = submit_weights(session, DEFAULT_PROJECT, spec, artifacts.sha256_of(arrays))
         runs = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))

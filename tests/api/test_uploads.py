@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from liverseg_core.data.archive import read_archive
+from liverseg_core.spec import ModelOptions
 from liverseg_core.weights import read_weights
 from store import artifacts
 from store.database import transaction
@@ -56,7 +57,7 @@ def test_weights_become_a_queued_evaluation(web: httpx.Client, phantom: dict[str
         stored = session.get_one(Run, run["id"]).weights
     assert stored is not None
     assert artifacts.intact(stored)
-    arrays = read_weights(artifacts.locate(stored), 2, 2)
+    arrays = read_weights(artifacts.locate(stored), ModelOptions(filters=2, depth=2))
     with h5py.File(io.BytesIO(content)) as file:
         np.testing.assert_array_equal(arrays[0], file["encoder1_conv1/kernel"][()])
     assert not list(settings().scratch.rglob("*"))

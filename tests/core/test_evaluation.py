@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 
 from liverseg_core import evaluation, metrics
-from liverseg_core.networks import build_unet
+from liverseg_core.networks import build_network
+from liverseg_core.spec import ModelOptions
 
 
 @pytest.fixture(scope="module")
 def model(tiny):
     """A fresh network whose logits are stretched to about -3..3, so that all three labels occur."""
-    network = build_unet(32, 2, 2, seed=4)
+    network = build_network(32, ModelOptions(filters=2, depth=2), seed=4)
     p = network.predict_on_batch(tiny[1].images[..., None])
     low, middle, high = np.quantile(np.log(p / (1 - p)), (0.1, 0.5, 0.9))
     *weights, kernel, bias = network.get_weights()

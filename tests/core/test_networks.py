@@ -1,30 +1,34 @@
 import numpy as np
 import pytest
 
-from liverseg_core.networks import HeNormal, build_unet
-from liverseg_core.weights import unet_shapes
+from liverseg_core.networks import HeNormal, build_network
+from liverseg_core.spec import ModelOptions
+from liverseg_core.weights import network_shapes
+
+SMALL = ModelOptions(filters=2, depth=2)
 
 
 @pytest.mark.parametrize(("filters", "parameters"), [(4, 121_725), (8, 485_813)])
 def test_the_study_s_parameter_counts(filters, parameters):
-    assert build_unet(64, filters).count_params() == parameters
+    assert build_network(64, ModelOptions(filters=filters)).count_params() == parameters
 
 
 @pytest.mark.parametrize(("filters", "depth"), [(4, 4), (3, 1), (2, 3)])
 def test_weights_have_the_names_shapes_and_order_of_the_weights_format(filters, depth):
-    model = build_unet(32, filters, depth)
-    assert [(weight.path, tuple(weight.shape)) for weight in model.weights] == unet_shapes(filters, depth)
+    model_options = ModelOptions(filters=filters, depth=depth)
+    model = build_network(32, model_options)
+    assert [(weight.path, tuple(weight.shape)) for weight in model.weights] == network_shapes(model_options)
 
 
 def test_one_sigmoid_channel_of_the_same_size():
     images = np.linspace(0, 1, 2 * 32 * 32, dtype=np.float32).reshape(2, 32, 32, 1)
-    p = build_unet(32, 2, 2).predict_on_batch(images)
+    p = build_network(32, SMALL).predict_on_batch(images)
     assert p.shape == (2, 32, 32, 1)
     assert 0 < p.min() < p.max() < 1
 
 
 def test_skips_come_first_in_every_join():
-    model = build_unet(32, 2, 2)
+    model = build_network(32, SMALL)
     joined = [layer.input for layer in model.layers if layer.name.endswith("_join")]
     assert [[tensor._keras_history.operation.name for tensor in pair] for pair in joined] == [
         ["encoder2_dropout", "decoder2_up"],
@@ -33,14 +37,14 @@ def test_skips_come_first_in_every_join():
 
 
 def test_the_same_seed_gives_the_same_start():
-    one, same, other = (build_unet(32, 2, 2, seed=seed).get_weights() for seed in (5, 5, 6))
+    one, same, other = (build_network(32, SMALL, seed=seed).get_weights() for seed in (5, 5, 6))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(one[::2], other[::2], strict=True))
 
 
 def test_the_same_seed_gives_the_same_dropout_draws_and_two_layers_differ():
     def states(seed):
-        model = build_unet(32, 2, 2, seed=seed)
+        model = build_network(32, SMALL, seed=seed)
         return [int(variable.numpy()[0]) for variable in model.non_trainable_variables]
 
     assert states(5) == states(5)
@@ -58,7 +62,7 @@ def test_he_normal_has_its_deviation_and_its_cut():
 
 def test_the_default_start_never_changes():
     """Golden values: the same spec must go on giving the same weights, or TRAINING_VERSION must rise."""
-    first, *_, last, bias = build_unet(64, 4).get_weights()
+    first, *_, last, bias = build_network(64, ModelOptions()).get_weights()
     assert first.ravel()[:3] == pytest.approx([0.1852037, 0.4403174, 0.1770862], abs=1e-6)
     assert last.ravel() == pytest.approx([-2.1885042, 1.3124483], abs=1e-6)
     assert bias.tolist() == [0]
@@ -66,6 +70,6 @@ def test_the_default_start_never_changes():
 
 def test_the_default_start_can_move_pixels_both_ways(tiny):
     """Else the run would be lost from the start: 0 or 1 below."""
-    p = build_unet(32, 4).predict_on_batch(tiny[1].images[..., None])
+    p = build_network(32, ModelOptions()).predict_on_batch(tiny[1].images[..., None])
     assert 0.02 < (p < 0.5).mean() < 0.98
     assert 0.02 < (p > 0.5).mean() < 0.98

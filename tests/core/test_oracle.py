@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from liverseg_core.metrics import aggregate
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import read_hdf5_weights, write_weights
 
 NAMES = ("shuffled_1_", "lr5e-3_", "remove_shuffle_4_", "shuffled_512_b4_")
@@ -24,8 +24,8 @@ def test_table_6_comes_back(name, study, study_val, listen, tmp_path):
         {"dataset": {"id": "study"}, "data": {"image_size": row["image_size"]}, "model": {"filters": row["filters"]}}
     )
     prepare_backend(spec)
-    arrays = read_hdf5_weights(Path(study, "paper", "weights", file), row["filters"], depth=4)
-    write_weights(tmp_path / "imported.npz", arrays, row["filters"], depth=4)
+    arrays = read_hdf5_weights(Path(study, "paper", "weights", file), ModelOptions(filters=row["filters"]))
+    write_weights(tmp_path / "imported.npz", arrays, ModelOptions(filters=row["filters"]))
     manifest, cache = study_val(row["image_size"])
 
     result = evaluate_weights(spec, manifest, cache, tmp_path / "imported.npz", tmp_path, listen())

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from liverseg_core.presets import PAPER_2019_ROWS, TABLE_6_COLUMNS, paper_2019_overrides
-from liverseg_core.spec import Submission
+from liverseg_core.submission import Submission
 
 
 def expanded():

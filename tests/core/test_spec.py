@@ -5,7 +5,8 @@ import time
 import pytest
 
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import MAX_RUNS, ExperimentSpec, Submission
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.submission import MAX_RUNS, Submission
 
 STUDY = {"dataset": {"id": "study"}}
 

@@ -7,9 +7,9 @@ from liverseg_core import checkpoints
 from liverseg_core.backend import keras, out_of_memory_named
 from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
 from liverseg_core.losses import dice_loss
-from liverseg_core.networks import build_unet
+from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord
-from liverseg_core.spec import EarlyStopping, ExperimentSpec
+from liverseg_core.spec import EarlyStopping, ExperimentSpec, ModelOptions
 from liverseg_core.training import best_epoch, evaluate_weights, prepare_backend, run_experiment, stopped_early
 from liverseg_core.weights import read_weights
 
@@ -29,8 +29,8 @@ def train(chosen, tiny, workdir, listener, resume_from=None):
 def val_loss(chosen, tiny, weights):
     """Batch Dice loss over the val part, from the formula alone."""
     manifest, cache = tiny
-    model = build_unet(32, chosen.model.filters, chosen.model.depth)
-    model.set_weights(read_weights(weights, chosen.model.filters, chosen.model.depth))
+    model = build_network(32, chosen.model)
+    model.set_weights(read_weights(weights, chosen.model))
     val = [index for index, entry in enumerate(manifest.slices) if entry.part == "val"]
     total = 0.0
     for start in range(0, len(val), chosen.training.batch_size):
@@ -258,6 +258,8 @@ def test_the_loss_is_the_batch_dice_of_the_first_step(tiny, tmp_path, listen):
     train(chosen, tiny, tmp_path, listener)
     manifest, cache = tiny
     rows = [index for index, entry in enumerate(manifest.slices) if entry.part == "train"]
-    p = build_unet(32, 2, 2, dropout=0.0).predict_on_batch(cache.images[rows][..., None])
+    p = build_network(32, ModelOptions(filters=2, depth=2, dropout=0.0)).predict_on_batch(
+        cache.images[rows][..., None]
+    )
     expected = float(dice_loss(cache.masks[rows][..., None], keras.ops.convert_to_tensor(p)))
     assert listener.records[0].loss == pytest.approx(expected, abs=1e-6)

@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 
 from liverseg_core.errors import WeightsError
-from liverseg_core.weights import read_hdf5_weights, read_weights, unet_shapes, write_weights
+from liverseg_core.spec import ModelOptions
+from liverseg_core.weights import network_shapes, read_hdf5_weights, read_weights, write_weights
 
 FILTERS, DEPTH = 2, 1
-SHAPES = unet_shapes(FILTERS, DEPTH)
+OPTIONS = ModelOptions(filters=FILTERS, depth=DEPTH)
+SHAPES = network_shapes(OPTIONS)
 
 
 def arrays():
@@ -35,7 +37,7 @@ def hdf5(tmp_path):
 
 def refused(path, *, filters=FILTERS, depth=DEPTH, read=read_hdf5_weights):
     with pytest.raises(WeightsError) as caught:
-        read(path, filters, depth)
+        read(path, ModelOptions(filters=filters, depth=depth))
     return str(caught.value)
 
 
@@ -51,17 +53,17 @@ def test_shapes_of_the_smallest_network():
 
 @pytest.mark.parametrize(("filters", "parameters"), [(4, 121_725), (8, 485_813)])
 def test_parameter_counts(filters, parameters):
-    assert sum(np.prod(shape) for _, shape in unet_shapes(filters, 4)) == parameters
+    assert sum(np.prod(shape) for _, shape in network_shapes(ModelOptions(filters=filters))) == parameters
 
 
 def test_an_hdf5_file_is_read_in_its_layer_order(hdf5):
-    found = read_hdf5_weights(hdf5, FILTERS, DEPTH)
+    found = read_hdf5_weights(hdf5, OPTIONS)
     assert all(np.array_equal(a, b) for a, b in zip(found, arrays(), strict=True))
 
 
 def test_our_own_format_comes_back_bit_for_bit_with_layer_names(tmp_path):
-    write_weights(tmp_path / "weights.npz", arrays(), FILTERS, DEPTH)
-    found = read_weights(tmp_path / "weights.npz", FILTERS, DEPTH)
+    write_weights(tmp_path / "weights.npz", arrays(), OPTIONS)
+    found = read_weights(tmp_path / "weights.npz", OPTIONS)
     assert all(np.array_equal(a, b) for a, b in zip(found, arrays(), strict=True))
     with np.load(tmp_path / "weights.npz") as file:
         assert file.files[:3] == ["000.encoder1_conv1.kernel", "001.encoder1_conv1.bias", "002.encoder1_conv2.kernel"]
@@ -170,7 +172,7 @@ def test_a_listed_layer_that_is_absent_and_a_group_for_an_array(hdf5):
 
 
 def test_a_torn_or_foreign_npz(tmp_path):
-    write_weights(tmp_path / "weights.npz", arrays(), FILTERS, DEPTH)
+    write_weights(tmp_path / "weights.npz", arrays(), OPTIONS)
     whole = (tmp_path / "weights.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(whole[:-100])
     assert "no intact npz" in refused(tmp_path / "torn.npz", read=read_weights)
@@ -188,5 +190,5 @@ def test_nothing_is_unpickled(tmp_path):
 
 def test_misfits_are_not_written(tmp_path):
     with pytest.raises(WeightsError, match="encoder1_conv1/kernel"):
-        write_weights(tmp_path / "weights.npz", arrays()[1:], FILTERS, DEPTH)
+        write_weights(tmp_path / "weights.npz", arrays()[1:], OPTIONS)
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,8 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from liverseg_core.spec import ExperimentSpec
-from liverseg_core.weights import unet_shapes, write_weights
+from liverseg_core.spec import ExperimentSpec, ModelOptions
+from liverseg_core.weights import network_shapes, write_weights
 from store import artifacts, bundled, experiments, queue, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
@@ -63,8 +63,8 @@ def test_imported_weights_are_evaluated_not_trained(database: Path, tmp_path: Pa
     import numpy as np
 
     factories.import_phantom(tmp_path)
-    arrays = [np.zeros(shape, np.float32) for _, shape in unet_shapes(2, 2)]
-    write_weights(tmp_path / "weights.npz", arrays, 2, 2)
+    arrays = [np.zeros(shape, np.float32) for _, shape in network_shapes(ModelOptions(filters=2, depth=2))]
+    write_weights(tmp_path / "weights.npz", arrays, ModelOptions(filters=2, depth=2))
     stored = artifacts.put(tmp_path / "weights.npz")
     with transaction() as session:
         made = experiments.submit_weights(
