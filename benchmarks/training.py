@@ -219,7 +219,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     many = replace(manifest, slices=entries)
     pixels = replace(cache, images=cache.images[again], masks=cache.masks[again], labels=cache.labels[again])
     start = time.monotonic()
-    evaluate(model, many, pixels, {"val": range(500)}, options.folder / "maps.npz")
+    evaluate(model, spec, many, pixels, {"val": range(500)}, options.folder / "maps.npz")
     return {"seconds": time.monotonic() - start, "peak_mb": peak_mb()}
 
 

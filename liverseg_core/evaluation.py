@@ -2,25 +2,23 @@
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
 from liverseg_core.backend import keras
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.metrics import Level, score_slice, to_fixed_point
+from liverseg_core.prediction import predictions
 from liverseg_core.records import SliceScore
-
-PIXELS_AT_ONCE = 16 * 256 * 256
-"""Bounds the memory of a prediction: 16 slices at 256 pixels, 4 at 512."""
+from liverseg_core.spec import ExperimentSpec
 
 
 def evaluate(
     model: keras.Model,
+    spec: ExperimentSpec,
     manifest: Manifest,
     cache: SliceCache,
     parts: Mapping[str, Sequence[int]],
@@ -34,6 +32,7 @@ def evaluate(
 
     Args:
         model: [B, S, S, 1] grey to [B, S, S, 1] sigmoid.
+        spec: how the network was made and how its output is read.
         manifest: names the slices.
         cache: holds their pixels in the same order.
         parts: ``val`` and ``test`` -> indices into ``manifest.slices``; an empty part gives no score.
@@ -48,7 +47,7 @@ def evaluate(
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as maps:
             for part, indices in parts.items():
-                for index, p in _predictions(model, cache, indices, between):
+                for index, p in predictions(model, spec, manifest, cache, indices, between):
                     entry, u = manifest.slices[index], to_fixed_point(p)
                     _write_map(maps, f"{part}/{entry.key}", u)
                     truth, y = cache.labels[index], cache.masks[index]
@@ -57,17 +56,6 @@ def evaluate(
     finally:
         temporary.unlink(missing_ok=True)
     return tuple(scores)
-
-
-def _predictions(
-    model: keras.Model, cache: SliceCache, indices: Sequence[int], between: Callable[[], None]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(index, p [S, S]) of every slice, predicted a few at a time."""
-    at_once = max(1, PIXELS_AT_ONCE // cache.images[0].size)
-    for start in range(0, len(indices), at_once):
-        between()
-        chosen = list(indices[start : start + at_once])
-        yield from zip(chosen, model.predict_on_batch(cache.images[chosen][..., None])[..., 0], strict=True)
 
 
 def _write_map(maps: zipfile.ZipFile, name: str, u: Level) -> None:

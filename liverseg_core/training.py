@@ -112,7 +112,7 @@ def _score(
     write_weights(weights, checkpoints.weights_of(model), spec.model)
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
-    scores = evaluate(model, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
+    scores = evaluate(model, spec, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
     return ExperimentResult(
         scores=scores,
         components=(),

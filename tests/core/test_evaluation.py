@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
 
-from liverseg_core import evaluation, metrics
+from liverseg_core import evaluation, metrics, prediction
 from liverseg_core.networks import build_network
-from liverseg_core.spec import ModelOptions
+from liverseg_core.spec import ExperimentSpec, ModelOptions
+
+SPEC = ExperimentSpec.parse(
+    {"dataset": {"id": "tiny"}, "data": {"image_size": 32}, "model": {"filters": 2, "depth": 2}}
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def parts(tiny):
 
 def test_every_slice_is_scored_from_its_stored_map(model, tiny, parts, tmp_path):
     manifest, cache = tiny
-    scores = evaluation.evaluate(model, manifest, cache, parts, tmp_path / "maps.npz")
+    scores = evaluation.evaluate(model, SPEC, manifest, cache, parts, tmp_path / "maps.npz")
 
     chosen = [(part, index) for part, indices in parts.items() for index in indices]
     assert [(s.part, s.scan, s.slice) for s in scores] == [
@@ -48,7 +52,7 @@ def test_every_slice_is_scored_from_its_stored_map(model, tiny, parts, tmp_path)
 
 def test_soft_scores_come_from_the_floats(model, tiny, parts, tmp_path):
     manifest, cache = tiny
-    scores = evaluation.evaluate(model, manifest, cache, parts, tmp_path / "maps.npz")
+    scores = evaluation.evaluate(model, SPEC, manifest, cache, parts, tmp_path / "maps.npz")
     index = parts["val"][0]
     p = model.predict_on_batch(cache.images[[index]][..., None])[0, ..., 0].astype(np.float64)
     y = cache.masks[index].astype(np.float64)
@@ -58,9 +62,9 @@ def test_soft_scores_come_from_the_floats(model, tiny, parts, tmp_path):
 
 
 def test_how_many_slices_are_predicted_at_once_changes_nothing(model, tiny, parts, tmp_path, monkeypatch):
-    whole = evaluation.evaluate(model, *tiny, parts, tmp_path / "whole.npz")
-    monkeypatch.setattr(evaluation, "PIXELS_AT_ONCE", 1)
-    single = evaluation.evaluate(model, *tiny, parts, tmp_path / "single.npz")
+    whole = evaluation.evaluate(model, SPEC, *tiny, parts, tmp_path / "whole.npz")
+    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 1)
+    single = evaluation.evaluate(model, SPEC, *tiny, parts, tmp_path / "single.npz")
     for one, other in zip(whole, single, strict=True):
         assert one.dice == pytest.approx(other.dice, rel=1e-5)
         assert np.abs(np.subtract(one.counts, other.counts)).sum() <= 4
@@ -68,7 +72,7 @@ def test_how_many_slices_are_predicted_at_once_changes_nothing(model, tiny, part
 
 def test_the_same_network_gives_the_same_file(model, tiny, parts, tmp_path):
     for name in ("one.npz", "two.npz"):
-        evaluation.evaluate(model, *tiny, parts, tmp_path / name)
+        evaluation.evaluate(model, SPEC, *tiny, parts, tmp_path / name)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
@@ -80,9 +84,9 @@ def test_a_stop_leaves_no_file(model, tiny, parts, tmp_path):
         raise AskedError
 
     with pytest.raises(AskedError):
-        evaluation.evaluate(model, *tiny, parts, tmp_path / "maps.npz", between=stop)
+        evaluation.evaluate(model, SPEC, *tiny, parts, tmp_path / "maps.npz", between=stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_without_slices_give_no_score(model, tiny, tmp_path):
-    assert evaluation.evaluate(model, *tiny, {"val": [], "test": ()}, tmp_path / "maps.npz") == ()
+    assert evaluation.evaluate(model, SPEC, *tiny, {"val": [], "test": ()}, tmp_path / "maps.npz") == ()
