@@ -167,12 +167,12 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
 def study_model() -> Any:
     from liverseg_core.backend import keras
-    from liverseg_core.losses import dice_loss
+    from liverseg_core.losses import DiceLoss, grey
     from liverseg_core.networks import build_network
     from liverseg_core.spec import ModelOptions
 
     model = build_network(SIZE, ModelOptions(filters=FILTERS))
-    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss=dice_loss, jit_compile=False)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss=DiceLoss(grey), jit_compile=False)
     return model
 
 

@@ -1,29 +1,230 @@
-"""The study's loss: batch Dice on soft values."""
+"""Losses on soft values, each a function of a few sums over pixels.
 
+A :class:`Loss` first takes sums that add up over pixels and samples, then makes one number of them. So the loss of a
+batch too large for the memory, and its gradient, can be had piece by piece: add the sums of the pieces, ask
+:meth:`Loss.slopes` for d loss / d sums, then add up the gradients of ``slopes . sums(piece)``.
+
+What a class is depends on the head. Softmax gives three channels (background, parenchyma, lesion). Grey-sigmoid
+gives one grey value v with 0 background, about 1/2 parenchyma, 1 lesion; its classes are the triangular memberships
+max(0, 1 - 2v), 1 - |2v - 1| and max(0, 2v - 1) of v, for truth and prediction alike. Below v = 1/2 the lesion
+membership is flat, so a loss on lesion alone pulls no such pixel up: for those losses prefer softmax.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from liverseg_core.backend import keras
+from liverseg_core.spec import TrainingOptions
 
 ops = keras.ops
+Sums = NDArray[np.floating[Any]]
 
 SMOOTHING = 1.0
+"""Added above and below every ratio: an empty prediction of an empty truth is perfect."""
+
+EPSILON = 1e-7
+"""The smallest number a logarithm or a root is taken of; below it the gradient is 0."""
+
+PARENCHYMA_GREY = 127 / 255
+"""Grey value of parenchyma in the study's masks, divided by 255."""
 
 
-def dice(y: Any, p: Any) -> Any:
-    """Dice of the study over the whole batch, a scalar in (0, 1].
+# --- what a pixel's channels say --------------------------------------------------------------------------------
 
-    D(y, p) = (2 sum |y p| + 1) / (sum y^2 + sum p^2 + 1), sums over every element of the batch
-    (the study's metric as its code computes it).
+
+def grey(p: Any) -> Any:
+    """Expected grey value, [B, S, S, 1] in 0..1: one channel as it is, of softmax 127/255 p1 + p2."""
+    return p if p.shape[-1] == 1 else PARENCHYMA_GREY * p[..., 1:2] + p[..., 2:3]
+
+
+def liver(p: Any) -> Any:
+    """Membership of the liver, lesion included, [B, S, S, 1]: min(1, 2v) of a grey value v, of softmax p1 + p2."""
+    return ops.minimum(2.0 * p, 1.0) if p.shape[-1] == 1 else p[..., 1:2] + p[..., 2:3]
+
+
+def lesion(p: Any) -> Any:
+    """Membership of lesion, [B, S, S, 1]: max(0, 2v - 1) of a grey value v, of softmax p2."""
+    return ops.maximum(2.0 * p - 1.0, 0.0) if p.shape[-1] == 1 else p[..., 2:3]
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+class Loss(ABC):
+    """A loss ``value(sums(y, p))``; ``size`` is the number K of its sums."""
+
+    size: int
+
+    @abstractmethod
+    def sums(self, y: Any, p: Any) -> Any:
+        """Tensor [K], additive over pixels and samples.
+
+        Args:
+            y: truth [B, S, S, C] in 0..1, C as the head has channels.
+            p: prediction, the same shape, a floating-point tensor.
+        """
+
+    @abstractmethod
+    def value(self, sums: Any) -> Any:
+        """The loss, a scalar tensor, of sums [K]."""
+
+    @abstractmethod
+    def slopes(self, sums: Sums) -> Sums:
+        """d value / d sums [K] at sums [K], in closed form, float64."""
+
+    def __call__(self, y: Any, p: Any) -> Any:
+        """The loss of a batch, a scalar tensor."""
+        return self.value(self.sums(y, p))
+
+
+class DiceLoss(Loss):
+    """1 - D with D = (2 sum |y p| + 1) / (sum y^2 + sum p^2 + 1), over the whole batch.
+
+    The study's loss as its code computes it, on what ``channel`` makes of truth and prediction.
 
     Args:
-        y: truth, mask / 255, any shape.
+        channel: one of :func:`grey`, :func:`liver`, :func:`lesion`.
+    """
+
+    size = 3
+
+    def __init__(self, channel: Callable[[Any], Any]) -> None:
+        self.channel = channel
+
+    def sums(self, y: Any, p: Any) -> Any:
+        y, p = self.channel(ops.cast(y, p.dtype)), self.channel(p)
+        return ops.stack([ops.sum(ops.abs(y * p)), ops.sum(ops.square(y)), ops.sum(ops.square(p))])
+
+    def value(self, sums: Any) -> Any:
+        return 1.0 - (2.0 * sums[0] + SMOOTHING) / (sums[1] + sums[2] + SMOOTHING)
+
+    def slopes(self, sums: Sums) -> Sums:
+        overlap, truth, prediction = np.asarray(sums, np.float64)
+        whole = truth + prediction + SMOOTHING
+        by_size = (2 * overlap + SMOOTHING) / whole**2
+        return np.array([-2 / whole, by_size, by_size])
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy in nats, mean over pixels.
+
+    Softmax: - sum_c y_c log p_c. Grey-sigmoid: - y log p - (1 - y) log(1 - p) of the grey value itself, least at
+    p = y; the triangular memberships would leave half of the pixels without a gradient.
+    """
+
+    size = 2
+
+    def sums(self, y: Any, p: Any) -> Any:
+        y = ops.cast(y, p.dtype)
+        if p.shape[-1] == 1:
+            y, p = ops.concatenate([1.0 - y, y], -1), ops.concatenate([1.0 - p, p], -1)
+        lost = -ops.sum(y * ops.log(ops.maximum(p, EPSILON)))
+        return ops.stack([lost, ops.sum(ops.ones_like(p[..., 0]))])
+
+    def value(self, sums: Any) -> Any:
+        return sums[0] / sums[1]
+
+    def slopes(self, sums: Sums) -> Sums:
+        lost, pixels = np.asarray(sums, np.float64)
+        return np.array([1 / pixels, -lost / pixels**2])
+
+
+class TverskyLoss(Loss):
+    """(1 - TI)^(1/gamma) of the lesion, over the whole batch.
+
+    TI = (TP + 1) / (TP + alpha FP + beta FN + 1) with TP = sum y p, FP = sum (1 - y) p, FN = sum y (1 - p) of the
+    memberships of lesion (Salehi et al. 2017). gamma 1 is the Tversky loss, above 1 the focal one (Abraham and Khan
+    2018, who write alpha for the weight of FN). 1 - TI is held at 1e-7 or more, where the root would be too steep.
+
+    Args:
+        alpha: weight of false positives.
+        beta: weight of false negatives.
+        gamma: at least 1.
+    """
+
+    size = 3
+
+    def __init__(self, alpha: float, beta: float, gamma: float = 1.0) -> None:
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+
+    def sums(self, y: Any, p: Any) -> Any:
+        y, p = lesion(ops.cast(y, p.dtype)), lesion(p)
+        return ops.stack([ops.sum(y * p), ops.sum((1.0 - y) * p), ops.sum(y * (1.0 - p))])
+
+    def value(self, sums: Any) -> Any:
+        wrong = self.alpha * sums[1] + self.beta * sums[2]
+        return ops.maximum(wrong / (sums[0] + wrong + SMOOTHING), EPSILON) ** (1.0 / self.gamma)
+
+    def slopes(self, sums: Sums) -> Sums:
+        hit, false_positive, false_negative = np.asarray(sums, np.float64)
+        wrong = self.alpha * false_positive + self.beta * false_negative
+        whole = hit + wrong + SMOOTHING
+        if wrong / whole < EPSILON:
+            return np.zeros(3)
+        root = (wrong / whole) ** (1 / self.gamma - 1) / self.gamma
+        return root * np.array([-wrong, *((hit + SMOOTHING) * np.array([self.alpha, self.beta]))]) / whole**2
+
+
+class WeightedSum(Loss):
+    """Sum of losses, each with its weight.
+
+    Args:
+        parts: (weight, loss) of each.
+    """
+
+    def __init__(self, *parts: tuple[float, Loss]) -> None:
+        self.parts = parts
+        self.size = sum(loss.size for _, loss in parts)
+        self.places = np.split(np.arange(self.size), np.cumsum([loss.size for _, loss in parts])[:-1])
+
+    def sums(self, y: Any, p: Any) -> Any:
+        return ops.concatenate([loss.sums(y, p) for _, loss in self.parts])
+
+    def value(self, sums: Any) -> Any:
+        return sum(
+            weight * loss.value(sums[place[0] : place[-1] + 1])
+            for (weight, loss), place in zip(self.parts, self.places, strict=True)
+        )
+
+    def slopes(self, sums: Sums) -> Sums:
+        return np.concatenate(
+            [weight * loss.slopes(sums[place]) for (weight, loss), place in zip(self.parts, self.places, strict=True)]
+        )
+
+
+def loss_for(training: TrainingOptions, head: str) -> Loss:
+    """The loss that ``training.loss`` names.
+
+    - ``dice``: the study's, on grey values (:func:`grey`).
+    - ``lesion-dice``: the same formula on the lesion.
+    - ``dice-cross-entropy``: cross-entropy + 1 - mean of the Dice of liver (lesion included) and lesion.
+    - ``lesion-dice-cross-entropy``: cross-entropy + 1 - Dice of the lesion.
+    - ``tversky``, ``focal-tversky``: of the lesion, with ``tversky_alpha``, ``tversky_beta``, ``focal_gamma``.
+
+    Every one is smoothed by 1, as the study's is, and works with either head.
+    """
+    alpha, beta = training.tversky_alpha, training.tversky_beta
+    return {
+        "dice": DiceLoss(grey),
+        "lesion-dice": DiceLoss(lesion),
+        "dice-cross-entropy": WeightedSum((1, CrossEntropy()), (0.5, DiceLoss(liver)), (0.5, DiceLoss(lesion))),
+        "lesion-dice-cross-entropy": WeightedSum((1, CrossEntropy()), (1, DiceLoss(lesion))),
+        "tversky": TverskyLoss(alpha, beta),
+        "focal-tversky": TverskyLoss(alpha, beta, training.focal_gamma),
+    }[training.loss]
+
+
+def study_dice(y: Any, p: Any) -> Any:
+    """The study's batch Dice on grey values, a scalar in (0, 1], for either head: what every run's curves show.
+
+    D(y, p) = (2 sum |y p| + 1) / (sum y^2 + sum p^2 + 1), sums over every element of the batch.
+
+    Args:
+        y: truth [B, S, S, C], grey mask / 255 for C = 1, one-hot labels for C = 3.
         p: prediction, the same shape.
     """
-    y = ops.cast(y, p.dtype)
-    overlap = ops.sum(ops.abs(y * p))
-    return (2.0 * overlap + SMOOTHING) / (ops.sum(ops.square(y)) + ops.sum(ops.square(p)) + SMOOTHING)
-
-
-def dice_loss(y: Any, p: Any) -> Any:
-    """1 - :func:`dice`."""
-    return 1.0 - dice(y, p)
+    return 1.0 - DiceLoss(grey)(y, p)

@@ -1,5 +1,6 @@
-"""The study's 2-D U-Net."""
+"""The study's 2-D U-Net and its relatives."""
 
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,11 @@ from numpy.typing import NDArray
 
 from liverseg_core.backend import keras
 from liverseg_core.spec import ModelOptions
+
+ops = keras.ops
+
+MAX_GROUPS = 8
+"""The most groups of a group normalization."""
 
 
 class HeNormal:
@@ -35,46 +41,129 @@ class HeNormal:
         return start
 
 
+class Orthogonal:
+    """Orthogonal start drawn by NumPy: kernel [..., channels out] with orthonormal columns or rows.
+
+    The factor Q of a normal draw, signs fixed by R, as ``keras.initializers.Orthogonal`` does (Saxe et al. 2014).
+
+    Args:
+        key: entropy of the draw, e.g. (number of the layer, seed).
+    """
+
+    def __init__(self, *key: int) -> None:
+        self.key = key
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> NDArray[np.float32]:
+        rows, columns = int(np.prod(shape[:-1])), shape[-1]
+        draw = np.random.default_rng(self.key).standard_normal((max(rows, columns), min(rows, columns)))
+        q, r = np.linalg.qr(draw)
+        q = q * np.sign(np.diag(r))
+        start: NDArray[np.float32] = (q if rows >= columns else q.T).reshape(shape).astype(dtype or np.float32)
+        return start
+
+
 def build_network(image_size: int, options: ModelOptions, seed: int = 0) -> keras.Model:
-    """The study's U-Net: [B, S, S, 1] grey in 0..1 to [B, S, S, 1] sigmoid in 0..1.
+    """The network that ``options`` describe: [B, S, S, window] grey in 0..1 to [B, S, S, channels] in 0..1.
 
     ``depth`` encoder blocks of two 3x3 convolutions (``filters``, doubled at each) and 2x2 max-pooling; dropout
     after the last of them (its output is both skip connection and pooled input) and after the bottom block.
-    Decoder: nearest 2x up-sampling, a 2x2 convolution, concatenation (skip first), two 3x3 convolutions; the last
-    block adds a 3x3 convolution to 2 channels, then 1x1 to 1 with sigmoid. All others ReLU, 'same' padding.
+    Decoder: nearest 2x up-sampling, a 2x2 convolution, concatenation (skip first), two 3x3 convolutions. All ReLU,
+    'same' padding.
+
+    - Head grey-sigmoid, as in the study: a 3x3 convolution to 2 channels, then 1x1 to 1 with sigmoid.
+    - Head softmax: 1x1 to 3 channels with softmax (background, parenchyma, lesion), without the bottleneck of 2.
+    - Normalization: between each convolution, the last one excepted, and its ReLU; :func:`_normalization` says how.
+    - Network unet-2.5d: the window's slices are channels of the first convolution; with window 1 it is the U-Net.
+    - Network convlstm-unet: the same encoder and bottom for each slice of the window, then a convolutional LSTM
+      (3x3, Shi et al. 2015) from the first slice to the last, whose final state is decoded; skip connections come
+      from the middle slice.
 
     The layer names and their order are those of :func:`liverseg_core.weights.network_shapes`. The same seed gives the
-    same start and the same dropout draws. About one seed in three starts with both channels of the last block
-    pushing every pixel the same way; such a run learns next to nothing for 30 epochs, here as in the study.
+    same start and the same dropout draws. About one seed in three starts the study's network with both channels of
+    the last block pushing every pixel the same way; such a run learns next to nothing for 30 epochs, here as in the
+    study.
     """
-    filters, depth, dropout = options.filters, options.depth, options.dropout
-    layers = _Layers(seed)
-    x = image = keras.Input((image_size, image_size, 1), name="image")
+    layers = _Layers(seed, options.normalization)
+    image = keras.Input((image_size, image_size, options.window), name="image")
+    if options.network == "convlstm-unet":
+        x, skips = _encode(layers, _as_batch(image), options)
+        x = layers.memory(_as_sequence(x, options.window), "bottom_lstm")
+        skips = [_as_sequence(skip, options.window)[:, options.window // 2] for skip in skips]
+    else:
+        x, skips = _encode(layers, image, options)
+    x = layers.dropout(x, "bottom_dropout", options.dropout)
+    return keras.Model(image, _head(layers, _decode(layers, x, skips, options.filters), options), name="unet")
+
+
+def _encode(layers: "_Layers", x: Any, options: ModelOptions) -> tuple[Any, list[Any]]:
+    """Output of the bottom block, and the skip connections from the finest to the coarsest."""
     skips = []
-    for level in range(depth):
-        x = layers.block(x, f"encoder{level + 1}", filters * 2**level)
-        if level == depth - 1:
-            x = layers.dropout(x, f"encoder{level + 1}_dropout", dropout)
+    for level in range(options.depth):
+        x = layers.block(x, f"encoder{level + 1}", options.filters * 2**level)
+        if level == options.depth - 1:
+            x = layers.dropout(x, f"encoder{level + 1}_dropout", options.dropout)
         skips.append(x)
         x = keras.layers.MaxPooling2D(2, name=f"encoder{level + 1}_pool")(x)
-    x = layers.dropout(layers.block(x, "bottom", filters * 2**depth), "bottom_dropout", dropout)
-    for level in reversed(range(depth)):
+    return layers.block(x, "bottom", options.filters * 2**options.depth), skips
+
+
+def _decode(layers: "_Layers", x: Any, skips: list[Any], filters: int) -> Any:
+    for level in reversed(range(len(skips))):
         x = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"decoder{level + 1}_double")(x)
         x = layers.convolution(x, f"decoder{level + 1}_up", filters * 2**level, size=2)
         x = keras.layers.Concatenate(name=f"decoder{level + 1}_join")([skips[level], x])
         x = layers.block(x, f"decoder{level + 1}", filters * 2**level)
-    x = layers.convolution(x, "decoder1_conv3", 2)
-    return keras.Model(image, layers.convolution(x, "output", 1, size=1, activation="sigmoid"), name="unet")
+    return x
+
+
+def _head(layers: "_Layers", x: Any, options: ModelOptions) -> Any:
+    if options.head == "softmax":
+        return layers.output(x, 3, "softmax")
+    return layers.output(layers.convolution(x, "decoder1_conv3", 2), 1, "sigmoid")
+
+
+def _as_batch(image: Any) -> Any:
+    """Every slice of [B, S, S, window] as a sample of its own, [B * window, S, S, 1]."""
+    return ops.reshape(ops.transpose(image, (0, 3, 1, 2)), (-1, *image.shape[1:3], 1))
+
+
+def _as_sequence(x: Any, window: int) -> Any:
+    """Undo :func:`_as_batch`: [B * window, h, w, channels] to [B, window, h, w, channels]."""
+    return ops.reshape(x, (-1, window, *x.shape[1:]))
+
+
+def _normalization(kind: str, channels: int, name: str) -> keras.layers.Layer:
+    """Normalization to mean 0 and variance 1, then a learned scale and shift for each channel.
+
+    Batch: over batch and pixels, in evaluation by running means that follow within some ten steps. Group: over the
+    pixels of at most eight groups of at least two channels. Instance: over the pixels of each channel.
+    """
+    if kind == "batch":
+        return keras.layers.BatchNormalization(momentum=0.9, name=name)
+    groups = channels if kind == "instance" else max(1, gcd(channels, 2 * MAX_GROUPS) // 2)
+    return keras.layers.GroupNormalization(groups, name=name)
 
 
 class _Layers:
     """Makes layers whose random draws follow from the seed and from how many were made before."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, normalization: str) -> None:
         self.seed = seed
+        self.normalization = normalization
         self.made = 0
 
-    def convolution(self, x: Any, name: str, filters: int, size: int = 3, activation: str = "relu") -> Any:
+    def convolution(self, x: Any, name: str, filters: int, size: int = 3) -> Any:
+        """Convolution, normalization if any, ReLU."""
+        if self.normalization == "none":
+            return self._convolution(x, name, filters, size, "relu")
+        x = self._convolution(x, name, filters, size, "linear")
+        x = _normalization(self.normalization, filters, f"{name}_norm")(x)
+        return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+    def output(self, x: Any, channels: int, activation: str) -> Any:
+        return self._convolution(x, "output", channels, 1, activation)
+
+    def _convolution(self, x: Any, name: str, filters: int, size: int, activation: str) -> Any:
         self.made += 1
         start = HeNormal(self.made, self.seed)
         layer = keras.layers.Conv2D(
@@ -85,7 +174,23 @@ class _Layers:
     def block(self, x: Any, name: str, filters: int) -> Any:
         return self.convolution(self.convolution(x, f"{name}_conv1", filters), f"{name}_conv2", filters)
 
+    def memory(self, x: Any, name: str) -> Any:
+        """Final state of a convolutional LSTM over [B, window, h, w, channels], as many channels."""
+        self.made += 1
+        layer = keras.layers.ConvLSTM2D(
+            x.shape[-1],
+            3,
+            padding="same",
+            kernel_initializer=HeNormal(self.made, self.seed),
+            recurrent_initializer=Orthogonal(self.made, self.seed, 1),
+            seed=self._own_seed(),
+            name=name,
+        )
+        return layer(x)
+
     def dropout(self, x: Any, name: str, rate: float) -> Any:
         self.made += 1
-        own_seed = int(np.random.SeedSequence((self.seed, self.made)).generate_state(1)[0] >> 1)
-        return keras.layers.Dropout(rate, seed=own_seed, name=name)(x)
+        return keras.layers.Dropout(rate, seed=self._own_seed(), name=name)(x)
+
+    def _own_seed(self) -> int:
+        return int(np.random.SeedSequence((self.seed, self.made)).generate_state(1)[0] >> 1)

@@ -18,7 +18,7 @@ from liverseg_core.data.manifest import Manifest, Selection, check_runnable, sel
 from liverseg_core.data.sampling import Batch, make_batch, steps_per_epoch
 from liverseg_core.errors import Interrupted, TrainingFailed, WeightsError
 from liverseg_core.evaluation import evaluate
-from liverseg_core.losses import dice_loss
+from liverseg_core.losses import loss_for
 from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord, Events, ExperimentResult
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
@@ -94,7 +94,7 @@ def best_epoch(history: Sequence[EpochRecord], rule: EarlyStopping) -> int:
 
 def _build(spec: ExperimentSpec) -> keras.Model:
     model = build_network(spec.data.image_size, spec.model, spec.training.seed)
-    compile_model(model, spec, dice_loss)
+    compile_model(model, spec, loss_for(spec.training, spec.model.head))
     return model
 
 

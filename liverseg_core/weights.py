@@ -1,4 +1,4 @@
-"""Weights of the study's U-Net as plain arrays: their shapes, the study's HDF5 files, and the one format kept.
+"""Weights of a network as plain arrays: their shapes, the study's HDF5 files, and the one format kept.
 
 Nothing here imports Keras, and no file is ever unpickled: an HDF5 file yields arrays and nothing else.
 """
@@ -26,25 +26,45 @@ MAX_FILE_BYTES = 2 * 1024**3
 MAX_LAYERS = 1_000
 """The most layers, or weights of one layer, that an HDF5 file may list."""
 
+NORMALIZED = {
+    "none": (),
+    "batch": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "group": ("gamma", "beta"),
+    "instance": ("gamma", "beta"),
+}
+"""Weights of a normalization layer, in order."""
+
 
 def network_shapes(options: ModelOptions) -> list[tuple[str, Shape]]:
     """Every weight of a network in order, as ``("encoder1_conv1/kernel", (3, 3, 1, 4))`` and so on.
 
-    Kernels are (height, width, channels in, channels out), biases (channels out,). At depth 4 they hold
-    121,725 numbers for 4 filters and 485,813 for 8.
+    Kernels are (height, width, channels in, channels out), biases and all of a normalization's weights (channels
+    out,). The study's networks hold 121,725 numbers for 4 filters and 485,813 for 8.
     """
-    return [
-        (f"{layer}/{weight}", shape)
-        for layer, size, received, given in _convolutions(options.filters, options.depth)
-        for weight, shape in (("kernel", (size, size, received, given)), ("bias", (given,)))
-    ]
+    normalized = NORMALIZED[options.normalization]
+    shapes: list[tuple[str, Shape]] = []
+    for layer, size, received, given in _convolutions(options):
+        shapes += [(f"{layer}/kernel", (size, size, received, given)), (f"{layer}/bias", (given,))]
+        if layer != "output":
+            shapes += [(f"{layer}_norm/{weight}", (given,)) for weight in normalized]
+        if layer == "bottom_conv2" and options.network == "convlstm-unet":
+            shapes += _memory(given)
+    return shapes
 
 
-def _convolutions(filters: int, depth: int) -> list[tuple[str, int, int, int]]:
+def _memory(channels: int) -> list[tuple[str, Shape]]:
+    """Weights of the convolutional LSTM; its four gates share each array."""
+    cell, gates = "bottom_lstm/conv_lstm_cell", 4 * channels
+    kernels = [(f"{cell}/{kernel}", (3, 3, channels, gates)) for kernel in ("kernel", "recurrent_kernel")]
+    return [*kernels, (f"{cell}/bias", (gates,))]
+
+
+def _convolutions(options: ModelOptions) -> list[tuple[str, int, int, int]]:
     """(layer, kernel size, channels in, channels out) of every convolution, in order."""
+    filters, depth = options.filters, options.depth
     widths = [filters * 2**level for level in range(depth + 1)]
     names = [f"encoder{level + 1}" for level in range(depth)] + ["bottom"]
-    found, channels = [], 1
+    found, channels = [], options.window if options.network == "unet-2.5d" else 1
     for name, width in zip(names, widths, strict=True):
         found += [(f"{name}_conv1", 3, channels, width), (f"{name}_conv2", 3, width, width)]
         channels = width
@@ -53,6 +73,8 @@ def _convolutions(filters: int, depth: int) -> list[tuple[str, int, int, int]]:
         found += [(f"{name}_up", 2, channels, width), (f"{name}_conv1", 3, 2 * width, width)]
         found += [(f"{name}_conv2", 3, width, width)]
         channels = width
+    if options.head == "softmax":
+        return [*found, ("output", 1, filters, 3)]
     return [*found, ("decoder1_conv3", 3, filters, 2), ("output", 1, 2, 1)]
 
 
@@ -87,10 +109,16 @@ def _misfit(
     wanted = f"shape {expected[1]}" if expected else "no further weight"
     return WeightsError(
         f"{where}: {place}",
-        f"a network with model.filters {options.filters} and model.depth {options.depth} needs {wanted} here; "
-        "set filters and depth to those the file was trained with",
+        f"{_described(options)} needs {wanted} here; set the section model to what the file was trained with",
         "no further weight" if array is None else f"shape {array.shape}",
     )
+
+
+def _described(options: ModelOptions) -> str:
+    """In words what decides the shapes; beyond filters and depth only what the study did not have."""
+    words = f"a network with model.filters {options.filters} and model.depth {options.depth}"
+    changed = options.model_dump(exclude_defaults=True, include={"network", "window", "head", "normalization"})
+    return words + "".join(f", model.{field} {value}" for field, value in changed.items())
 
 
 # --- our own format: an npz with one plain array a weight ------------------------------------------------------
@@ -182,10 +210,12 @@ def read_hdf5_weights(path: Path, options: ModelOptions) -> list[Array]:
     and model files are refused.
 
     Raises:
-        WeightsError: another kind of file, or arrays that do not fit the network (the first is named).
+        WeightsError: another kind of file, arrays that do not fit the network (the first is named), or options of a
+            network that the study did not have.
     """
     import h5py
 
+    _refuse_unless_the_study_s(options)
     _refuse_unless_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
@@ -194,6 +224,14 @@ def read_hdf5_weights(path: Path, options: ModelOptions) -> list[Array]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise WeightsError(path.name, f"is a damaged HDF5 file ({error})") from None
+
+
+def _refuse_unless_the_study_s(options: ModelOptions) -> None:
+    study = ModelOptions()
+    for field in ("network", "head", "normalization"):
+        if getattr(options, field) != getattr(study, field):
+            problem = f"HDF5 files are read for the study's network alone; set it to {getattr(study, field)}"
+            raise WeightsError(f"model.{field}", problem, getattr(options, field))
 
 
 def _refuse_unless_hdf5(path: Path) -> None:

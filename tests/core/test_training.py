@@ -6,7 +6,7 @@ import pytest
 from liverseg_core import checkpoints
 from liverseg_core.backend import keras, out_of_memory_named
 from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
-from liverseg_core.losses import dice_loss
+from liverseg_core.losses import study_dice
 from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord
 from liverseg_core.spec import EarlyStopping, ExperimentSpec, ModelOptions
@@ -261,5 +261,5 @@ def test_the_loss_is_the_batch_dice_of_the_first_step(tiny, tmp_path, listen):
     p = build_network(32, ModelOptions(filters=2, depth=2, dropout=0.0)).predict_on_batch(
         cache.images[rows][..., None]
     )
-    expected = float(dice_loss(cache.masks[rows][..., None], keras.ops.convert_to_tensor(p)))
+    expected = 1 - float(study_dice(cache.masks[rows][..., None], keras.ops.convert_to_tensor(p)))
     assert listener.records[0].loss == pytest.approx(expected, abs=1e-6)
