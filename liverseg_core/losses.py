@@ -74,7 +74,7 @@ class Loss(ABC):
 
     @abstractmethod
     def slopes(self, sums: Sums) -> Sums:
-        """d value / d sums [K] at sums [K], in closed form, float64."""
+        """Derivatives d value / d sums, float64 [K], at sums [K], in closed form."""
 
     def __call__(self, y: Any, p: Any) -> Any:
         """The loss of a batch, a scalar tensor."""
@@ -110,19 +110,12 @@ class DiceLoss(Loss):
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy in nats, mean over pixels.
-
-    Softmax: - sum_c y_c log p_c. Grey-sigmoid: - y log p - (1 - y) log(1 - p) of the grey value itself, least at
-    p = y; the triangular memberships would leave half of the pixels without a gradient.
-    """
+    """Cross-entropy - sum_c y_c log p_c over the channels, in nats, mean over pixels."""
 
     size = 2
 
     def sums(self, y: Any, p: Any) -> Any:
-        y = ops.cast(y, p.dtype)
-        if p.shape[-1] == 1:
-            y, p = ops.concatenate([1.0 - y, y], -1), ops.concatenate([1.0 - p, p], -1)
-        lost = -ops.sum(y * ops.log(ops.maximum(p, EPSILON)))
+        lost = -ops.sum(ops.cast(y, p.dtype) * ops.log(ops.maximum(p, EPSILON)))
         return ops.stack([lost, ops.sum(ops.ones_like(p[..., 0]))])
 
     def value(self, sums: Any) -> Any:
@@ -131,6 +124,17 @@ class CrossEntropy(Loss):
     def slopes(self, sums: Sums) -> Sums:
         lost, pixels = np.asarray(sums, np.float64)
         return np.array([1 / pixels, -lost / pixels**2])
+
+
+class GreyCrossEntropy(CrossEntropy):
+    """Cross-entropy - y log p - (1 - y) log(1 - p) of one grey value, in nats, mean over pixels; least at p = y.
+
+    Not of the triangular memberships, which would leave every pixel on the wrong side of 1/2 without a gradient.
+    """
+
+    def sums(self, y: Any, p: Any) -> Any:
+        y = ops.cast(y, p.dtype)
+        return super().sums(ops.concatenate([1.0 - y, y], -1), ops.concatenate([1.0 - p, p], -1))
 
 
 class TverskyLoss(Loss):
@@ -208,11 +212,12 @@ def loss_for(training: TrainingOptions, head: str) -> Loss:
     Every one is smoothed by 1, as the study's is, and works with either head.
     """
     alpha, beta = training.tversky_alpha, training.tversky_beta
+    cross_entropy = CrossEntropy() if head == "softmax" else GreyCrossEntropy()
     return {
         "dice": DiceLoss(grey),
         "lesion-dice": DiceLoss(lesion),
-        "dice-cross-entropy": WeightedSum((1, CrossEntropy()), (0.5, DiceLoss(liver)), (0.5, DiceLoss(lesion))),
-        "lesion-dice-cross-entropy": WeightedSum((1, CrossEntropy()), (1, DiceLoss(lesion))),
+        "dice-cross-entropy": WeightedSum((1, cross_entropy), (0.5, DiceLoss(liver)), (0.5, DiceLoss(lesion))),
+        "lesion-dice-cross-entropy": WeightedSum((1, cross_entropy), (1, DiceLoss(lesion))),
         "tversky": TverskyLoss(alpha, beta),
         "focal-tversky": TverskyLoss(alpha, beta, training.focal_gamma),
     }[training.loss]
