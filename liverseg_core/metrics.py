@@ -6,6 +6,7 @@ at network size.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,20 @@ Labels = NDArray[np.uint8]
 Level = NDArray[np.uint16]
 Floats = NDArray[np.floating[Any]]
 Target = Literal["liver", "parenchyma", "lesion"]
+
+
+@dataclass(frozen=True, slots=True)
+class SoftFacts:
+    """What stored labels cannot give about a slice; the fields of :class:`liverseg_core.records.SliceScore`."""
+
+    tp: int
+    fp: int
+    fn: int
+    dice: float
+    dice_liver: float
+    dice_tumor: float
+    quantised: tuple[int, ...]
+
 
 CLASSES: dict[Target, tuple[int, ...]] = {"liver": (1, 2), "parenchyma": (1,), "lesion": (2,)}
 """Labels that make up each class; liver includes its lesions, as the LiTS challenge has it."""
@@ -34,14 +49,6 @@ def to_fixed_point(p: Floats) -> Level:
     return np.rint(scaled).astype(np.uint16)
 
 
-def decode_grey(u: Level) -> Labels:
-    """Labels of a stored grey-sigmoid map: p < 1/3 background 0, p < 2/3 parenchyma 1, else lesion 2.
-
-    The thresholds are exact: 65535 / 3 = 21845 and 2 * 65535 / 3 = 43690.
-    """
-    return (u >= FULL // 3).astype(np.uint8) + (u >= 2 * FULL // 3).astype(np.uint8)
-
-
 def enlarge_nearest(labels: Labels, shape: tuple[int, int]) -> Labels:
     """Labels [h, w] at ``shape`` [H, W] by nearest neighbour with half-pixel centres.
 
@@ -50,7 +57,7 @@ def enlarge_nearest(labels: Labels, shape: tuple[int, int]) -> Labels:
     rows, columns = (
         ((2 * np.arange(large) + 1) * small) // (2 * large) for small, large in zip(labels.shape, shape, strict=True)
     )
-    enlarged: Labels = labels[rows[:, None], columns]
+    enlarged: Labels = labels.take(columns, axis=1).take(rows, axis=0)  # many times faster than both at once
     return enlarged
 
 
@@ -68,13 +75,12 @@ def count_3x3(truth: Labels, prediction: Labels) -> tuple[int, ...]:
         raise ValueError(f"truth and prediction differ in shape. Received: {truth.shape} and {prediction.shape}")
     if max(truth.max(initial=0), prediction.max(initial=0)) > 2:
         raise ValueError("labels must be 0, 1 or 2")
-    return tuple(np.bincount((truth * np.uint8(3) + prediction).ravel(), minlength=9).tolist())
-
-
-def native_counts(truth: Labels, u: Level) -> tuple[int, ...]:
-    """Counts of a stored map against the mask at its own size: decode small, then enlarge the labels."""
-    height, width = truth.shape
-    return count_3x3(truth, enlarge_nearest(decode_grey(u), (height, width)))
+    # Counting what is not zero is ten times faster than np.bincount; the background follows from the margins.
+    true, predicted = ([labels == label for label in (1, 2)] for labels in (truth, prediction))
+    n11, n12, n21, n22 = (int(np.count_nonzero(one & other)) for one in true for other in predicted)
+    t1, t2, p1, p2 = (int(np.count_nonzero(mask)) for mask in (*true, *predicted))
+    n01, n02, n10, n20 = p1 - n11 - n21, p2 - n12 - n22, t1 - n11 - n12, t2 - n21 - n22
+    return truth.size - t1 - t2 - n01 - n02, n01, n02, n10, n11, n12, n20, n21, n22
 
 
 # --- from counts to ratios: profile modern ----------------------------------------------------------------------
@@ -160,24 +166,19 @@ def _thirds(values: Floats) -> Floats:
     return np.floor(255 * values / 85)
 
 
-def score_slice(part: str, scan: int, number: int, truth: Labels, u: Level, y: Floats, p: Floats) -> SliceScore:
-    """Every stored fact about one slice.
+def soft_facts(y: Floats, p: Floats) -> SoftFacts:
+    """What the study's own definitions need beyond labels.
 
     Args:
-        part: ``val`` or ``test``.
-        scan: scan number.
-        number: slice number.
-        truth: labels at native size, [H, W].
-        u: stored probability map, [S, S]; ``counts`` come from it.
         y: mask resized / 255, [S, S].
-        p: sigmoid output as floats, [S, S]; the study's scores come from it.
+        p: sigmoid output as floats, [S, S]; of a softmax network its labels as :func:`as_grey`.
     """
-    tp, fp, fn = paper_counts(y, p)
-    soft, liver, tumor = paper_scores(y, p)
-    return SliceScore(
-        part=part, scan=scan, slice=number, counts=native_counts(truth, u), quantised=quantised_counts(y, p),
-        tp=tp, fp=fp, fn=fn, dice=soft, dice_liver=liver, dice_tumor=tumor,
-    )  # fmt: skip
+    return SoftFacts(*paper_counts(y, p), *paper_scores(y, p), quantised_counts(y, p))
+
+
+def as_grey(labels: Labels) -> Floats:
+    """Labels as the study's sigmoid would say them, p = 0, .5, .999, so that its thirds give them back."""
+    return np.array([0, 0.5, 0.999], np.float32)[labels]
 
 
 # --- over many slices: the reference for the ledger's queries ------------------------------------------------------

@@ -112,10 +112,10 @@ def _score(
     write_weights(weights, checkpoints.weights_of(model), spec.model)
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
-    scores = evaluate(model, spec, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
+    scores, components = evaluate(model, spec, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
     return ExperimentResult(
         scores=scores,
-        components=(),
+        components=components,
         artifacts={"weights": weights, "probabilities": maps},
         best_epoch=best_epoch(history, spec.training.early_stopping),
         epochs=len(history),
