@@ -4,6 +4,7 @@ Every method returns the JSON that the API answers with; lists are unwrapped.
 """
 
 import json
+import re
 import tempfile
 import time
 import uuid
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from liverseg_core.errors import LiversegError, shorten
+from liverseg_core.errors import InputError, LiversegError
 
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -172,7 +173,8 @@ class Client:
 
     def import_weights(self, file: Path, spec: Json, progress: Progress | None = None) -> Json:
         """Hand in an HDF5 weights file; answers with the run that will score it."""
-        params = {"spec": json.dumps(spec, separators=(",", ":"))}
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", file.name)[:100].lstrip(".+-") or "weights.h5"
+        params = {"spec": json.dumps(spec, separators=(",", ":")), "name": name}
         return self._upload("/v1/weights", file, "application/x-hdf5", params, progress, again=False)
 
     # ---- the service -----------------------------------------------------------------------------------------
@@ -268,7 +270,6 @@ def _error(answer: httpx.Response) -> ApiError:
 
 def _told(status: int, problem: Json) -> str:
     lines = [str(problem.get("detail") or problem.get("title") or f"HTTP status {status}")]
-    for error in problem.get("errors", []):
-        received = f" Received: {shorten(error['received'])}." if error.get("received") is not None else ""
-        lines.append(f"{error.get('path')}: {error.get('message')}{received}")
+    errors = problem.get("errors", [])
+    lines += [str(InputError(str(one.get("path")), str(one.get("message")), one.get("received"))) for one in errors]
     return "\n".join(lines if len(lines) == 1 else lines[1:])

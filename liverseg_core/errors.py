@@ -29,7 +29,8 @@ class InputError(LiversegError):
         self.path = path
         self.problem = problem
         self.received = received
-        shown = "" if received is None else f" Received: {shorten(received)}."
+        stop = "" if problem.endswith((".", "?", "!")) else "."
+        shown = "" if received is None else f"{stop} Received: {shorten(received)}."
         super().__init__(f"{path}: {problem}{shown}")
 
 

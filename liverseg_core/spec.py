@@ -265,7 +265,9 @@ class TrainingOptions(Section):
     schedule: Schedule = Schedule()
     early_stopping: EarlyStopping = EarlyStopping()
     seed: int = Field(0, strict=True, ge=0, lt=2**31)
-    deterministic: bool = Field(True, strict=True, description="the same bits from the same seed, 3 to 5 % slower")
+    deterministic: bool = Field(
+        True, strict=True, description="the same bits from the same seed, a few percent slower"
+    )
 
 
 class EvaluationOptions(Section):

@@ -4,8 +4,9 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from liverseg_core.errors import InputError
@@ -44,6 +45,18 @@ class Settings(BaseSettings):
     upkeep_s: float = Field(0.5, gt=0, description="how often the API relays, re-announces and reaps")
     max_crashes: int = Field(3, ge=1, description="crashes after which a run is dead")
     max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        try:
+            good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:  # no port number
+            good = False
+        if not good:
+            raise ValueError("must look like http://127.0.0.1:8421")
+        return url
 
     @model_validator(mode="after")
     def _fit_each_other(self) -> Self:

@@ -64,12 +64,16 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+MEANT = {"cancel": "be cancelled", "requeue": "be queued again; only a dead run can"}
+"""Moves that people ask for, in words."""
+
+
 class IllegalMove(Exception):
     """A move that no arrow allows from the run's true state."""
 
     def __init__(self, run_id: int, move: str, state: State) -> None:
         self.run_id, self.move, self.state = run_id, move, state
-        super().__init__(f"run {run_id} is {state}, so it cannot {move}")
+        super().__init__(f"run {run_id} is {state}, so it cannot {MEANT.get(move, move)}")
 
 
 def target(move: str, state: State | None) -> State | None:

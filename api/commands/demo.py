@@ -126,9 +126,10 @@ def _study(wishes: Wishes, stack: Stack, home: Path) -> None:
         _demand_success(runs)
         click.echo()
         show.print_comparison(client.compare(experiment=experiment["id"]))
+    if wishes.tiny:
+        click.echo("This phantom is far too small to learn from: the table shows that all parts work, nothing else.")
     say(f"\nThe same as a page: {stack.url}/comparisons?experiment={experiment['id']}")
-    if not wishes.end:
-        say("It stays up until Ctrl-C.")
+    say("It ends with this demo; without --exit it stays up." if wishes.end else "It stays up until Ctrl-C.")
 
 
 def _draw(phantom: Phantom, folder: Path) -> Path:

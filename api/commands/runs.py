@@ -145,7 +145,7 @@ def _demand_success(runs: Sequence[Json]) -> None:
 
 
 @click.command()
-@click.option("--state", type=click.Choice([*State]), help="only runs in this state")
+@click.option("--state", type=click.Choice([str(state) for state in State]), help="only runs in this state")
 @click.option("--experiment", type=RUN, help="only runs of this experiment")
 @click.option("--name", help="only runs whose name holds this")
 @click.option("--limit", default=30, show_default=True, type=RUN, help="how many, newest first")

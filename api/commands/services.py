@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from liverseg_core.errors import InputError
 from store.settings import settings
 
 
@@ -23,14 +22,10 @@ def up(host: str | None, port: int | None, slots: int, worker: bool) -> None:
     from api.commands import up as services  # imports the database's libraries, which other commands do without
 
     address = urlsplit(settings().url)
-    try:
-        chosen_port = port or address.port or 8421
-    except ValueError:
-        raise InputError("LIVERSEG_URL", "must look like http://127.0.0.1:8421", settings().url) from None
     if worker and not services.can_work():
         click.echo("no worker is started: training needs `pip install 'liverseg[worker]'`", err=True)
         worker = False
-    choice = services.Choice(host or address.hostname or "127.0.0.1", chosen_port, slots, worker)
+    choice = services.Choice(host or address.hostname or "127.0.0.1", port or address.port or 8421, slots, worker)
     services.up(choice, services.say)
 
 

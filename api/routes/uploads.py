@@ -29,6 +29,9 @@ Name = Annotated[
     Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="letters, digits, dots, dashes, underscores"),
 ]
 NameOrHash = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+FileName = Annotated[
+    str, Query(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. +-]{0,99}$", description="what messages call the file")
+]
 SpecText = Annotated[str, Query(max_length=50_000, description="an ExperimentSpec as JSON")]
 
 
@@ -61,10 +64,10 @@ async def import_dataset(request: Request, response: Response, name: Name) -> Da
 
 
 @router.post("/weights", status_code=201, tags=["weights"])
-async def import_weights(request: Request, spec: SpecText) -> ExperimentRuns:
+async def import_weights(request: Request, spec: SpecText, name: FileName = "weights.h5") -> ExperimentRuns:
     """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
     wanted = _parse_spec(spec)
-    async with _received(request, "weights.h5") as file:
+    async with _received(request, name) as file:
         made = await run_in_threadpool(_store_weights, wanted, file)
     request.app.state.upkeep.wake()
     return made
