@@ -170,7 +170,8 @@ class TverskyLoss(Loss):
         if wrong / whole < EPSILON:
             return np.zeros(3)
         root = (wrong / whole) ** (1 / self.gamma - 1) / self.gamma
-        return root * np.array([-wrong, *((hit + SMOOTHING) * np.array([self.alpha, self.beta]))]) / whole**2
+        by_mistake = (hit + SMOOTHING) / whole**2
+        return np.array([-wrong / whole**2 * root, self.alpha * by_mistake * root, self.beta * by_mistake * root])
 
 
 class WeightedSum(Loss):

@@ -230,7 +230,7 @@ def _refuse_unless_the_study_s(options: ModelOptions) -> None:
     study = ModelOptions()
     for field in ("network", "head", "normalization"):
         if getattr(options, field) != getattr(study, field):
-            problem = f"HDF5 files are read for the study's network alone; set it to {getattr(study, field)}"
+            problem = f"HDF5 files are read for the study's network alone; set it to {getattr(study, field)}."
             raise WeightsError(f"model.{field}", problem, getattr(options, field))
 
 

@@ -51,6 +51,25 @@ def test_shapes_of_the_smallest_network():
     ]  # fmt: skip
 
 
+def test_shapes_of_what_the_study_did_not_have():
+    """By hand for 2 filters and one pooling; the names and their order are held against Keras in test_networks."""
+    options = ModelOptions(
+        network="convlstm-unet", window=3, head="softmax", normalization="batch", filters=FILTERS, depth=DEPTH
+    )
+    shapes = network_shapes(options)
+    assert shapes[:6] == [
+        ("encoder1_conv1/kernel", (3, 3, 1, 2)), ("encoder1_conv1/bias", (2,)),
+        ("encoder1_conv1_norm/gamma", (2,)), ("encoder1_conv1_norm/beta", (2,)),
+        ("encoder1_conv1_norm/moving_mean", (2,)), ("encoder1_conv1_norm/moving_variance", (2,)),
+    ]  # fmt: skip
+    assert [shape for name, shape in shapes if name.startswith("bottom_lstm")] == [
+        (3, 3, 4, 16), (3, 3, 4, 16), (16,)
+    ]  # fmt: skip
+    assert shapes[-2:] == [("output/kernel", (1, 1, 2, 3)), ("output/bias", (3,))]
+    assert len(shapes) == 7 * 6 + 3 + 2
+    assert network_shapes(ModelOptions(network="unet-2.5d", window=7))[0] == ("encoder1_conv1/kernel", (3, 3, 7, 4))
+
+
 @pytest.mark.parametrize(("filters", "parameters"), [(4, 121_725), (8, 485_813)])
 def test_parameter_counts(filters, parameters):
     assert sum(np.prod(shape) for _, shape in network_shapes(ModelOptions(filters=filters))) == parameters
@@ -68,6 +87,45 @@ def test_our_own_format_comes_back_bit_for_bit_with_layer_names(tmp_path):
     with np.load(tmp_path / "weights.npz") as file:
         assert file.files[:3] == ["000.encoder1_conv1.kernel", "001.encoder1_conv1.bias", "002.encoder1_conv2.kernel"]
     assert [path.name for path in tmp_path.iterdir()] == ["weights.npz"]
+
+
+def test_every_weight_of_a_trained_network_comes_back(tmp_path):
+    """The running statistics of batch normalization and the LSTM's kernels too."""
+    from liverseg_core.networks import build_network
+
+    options = ModelOptions(
+        network="convlstm-unet", window=3, head="softmax", normalization="batch", filters=2, depth=1
+    )
+    draw = np.random.default_rng(1)
+    values = [draw.random(shape, dtype=np.float32) for _, shape in network_shapes(options)]
+    model, again = (build_network(16, options, seed=seed) for seed in (1, 2))
+    model.set_weights(values)
+    write_weights(tmp_path / "weights.npz", model.get_weights(), options)
+    again.set_weights(read_weights(tmp_path / "weights.npz", options))
+    assert all(np.array_equal(a, b) for a, b in zip(again.get_weights(), values, strict=True))
+    images = draw.random((2, 16, 16, 3), dtype=np.float32)
+    assert np.array_equal(again(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("normalization", "batch"), ("head", "softmax"), ("network", "unet-2.5d")]
+)
+def test_weights_of_another_kind_of_network_are_refused_in_words(tmp_path, field, value):
+    options = ModelOptions(
+        **{"filters": FILTERS, "depth": DEPTH, "window": 3 if field == "network" else 1, field: value}
+    )
+    write_weights(tmp_path / "weights.npz", arrays(), OPTIONS)
+    with pytest.raises(WeightsError, match=f"model.{field} {value}"):
+        read_weights(tmp_path / "weights.npz", options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "study"),
+    [("normalization", "group", "none"), ("head", "softmax", "grey-sigmoid"), ("network", "unet-2.5d", "unet")],
+)
+def test_hdf5_files_are_the_study_s_network_alone(hdf5, field, value, study):
+    with pytest.raises(WeightsError, match=f"model.{field}: .* set it to {study}. Received: '{value}'"):
+        read_hdf5_weights(hdf5, ModelOptions(filters=FILTERS, depth=DEPTH, **{field: value}))
 
 
 def test_the_first_differing_layer_is_named_with_both_shapes(hdf5):
