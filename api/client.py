@@ -88,15 +88,27 @@ class Client:
         state: str | None = None,
         experiment: int | None = None,
         name: str | None = None,
+        kind: str | None = None,
         limit: int = 50,
         before: int | None = None,
     ) -> list[Json]:
         """Runs, newest first; ``before`` is the id to go on from."""
-        return self._list("/v1/runs", state=state, experiment=experiment, name=name, limit=limit, before=before)
+        return self._list(
+            "/v1/runs", state=state, experiment=experiment, name=name, kind=kind, limit=limit, before=before
+        )
 
     def run(self, run: int) -> Json:
         """One run with attempts, events, artifacts and why it waits."""
         return self._get(f"/v1/runs/{run}")
+
+    def rescore(self, runs: Sequence[int], evaluation: Json, name: str = "") -> Json:
+        """Score finished runs under other evaluation options: the experiment with its runs."""
+        return self._json("POST", "/v1/rescores", json={"runs": list(runs), "evaluation": evaluation, "name": name})
+
+    def references(self, spec: Json) -> list[Json]:
+        """Score the reference predictors where ``spec`` would be scored; the runs that were missing."""
+        found: list[Json] = self._json("POST", "/v1/references", json={"spec": spec})["runs"]
+        return found
 
     def cancel(self, run: int) -> Json:
         """Ask a run to end; 409 when it has ended otherwise."""

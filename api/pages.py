@@ -53,7 +53,9 @@ def runs_page(
     before: Before = None,
 ) -> Response:
     """The newest runs; the table renews itself where scripts run."""
-    return _runs(request, "runs.html", views.RunFilter(State(state) if state else None, experiment, name, before))
+    return _runs(
+        request, "runs.html", views.RunFilter(State(state) if state else None, experiment, name, before=before)
+    )
 
 
 @router.get("/fragments/runs")
@@ -65,7 +67,9 @@ def runs_fragment(
     before: Before = None,
 ) -> Response:
     """The table of :func:`runs_page` alone."""
-    return _runs(request, "_runs.html", views.RunFilter(State(state) if state else None, experiment, name, before))
+    return _runs(
+        request, "_runs.html", views.RunFilter(State(state) if state else None, experiment, name, before=before)
+    )
 
 
 def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:

@@ -1,7 +1,7 @@
 """What the API answers with, and the one body it takes."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,31 @@ class SubmitBody(Submission):
     """A submission, and whether finished runs may stand for equal new ones."""
 
     reuse: bool = Field(True, strict=True, description="show a finished run's result instead of training again")
+    references: bool = Field(
+        True,
+        strict=True,
+        description="also score the reference predictors on the same slices, where that is not done",
+    )
+
+
+class RescoreBody(BaseModel):
+    """Finished runs, and the fields of the section ``evaluation`` to score them under."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runs: list[Annotated[int, Field(strict=True, ge=1, lt=2**63)]] = Field(min_length=1, max_length=1000)
+    evaluation: dict[str, Any] = Field(description="fields that change; others stay as each run has them")
+    name: str = Field("", max_length=200, strict=True, description="of the experiment that they become")
+
+
+class ReferenceBody(BaseModel):
+    """Where reference predictors are wanted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spec: dict[str, Any] = Field(
+        description="an ExperimentSpec; its data set, split, image size and evaluation decide what is scored"
+    )
 
 
 class Out(BaseModel):
@@ -39,6 +64,8 @@ class RunOut(BaseModel):
     dataset: str
     spec: dict[str, Any]
     reused_from: int | None
+    scored_from: int | None
+    predictor: str | None
     crashes: int
     priority: int
     pool: str
@@ -156,6 +183,8 @@ class PlannedOut(BaseModel):
     training_hash: str
     evaluation_hash: str
     reused_from: int | None
+    kind: str
+    scored_from: int | None
 
     @classmethod
     def of(cls, planned: Planned) -> "PlannedOut":
@@ -165,6 +194,8 @@ class PlannedOut(BaseModel):
             training_hash=planned.training_hash,
             evaluation_hash=planned.evaluation_hash,
             reused_from=planned.reused_from,
+            kind=planned.kind,
+            scored_from=planned.scored_from.id if planned.scored_from else None,
         )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.errors import DataError, SpecError
-from store.models import Dataset
+from store.models import Dataset, Run
 
 
 def add(session: Session, project_id: int, name: str, manifest: Manifest, artifact: str) -> Dataset:
@@ -44,6 +44,11 @@ def resolve(session: Session, project_id: int, wanted: str) -> Dataset:
         "fits several data sets; give more digits" if fitting else "no such data set; see `liverseg dataset list`"
     )
     raise SpecError("dataset.id", problem, wanted)
+
+
+def of(session: Session, run: Run) -> Dataset:
+    """The data set of a run."""
+    return session.get_one(Dataset, run.dataset_id)
 
 
 def _by_hash(session: Session, project_id: int, prefix: str) -> Sequence[Dataset]:

@@ -14,7 +14,7 @@ from liverseg_core.data.manifest import Manifest, check_runnable
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission, check_storable
-from store import datasets
+from store import datasets, scores
 from store.models import Dataset, Experiment, Run
 from store.queue import enter_new
 from store.settings import settings
@@ -29,8 +29,22 @@ class Planned:
     dataset: Dataset
     training_hash: str
     evaluation_hash: str
-    reused_from: int | None
+    reused_from: int | None = None
     """A finished run with the same two hashes, whose result will be shown instead of training again."""
+    scored_from: Run | None = None
+    """A finished run with the same training hash, whose maps or weights will be scored under other options."""
+    predictor: str | None = None
+    """Which reference predictor is scored, where nothing is trained."""
+
+    @property
+    def kind(self) -> str:
+        """What a worker does; see ``store.models.Run.kind``."""
+        if self.predictor is not None:
+            return "reference"
+        if self.scored_from is None:
+            return "train"
+        flips = self.scored_from.spec.get("evaluation", {}).get("flips", False)
+        return "rescore" if flips == self.spec.evaluation.flips else "evaluate"
 
 
 def plan(session: Session, project_id: int, submission: Submission, *, reuse: bool = True) -> list[Planned]:
@@ -42,11 +56,21 @@ def plan(session: Session, project_id: int, submission: Submission, *, reuse: bo
     specs = submission.expand()
     chosen = _resolve_all(session, project_id, specs)
     hashes = [(spec.training_hash(chosen[spec.dataset.id].content_hash), spec.evaluation_hash()) for spec in specs]
-    done = _finished(session, project_id, {training for training, _ in hashes}) if reuse else {}
+    done = finished(session, project_id, {training for training, _ in hashes}) if reuse else {}
+    trained = {training: run for (training, _), run in done.items()}
     return [
-        Planned(spec, chosen[spec.dataset.id], *pair, done.get(pair))
+        planned(spec, chosen[spec.dataset.id], pair, done.get(pair), trained.get(pair[0]))
         for spec, pair in zip(specs, hashes, strict=True)
     ]
+
+
+def planned(
+    spec: ExperimentSpec, dataset: Dataset, hashes: tuple[str, str], same: Run | None, trained: Run | None
+) -> Planned:
+    """One run: shown from ``same``, which has both hashes, else scored from ``trained``, else trained."""
+    if same is not None:
+        return Planned(spec, dataset, *hashes, reused_from=same.id)
+    return Planned(spec, dataset, *hashes, scored_from=trained)
 
 
 def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSpec]) -> dict[str, Dataset]:
@@ -63,15 +87,17 @@ def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSp
     return chosen
 
 
-def _finished(session: Session, project_id: int, training: set[str]) -> dict[tuple[str, str], int]:
-    query = select(Run.training_hash, Run.evaluation_hash, Run.id).where(
+def finished(session: Session, project_id: int, training: set[str]) -> dict[tuple[str, str], Run]:
+    """The oldest succeeded run of each (training hash, evaluation hash), reused ones apart."""
+    query = select(Run).where(
         Run.project_id == project_id,
         Run.training_hash.in_(training),
         Run.state == State.SUCCEEDED,
         Run.reused_from.is_(None),
+        Run.kind != "predict",
     )
-    rows = session.execute(query.order_by(Run.id.desc()))
-    return {(training, evaluation): run for training, evaluation, run in rows}  # the oldest one stays
+    rows = session.scalars(query.order_by(Run.id.desc()))
+    return {(run.training_hash, run.evaluation_hash): run for run in rows}  # the oldest one stays
 
 
 def submit(
@@ -84,10 +110,10 @@ def submit(
     """
     check_storable(submission.model_dump())
     body = submission.model_dump(mode="json")
-    experiment, new = _experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
+    experiment, new = new_experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if new:
-        planned = plan(session, project_id, submission, reuse=reuse)
-        _add_runs(session, [_run(experiment, one) for one in planned])
+        wanted = plan(session, project_id, submission, reuse=reuse)
+        add_runs(session, experiment, wanted)
     return experiment, new
 
 
@@ -100,17 +126,22 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     body = {"spec": spec.model_dump(mode="json"), "weights": weights}
     check_storable(body)
     dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
-    experiment, _ = _experiment(session, project_id, spec.name, body, None)
+    experiment, _ = new_experiment(session, project_id, spec.name, body, None)
     imported = hashlib.sha256(f"imported weights {weights}".encode()).hexdigest()
-    run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash(), None))
+    run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash()))
     run.kind, run.weights = "evaluate", weights
-    _add_runs(session, [run])
+    _enter(session, [run])
     return experiment
 
 
-def _experiment(
+def new_experiment(
     session: Session, project_id: int, name: str, body: dict[str, Any], key: str | None
 ) -> tuple[Experiment, bool]:
+    """The experiment of a request, and whether it is new: its key may have been used before.
+
+    Raises:
+        SpecError: the key was used with another body.
+    """
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     values = {"project_id": project_id, "name": name, "submission": body, "idempotency_key": key}
     # A second request with the key waits here until the first has committed, then finds its row.
@@ -133,7 +164,7 @@ def _run(experiment: Experiment, planned: Planned) -> Run:
         project_id=experiment.project_id,
         experiment_id=experiment.id,
         dataset_id=planned.dataset.id,
-        kind="train",
+        kind=planned.kind,
         name=spec.name,
         tags=list(spec.tags),
         notes=spec.notes,
@@ -141,6 +172,9 @@ def _run(experiment: Experiment, planned: Planned) -> Run:
         training_hash=planned.training_hash,
         evaluation_hash=planned.evaluation_hash,
         reused_from=planned.reused_from,
+        scored_from=planned.scored_from.id if planned.scored_from else None,
+        predictor=planned.predictor,
+        best_epoch=planned.scored_from.best_epoch if planned.scored_from else None,
         pool=settings().pool,
         state=State.QUEUED,
         crashes=0,
@@ -148,7 +182,18 @@ def _run(experiment: Experiment, planned: Planned) -> Run:
     )
 
 
-def _add_runs(session: Session, runs: list[Run]) -> None:
+def add_runs(session: Session, experiment: Experiment, planned: Sequence[Planned], priority: int = 0) -> list[Run]:
+    """The runs of an experiment, in their first state and announced."""
+    runs = [_run(experiment, one) for one in planned]
+    for run in runs:
+        run.priority = priority
+        if run.kind == "evaluate" and run.scored_from is not None:
+            run.weights = scores.files(session, run.scored_from)["weights"]
+    _enter(session, runs)
+    return runs
+
+
+def _enter(session: Session, runs: list[Run]) -> None:
     session.add_all(runs)
     session.flush()  # gives the ids, in order
     now = session.scalar(select(func.clock_timestamp()))

@@ -1,9 +1,10 @@
 """Per-image rows: written by COPY in the transaction that finishes the run, read back as counts."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import astuple, fields
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from liverseg_core import records
@@ -11,6 +12,10 @@ from store.artifacts import Stored
 from store.models import CONFUSION, Artifact
 from store.queue import Claim, Ending, end_attempt, move, owned
 from store.states import Outcome, State
+
+if TYPE_CHECKING:
+    from liverseg_core.metrics import SoftFacts
+    from liverseg_core.scoring import Key
 
 COLUMNS = ("run_id", "part", "scan", "slice", *CONFUSION, "tp", "fp", "fn", "dice", "dice_liver", "dice_tumor")
 
@@ -22,6 +27,7 @@ def finish(
     artifacts: dict[str, Stored],
     best_epoch: int | None,
     ending: Ending,
+    components: Sequence[records.LesionComponent] = (),
 ) -> State:
     """Store a result and end the run, all in the caller's transaction; the state reached.
 
@@ -34,6 +40,7 @@ def finish(
     cancelled = run.state == State.STOPPING
     if not cancelled:
         copy_scores(session, run.id, scores)
+        copy_components(session, run.id, components)
         session.add_all(
             Artifact(run_id=run.id, attempt=claim.fence, kind=kind, sha256=file.sha256, bytes=file.bytes)
             for kind, file in artifacts.items()
@@ -51,6 +58,39 @@ def copy_scores(session: Session, run_id: int, scores: Iterable[records.SliceSco
     with cursor.copy(f"COPY slice_scores ({', '.join(COLUMNS)}) FROM STDIN") as copy:
         for one in scores:
             copy.write_row((run_id, *_values(one)))
+
+
+def copy_components(session: Session, run_id: int, components: Iterable[records.LesionComponent]) -> None:
+    """As :func:`copy_scores`, of lesions."""
+    names = [field.name for field in fields(records.LesionComponent)]
+    cursor = session.connection().connection.cursor()
+    with cursor.copy(f"COPY lesion_components (run_id, {', '.join(names)}) FROM STDIN") as copy:
+        for one in components:
+            copy.write_row((run_id, *astuple(one)))
+
+
+def files(session: Session, run_id: int) -> dict[str, str]:
+    """Kind -> SHA-256 of every artifact of a run."""
+    rows = session.execute(select(Artifact.kind, Artifact.sha256).where(Artifact.run_id == run_id))
+    return dict(rows.all())
+
+
+def soft_facts(session: Session, run_id: int) -> "dict[Key, SoftFacts]":
+    """What the stored maps of a run cannot give, by part, scan and slice."""
+    from liverseg_core.metrics import SoftFacts  # NumPy, which the start of the API does without
+
+    names = [*(column for column in CONFUSION if column.startswith("q")), *_SOFT]
+    rows = session.execute(
+        text(f"SELECT part, scan, slice, {', '.join(names)} FROM slice_scores WHERE run_id = :run"),  # noqa: S608
+        {"run": run_id},
+    )
+    return {
+        (part, scan, number): SoftFacts(quantised=tuple(rest[:9]), **dict(zip(_SOFT, rest[9:], strict=True)))
+        for part, scan, number, *rest in rows
+    }
+
+
+_SOFT = ("tp", "fp", "fn", "dice", "dice_liver", "dice_tumor")
 
 
 def _values(one: records.SliceScore) -> tuple[Any, ...]:

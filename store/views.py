@@ -17,6 +17,8 @@ class RunFilter:
     state: State | None = None
     experiment: int | None = None
     name: str | None = None
+    kind: str | None = None
+    """None: every kind but ``reference``, which nobody submitted."""
     before: int | None = None
     """Cursor: only runs with a smaller id."""
 
@@ -32,6 +34,7 @@ def runs(session: Session, project_id: int, wanted: RunFilter, limit: int) -> Se
         query = query.where(Run.name.icontains(wanted.name, autoescape=True))
     if wanted.before is not None:
         query = query.where(Run.id < wanted.before)
+    query = query.where(Run.kind != "reference" if wanted.kind is None else Run.kind == wanted.kind)
     return session.scalars(query.order_by(Run.id.desc()).limit(limit)).all()
 
 

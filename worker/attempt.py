@@ -19,13 +19,15 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from liverseg_core.records import EpochRecord, SliceScore
+from liverseg_core.records import EpochRecord, LesionComponent, SliceScore
 from store import artifacts, queue, scores
 from store.database import is_outage, transaction
 from store.queue import Ending, LeaseLost, Work
 from store.settings import settings
 from store.states import State
+from worker import scoring
 from worker.child import Child
+from worker.inside import Inside
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class Supervisor:
         self._last_word: dict[str, Any] | None = None
         self._beaten = 0.0
         self._stopping = False
-        self._child = Child(self._job(work, threads), self._work / "trainer.log")
+        self._child = self._start(work, threads)
 
     def run(self) -> None:
         """Supervise until the trainer has ended, then store how.
@@ -99,6 +101,11 @@ class Supervisor:
             self._child.kill()
             raise
         self._conclude()
+
+    def _start(self, work: Work, threads: int) -> Child | Inside:
+        if work.kind in scoring.KINDS:
+            return Inside(lambda between: scoring.carry_out(work, between))
+        return Child(self._job(work, threads), self._work / "trainer.log")
 
     def _job(self, work: Work, threads: int) -> dict[str, Any]:
         return {
@@ -185,12 +192,15 @@ class Supervisor:
 
     def _finish(self, word: dict[str, Any], ending: Ending) -> None:
         rows = [SliceScore(*values) for values in word["scores"]]
-        files = {kind: Path(path) for kind, path in word["artifacts"].items()} | {"log": self._child.log}
+        lesions = [LesionComponent(*values) for values in word["components"]]
+        files = {kind: Path(path) for kind, path in word["artifacts"].items()}
+        if self._child.log is not None:
+            files["log"] = self._child.log
         stored = {}
         for kind, path in files.items():
             stored[kind] = artifacts.put(path)
             self._beat()  # probability maps of thousands of slices take a slow disk longer than a lease
-        self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending))
+        self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending, lesions))
 
     def _end(self, write: Callable[[Session], object]) -> None:
         done = persist(lambda session: (write(session), queue.is_done(session, self.claim.run_id))[1])

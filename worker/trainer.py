@@ -14,22 +14,18 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from liverseg_core.data.cache import SliceCache, open_cache
 from liverseg_core.data.manifest import Manifest
-from liverseg_core.errors import InputError, Interrupted, TrainingFailed
 from liverseg_core.records import EpochRecord, ExperimentResult
 from liverseg_core.spec import ExperimentSpec
+from worker.reporting import report
 
 EVENTS_FD = "LIVERSEG_EVENTS_FD"
 STEP_EVERY_S = 0.5  # a line a step would be thousands a second on small images
-
-FAILED_EXIT = 3
-INTERRUPTED_EXIT = 4
 
 
 class Reporter:
@@ -84,31 +80,8 @@ def main() -> int:
         if not line:
             return 0
         threading.Thread(target=_die_with_supervisor, daemon=True).start()
-        return _report(reporter, json.loads(line))
-
-
-def _report(reporter: Reporter, job: dict[str, Any]) -> int:
-    try:
-        result = _carry_out(job, reporter)
-    except Interrupted:
-        return INTERRUPTED_EXIT
-    except TrainingFailed as error:
-        reporter.tell("failed", reason=error.reason, message=str(error))
-        return FAILED_EXIT
-    except InputError as error:
-        reporter.tell("failed", reason="bad-input", message=str(error))
-        return FAILED_EXIT
-    except Exception as error:  # the process's edge: the supervisor counts it as a crash and shows this text
-        traceback.print_exc()
-        reporter.tell("crashed", message=f"{type(error).__name__}: {error}")
-        return 1
-    reporter.tell(
-        "result",
-        scores=[dataclasses.astuple(score) for score in result.scores],
-        artifacts={kind: str(path) for kind, path in result.artifacts.items()},
-        best_epoch=result.best_epoch,
-    )
-    return 0
+        job = json.loads(line)
+        return report(reporter.tell, lambda: _carry_out(job, reporter))
 
 
 def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:

@@ -17,7 +17,7 @@ from liverseg_core.submission import set_path
 
 Json = dict[str, Any]
 
-AROUND_SPEC = ("spec", "grid", "variants", "seeds", "reuse")
+AROUND_SPEC = ("spec", "grid", "variants", "seeds", "reuse", "references")
 """Keys of a file that holds a whole submission; a file without ``spec`` is a spec itself."""
 
 

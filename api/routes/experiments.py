@@ -17,11 +17,13 @@ from api.schemas import (
     SubmitBody,
     next_page,
 )
+from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
-from store import views
+from store import datasets, views
 from store.database import transaction
 from store.experiments import plan, submit
 from store.models import DEFAULT_PROJECT
+from store.scorings import add_references
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
 
@@ -46,6 +48,9 @@ def create(
         experiment, new = submit(session, DEFAULT_PROJECT, body, key=key, reuse=body.reuse)
         runs = views.experiment_runs(session, experiment.id)
         made = ExperimentRuns.of(experiment, list(runs))
+        if new and body.references:
+            scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
+            add_references(session, DEFAULT_PROJECT, scored)
     request.app.state.upkeep.wake()
     response.status_code = 201 if new else 200
     return made

@@ -1,7 +1,7 @@
 """Runs: what they are, what they did, what they left; cancel and requeue."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
@@ -36,17 +36,24 @@ Kind = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,60}$", description="which fil
 Name = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="part of a name")]
 
 
+SomeKind = Annotated[
+    Literal["train", "evaluate", "rescore", "reference", "predict"] | None,
+    Query(description="left out: every kind but reference"),
+]
+
+
 @router.get("")
 def listing(
     state: State | None = None,
     experiment: SomeExperiment = None,
     name: Name = None,
+    kind: SomeKind = None,
     limit: Limit = 50,
     before: Before = None,
 ) -> RunList:
     """Runs, newest first."""
     with transaction() as session:
-        wanted = views.RunFilter(state, experiment, name, before)
+        wanted = views.RunFilter(state, experiment, name, kind, before)
         found = list(views.runs(session, DEFAULT_PROJECT, wanted, limit))
     return RunList(runs=[RunOut.of(run) for run in found], next=next_page(found, limit))
 

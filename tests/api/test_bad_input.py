@@ -267,7 +267,7 @@ def whole_model(file: h5py.File) -> None:
 WEIGHTS = {
     "no HDF5": (b"no weights", "no HDF5"),
     "cut short": (hdf5(wrong_shape)[:600], "damaged"),
-    "another shape": (hdf5(wrong_shape), "set filters and depth"),
+    "another shape": (hdf5(wrong_shape), "set the section model"),
     "a link": (hdf5(linked), "is a link"),
     "a whole model": (hdf5(whole_model), "save_weights"),
     "nothing listed": (hdf5(lambda file: None), "layer_names"),

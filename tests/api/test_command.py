@@ -207,7 +207,7 @@ def test_weights_become_a_run(liverseg: Run, phantom: str, spec: Path, tmp_path:
     with h5py.File(tmp_path / "none.h5", "w") as file:
         file["something"] = [1.0]
     told = liverseg("weights", "import", tmp_path / "none.h5", "--spec", spec, code=2).stderr
-    assert "Error: weights.h5: has no layer_names; give a Keras 2 weights file" in told
+    assert "Error: none.h5: has no layer_names; give a Keras 2 weights file" in told
     assert json.loads(liverseg("runs", "--json").stdout) == {"runs": []}
 
 
@@ -234,7 +234,7 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
-    wanted = "cancel compare dataset demo requeue runs show study submit up watch weights"
+    wanted = "cancel compare dataset demo references requeue rescore runs show study submit up watch weights"
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output

@@ -1,0 +1,40 @@
+"""What trains nothing: finished runs under other evaluation options, and reference predictors."""
+
+from fastapi import APIRouter, Request
+
+from api.schemas import ExperimentRuns, ReferenceBody, RescoreBody, RunList, RunOut
+from liverseg_core.spec import ExperimentSpec
+from liverseg_core.submission import check_storable
+from store import datasets, views
+from store.database import transaction
+from store.models import DEFAULT_PROJECT
+from store.scorings import add_references, submit_rescores
+
+router = APIRouter(prefix="/v1", tags=["scoring"])
+
+
+@router.post("/rescores", status_code=201)
+def rescore(request: Request, body: RescoreBody) -> ExperimentRuns:
+    """Score finished runs anew from their kept probability maps; nothing is trained."""
+    check_storable(body.evaluation, "evaluation")
+    check_storable(body.name, "name")
+    with transaction() as session:
+        made = submit_rescores(session, DEFAULT_PROJECT, body.runs, body.evaluation, body.name)
+        runs = list(views.experiment_runs(session, made.id))
+        answer = ExperimentRuns.of(made, runs)
+        scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
+        add_references(session, DEFAULT_PROJECT, scored)
+    request.app.state.upkeep.wake()
+    return answer
+
+
+@router.post("/references", status_code=201)
+def references(request: Request, body: ReferenceBody) -> RunList:
+    """Score the reference predictors where a spec would be scored, before anyone trains; the runs added."""
+    check_storable(body.spec)
+    spec = ExperimentSpec.parse(body.spec)
+    with transaction() as session:
+        dataset = datasets.resolve(session, DEFAULT_PROJECT, spec.dataset.id)
+        added = [RunOut.of(run) for run in add_references(session, DEFAULT_PROJECT, [(spec, dataset)])]
+    request.app.state.upkeep.wake()
+    return RunList(runs=added, next=None)

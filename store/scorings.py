@@ -1,0 +1,114 @@
+"""Submitting what trains nothing: finished runs under other evaluation options, and reference predictors."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.data.manifest import select as chosen_slices
+from liverseg_core.errors import SpecError
+from liverseg_core.spec import ExperimentSpec
+from store import datasets
+from store.experiments import Planned, add_runs, finished, new_experiment, planned
+from store.models import Dataset, Experiment, Run
+from store.references import PREDICTORS, reference_hash, reference_spec
+from store.states import State
+
+SCORED_KINDS = ("train", "evaluate", "rescore")
+"""Kinds of run that leave probability maps."""
+
+FIRST = 10
+"""Priority of reference runs: they take a second each, and a table without them says less."""
+
+
+def submit_rescores(
+    session: Session, project_id: int, run_ids: Sequence[int], evaluation: Mapping[str, Any], name: str = ""
+) -> Experiment:
+    """Score finished runs under other options; a run each, in the order given.
+
+    Args:
+        session: an open session.
+        project_id: whose runs.
+        run_ids: finished runs with scores; reused ones stand for their original.
+        evaluation: fields of the section ``evaluation`` that change; others stay as each run has them.
+        name: of the experiment.
+
+    Raises:
+        SpecError: an unknown or unfinished run, one without maps, or options that cannot be.
+    """
+    wanted = [_rescored(session, _original(session, project_id, run_id), evaluation) for run_id in run_ids]
+    body = {"rescore": list(run_ids), "evaluation": dict(evaluation)}
+    experiment, _ = new_experiment(session, project_id, name or "re-scored", body, None)
+    add_runs(session, experiment, wanted)
+    return experiment
+
+
+def _original(session: Session, project_id: int, run_id: int) -> Run:
+    run = session.scalar(select(Run).where(Run.project_id == project_id, Run.id == run_id))
+    if run is not None and run.reused_from is not None:
+        run = session.get_one(Run, run.reused_from)
+    if run is None:
+        raise SpecError("runs", "there is no such run; see `liverseg runs`", run_id)
+    if run.kind not in SCORED_KINDS or run.state != State.SUCCEEDED:
+        raise SpecError(
+            "runs", f"run {run_id} is a run of kind {run.kind}, {run.state}; only succeeded runs with scores can be "
+            "scored anew", run_id,
+        )  # fmt: skip
+    return run
+
+
+def _rescored(session: Session, run: Run, evaluation: Mapping[str, Any]) -> Planned:
+    changed = {**run.spec, "evaluation": {**run.spec.get("evaluation", {}), **evaluation}}
+    spec = ExperimentSpec.parse(changed)
+    hashes = run.training_hash, spec.evaluation_hash()
+    same = finished(session, run.project_id, {run.training_hash}).get(hashes)
+    return planned(spec, datasets.of(session, run), hashes, same, run)
+
+
+def add_references(session: Session, project_id: int, runs: Iterable[tuple[ExperimentSpec, Dataset]]) -> list[Run]:
+    """Queue the reference predictors that have not been scored yet on the slices that ``runs`` are scored on.
+
+    They come before other runs, in an experiment of their own; the runs added.
+    """
+    wanted: dict[str, Planned] = {}
+    for spec, dataset in _different(runs):
+        manifest = Manifest.from_json(dataset.manifest)
+        own, evaluation = reference_spec(spec), spec.evaluation.model_dump()
+        scans = scored_scans(manifest, spec)
+        for name in PREDICTORS:
+            digest = reference_hash(name, dataset.content_hash, spec.data.image_size, scans, evaluation)
+            named = own.model_copy(update={"name": name})
+            wanted[digest] = Planned(named, dataset, digest, own.evaluation_hash(), predictor=name)
+    known = select(Run.training_hash).where(
+        Run.project_id == project_id,
+        Run.training_hash.in_(wanted),
+        Run.state.in_([State.QUEUED, State.RUNNING, State.SUCCEEDED]),
+    )
+    missing = [wanted[digest] for digest in wanted.keys() - set(session.scalars(known))]
+    if not missing:
+        return []
+    missing.sort(key=lambda one: (one.spec.data.image_size, PREDICTORS.index(str(one.predictor))))
+    body = {"references": [one.training_hash for one in missing]}
+    experiment, _ = new_experiment(session, project_id, "reference predictors", body, None)
+    return add_runs(session, experiment, missing, priority=FIRST)
+
+
+def scored_scans(manifest: Manifest, spec: ExperimentSpec) -> dict[str, tuple[int, ...]]:
+    """``val`` and ``test`` -> the scans that are scored; parts without any are left out."""
+    chosen = chosen_slices(manifest, spec.dataset)
+    scans = {part: tuple(sorted({manifest.slices[index].scan for index in chosen[part]})) for part in ("val", "test")}
+    return {part: own for part, own in scans.items() if own}
+
+
+def _different(runs: Iterable[tuple[ExperimentSpec, Dataset]]) -> list[tuple[ExperimentSpec, Dataset]]:
+    """One of each kind: thousands of cells of a grid differ in what does not matter here."""
+    found = {
+        (dataset.id, spec.dataset.split.model_dump_json(), spec.data.image_size, spec.evaluation.model_dump_json()): (
+            spec,
+            dataset,
+        )
+        for spec, dataset in runs
+    }
+    return list(found.values())

@@ -1,0 +1,37 @@
+"""How work that was carried out, or not, is told to the supervisor: one event and an exit status."""
+
+import dataclasses
+import traceback
+from collections.abc import Callable
+
+from liverseg_core.errors import InputError, Interrupted, TrainingFailed
+from liverseg_core.records import ExperimentResult
+
+DONE, CRASHED, FAILED, INTERRUPTED = 0, 1, 3, 4
+"""Exit statuses of a trainer process, and of work done inside the worker."""
+
+
+def report(tell: Callable[..., None], carry_out: Callable[[], ExperimentResult]) -> int:
+    """Carry out, tell ``result``, ``failed`` or ``crashed`` (nothing when interrupted), and return the status."""
+    try:
+        result = carry_out()
+    except Interrupted:
+        return INTERRUPTED
+    except TrainingFailed as error:
+        tell("failed", reason=error.reason, message=str(error))
+        return FAILED
+    except InputError as error:
+        tell("failed", reason="bad-input", message=str(error))
+        return FAILED
+    except Exception as error:  # the edge: the supervisor counts it as a crash and shows this text
+        traceback.print_exc()
+        tell("crashed", message=f"{type(error).__name__}: {error}")
+        return CRASHED
+    tell(
+        "result",
+        scores=[dataclasses.astuple(score) for score in result.scores],
+        components=[dataclasses.astuple(component) for component in result.components],
+        artifacts={kind: str(path) for kind, path in result.artifacts.items()},
+        best_epoch=result.best_epoch,
+    )
+    return DONE
