@@ -1,0 +1,202 @@
+"""Runs that train nothing: carried out in the worker's own thread, under the same lease and fence as any other."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from liverseg_core import references as predictors
+from liverseg_core import scoring
+from liverseg_core.data.cache import open_cache
+from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.errors import SpecError
+from liverseg_core.metrics import soft_facts, to_fixed_point
+from liverseg_core.spec import ExperimentSpec
+from store import artifacts, datasets, experiments, queue, scores, scorings, views
+from store.database import transaction
+from store.models import DEFAULT_PROJECT, LesionComponent
+from store.queue import Ending
+from store.references import PREDICTORS
+from store.settings import settings
+from tests import factories, processes
+from worker.attempt import attempt
+from worker.inside import Inside
+from worker.reporting import DONE, INTERRUPTED
+
+
+def once() -> int | None:
+    return attempt("default", "test-worker", threads=1)
+
+
+def submit(**sections) -> int:
+    with transaction() as session:
+        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission(factories.tiny_spec(**sections)))
+        return views.experiment_runs(session, made.id)[0].id
+
+
+def rescore(run_id: int, **evaluation) -> int:
+    with transaction() as session:
+        made = scorings.submit_rescores(session, DEFAULT_PROJECT, [run_id], evaluation)
+        return views.experiment_runs(session, made.id)[0].id
+
+
+def add_references(**sections) -> list[int]:
+    spec = ExperimentSpec.parse(factories.tiny_spec(**sections))
+    with transaction() as session:
+        dataset = datasets.resolve(session, DEFAULT_PROJECT, "phantom")
+        return [run.id for run in scorings.add_references(session, DEFAULT_PROJECT, [(spec, dataset)])]
+
+
+def counts(run_id: int) -> list[tuple]:
+    with transaction() as session:
+        columns = ", ".join(f"n{truth}{found}" for truth in range(3) for found in range(3))
+        query = f"SELECT scan, slice, {columns} FROM slice_scores WHERE run_id = :run ORDER BY part, scan, slice"
+        return [tuple(row) for row in session.execute(text(query), {"run": run_id})]
+
+
+def kept(run_id: int) -> dict[str, str]:
+    with transaction() as session:
+        return scores.files(session, run_id)
+
+
+@pytest.fixture
+def trained(database: Path, tmp_path: Path) -> int:
+    """A finished run whose network was replaced by noise about the truth, so that nothing has to be trained."""
+    factories.import_phantom(tmp_path)
+    run_id = submit()
+    with transaction() as session:
+        work = queue.claim(session, "default", "w", "host", 60)
+    manifest, spec = Manifest.from_json(work.manifest), ExperimentSpec.parse(work.spec)
+    cache = open_cache(artifacts.locate(work.dataset_artifact), manifest, 32, settings().cache)
+    random, maps, soft = np.random.default_rng(0), {}, {}
+    chosen = select(manifest, spec.dataset)
+    parts = {part: chosen[part] for part in ("val", "test")}
+    for part, indices in parts.items():
+        for index in indices:
+            entry = manifest.slices[index]
+            p = np.clip(cache.masks[index] + random.normal(0, 0.2, (32, 32)), 0, 1).astype(np.float32)
+            maps[f"{part}/{entry.key}"] = to_fixed_point(p)
+            soft[part, entry.scan, entry.slice] = soft_facts(cache.masks[index], p)
+    np.savez(tmp_path / "probabilities.npz", **maps)
+    (tmp_path / "weights.npz").write_bytes(b"weights")
+    found, lesions = scoring.rescore(
+        manifest, cache.labels, tmp_path / "probabilities.npz", parts, soft, spec.evaluation
+    )
+    files = {kind: artifacts.put(tmp_path / f"{kind}.npz") for kind in ("weights", "probabilities")}
+    with transaction() as session:
+        scores.finish(session, work.claim, found, files, 2, Ending(0), lesions)
+    return run_id
+
+
+def test_dropping_every_lesion_leaves_liver_in_truth_and_prediction(trained: int) -> None:
+    run_id = rescore(trained, min_lesion=10**6)
+    assert once() == run_id
+    run = processes.get_run(run_id)
+    assert (run.state, run.kind, run.scored_from, run.fence) == ("succeeded", "rescore", trained, 1)
+    before, after = counts(trained), counts(run_id)
+    assert any(sum(row[8:]) for row in before)  # there was lesion
+    for old, new in zip(before, after, strict=True):
+        _, _, n00, n01, n02, n10, n11, n12, n20, n21, n22 = old
+        assert new == (*old[:2], n00, n01 + n02, 0, n10 + n20, n11 + n12 + n21 + n22, 0, 0, 0, 0)
+
+
+def test_a_rescored_run_keeps_the_files_of_its_original_and_can_be_scored_again(trained: int) -> None:
+    first = rescore(trained, min_lesion=3)
+    once()
+    assert kept(first) == kept(trained)
+    second = rescore(first, min_lesion=10**6)
+    assert once() == second
+    assert processes.get_run(second).state == "succeeded"
+    assert processes.get_run(second).best_epoch == processes.get_run(trained).best_epoch
+
+
+def test_unchanged_options_need_no_work_at_all(trained: int) -> None:
+    run = processes.get_run(rescore(trained, min_lesion=0))
+    assert (run.state, run.reused_from) == ("succeeded", trained)
+
+
+def test_a_submission_that_changes_the_evaluation_alone_is_scored_not_trained(trained: int) -> None:
+    assert processes.get_run(submit(evaluation={"threshold": 0.5})).kind == "rescore"
+    flipped = processes.get_run(submit(evaluation={"flips": True}))
+    assert (flipped.kind, flipped.weights) == ("evaluate", kept(trained)["weights"])
+    assert processes.get_run(submit(training={"batch_size": 4, "epochs": 1})).kind == "train"
+
+
+def test_maps_that_are_gone_fail_the_run_and_say_what_to_do(trained: int) -> None:
+    artifacts.locate(kept(trained)["probabilities"]).unlink()
+    run_id = rescore(trained, min_lesion=3)
+    once()
+    run = processes.get_run(run_id)
+    assert (run.state, run.reason) == ("failed", "bad-input")
+    assert "evaluate it again" in run.message
+
+
+def test_only_succeeded_runs_with_scores_are_scored_anew(trained: int) -> None:
+    waiting = submit(training={"batch_size": 4, "epochs": 1})
+    for run_id in (waiting, 999):
+        with pytest.raises(SpecError, match=r"only succeeded runs|no such run"):
+            rescore(run_id, min_lesion=3)
+    with pytest.raises(SpecError, match=r"evaluation\.min_lesion"):
+        rescore(trained, min_lesion=-1)
+
+
+def test_a_cancel_before_the_claim_ends_it_and_stores_nothing(trained: int) -> None:
+    run_id = rescore(trained, min_lesion=3)
+    with transaction() as session:
+        queue.cancel(session, DEFAULT_PROJECT, run_id)
+    assert once() is None
+    assert processes.get_run(run_id).state == "cancelled"
+    assert counts(run_id) == []
+
+
+def test_reference_predictors_are_runs_scored_once(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    waiting = submit()
+    ids = add_references()
+    assert [once() for _ in ids] == ids  # they come before what was submitted earlier
+    assert processes.get_run(waiting).state == "queued"
+    found = {processes.get_run(run_id).predictor: counts(run_id) for run_id in ids}
+    assert tuple(found) == PREDICTORS
+    for row in found["perfect"]:
+        assert [row[place] for place in (3, 4, 5, 7, 8, 9)] == [0] * 6  # nothing off the diagonal
+    for row, truth in zip(found["empty"], found["perfect"], strict=True):
+        assert (row[2], row[5], row[8]) == (truth[2], truth[6], truth[10])  # all that there is, called background
+    assert add_references() == []
+    assert len(add_references(evaluation={"min_lesion": 5})) == len(PREDICTORS)
+    assert add_references(evaluation={"threshold": 0.5}) == []  # no probability, no threshold
+
+
+def test_lesions_are_stored_with_the_scores(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    perfect = add_references()[2]
+    for _ in PREDICTORS:
+        once()
+    with transaction() as session:
+        rows = session.query(LesionComponent).filter_by(run_id=perfect).all()
+    assert rows
+    assert {row.iou for row in rows} == {1.0}
+    assert sum(row.pixels for row in rows if row.predicted and row.slice is not None) == sum(
+        row[10] for row in counts(perfect)
+    )
+
+
+def test_the_names_of_the_predictors_are_those_of_the_laboratory() -> None:
+    assert predictors.PREDICTORS == PREDICTORS
+
+
+def test_work_inside_ends_at_its_next_step_when_asked_to() -> None:
+    began = threading.Event()
+
+    def for_ever(between):
+        while True:
+            began.set()
+            between()
+
+    work = Inside(for_ever)
+    assert began.wait(5)
+    work.terminate(5)
+    assert work.kill() == INTERRUPTED != DONE
+    assert work.next_event(1) == {"event": "progress", "phase": "scoring"}
+    assert work.ended()
