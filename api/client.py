@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 from urllib.parse import quote
@@ -174,6 +174,21 @@ class Client:
         """Hand in an HDF5 weights file; answers with the run that will score it."""
         params = {"spec": json.dumps(spec, separators=(",", ":"))}
         return self._upload("/v1/weights", file, "application/x-hdf5", params, progress, again=False)
+
+    # ---- printed tables --------------------------------------------------------------------------------------
+
+    def import_table(self, name: str, files: Mapping[str, str]) -> Json:
+        """Hand in a printed table, file name -> text; an older one of this name is replaced."""
+        body = {"files": [{"name": file, "text": text} for file, text in files.items()]}
+        return self._json("POST", "/v1/tables", again=True, params={"name": name}, json=body)
+
+    def tables(self) -> list[Json]:
+        """Every printed table, by name."""
+        return self._list("/v1/tables")
+
+    def table(self, name: str) -> Json:
+        """One printed table: rows, and notes on what looks wrong in them."""
+        return self._get(f"/v1/tables/{quote(name, safe='')}")
 
     # ---- the service -----------------------------------------------------------------------------------------
 

@@ -99,8 +99,6 @@ def _grids(name: str, text: str) -> list[_Grid]:
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise DataError(name, "is empty; give a file that holds a table")
-    if "\0" in text or any("\ud800" <= mark <= "\udfff" for mark in text):
-        raise DataError(name, "holds a character that is no text (NUL or half a surrogate pair)")
     found = _reader(name, text)(name, text)
     if not found:
         raise DataError(
@@ -247,8 +245,8 @@ def _value(key: str, cell: Any, where: str) -> Value:
 
 def _label(cell: Any, where: str) -> str:
     text = " ".join(str(cell).split())
-    if isinstance(cell, bool | list | dict) or len(text) > MAX_NAME:
-        raise DataError(where, f"must be a text of at most {MAX_NAME} characters", cell)
+    if isinstance(cell, bool | list | dict) or len(text) > MAX_NAME or not text.isprintable():
+        raise DataError(where, f"must be a text of at most {MAX_NAME} printable characters", cell)
     return text
 
 

@@ -1,4 +1,4 @@
-"""The subcommands about runs: submit, study, runs, show, watch, compare, cancel, requeue."""
+"""The subcommands about runs: submit, runs, show, watch, compare, cancel, requeue."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ from api.client import ApiError, Client
 from api.commands import show, specs
 from api.commands.connect import as_json_option, connect
 from api.commands.watch import viewing, watch
-from liverseg_core.errors import InputError
 from store.states import State
 
 Json = dict[str, Any]
@@ -71,39 +70,17 @@ def submit(
     _submit(body, dry_run, wait, as_json)
 
 
-@click.group()
-def study() -> None:
-    """Whole studies as one submission."""
-
-
-@study.command("paper-2019")
-@click.option("--dataset", required=True, help="name or content hash of the imported slices")
-@click.option("--rows", default="all", show_default=True, help="rows of Table 6 by name, with commas between")
-@click.option("--epochs", type=click.IntRange(1), help="epochs of every row  [default: each row's own]")
-@dry_run_option
-@wait_option
-@as_json_option
-def paper_2019(dataset: str, rows: str, epochs: int | None, dry_run: bool, wait: bool, as_json: bool) -> None:
-    """Train the rows of the study's Tables 5 and 6."""
-    from liverseg_core.presets import PAPER_2019_ROWS, paper_2019_overrides
-
-    known = {row.name: row for row in PAPER_2019_ROWS}
-    names = list(known) if rows == "all" else [name.strip() for name in rows.split(",")]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError("--rows", f"no such row; there are {', '.join(known)}.", unknown[0])
-    more = {} if epochs is None else {"training.epochs": epochs}
-    variants = [{**paper_2019_overrides(known[name]), **more} for name in names]
-    spec = {"name": "paper-2019", "dataset": {"id": dataset}}
-    _submit({"spec": spec, "variants": variants}, dry_run, wait, as_json)
-
-
 def _submit(body: Json, dry_run: bool, wait: bool, as_json: bool) -> None:
     with connect() as client:
         if not dry_run:
             follow(client, client.submit(body), wait, as_json)
             return
         plan = client.submit(body, dry_run=True)
+    print_plan(plan, as_json)
+
+
+def print_plan(plan: Json, as_json: bool) -> None:
+    """What a submission would do."""
     if as_json:
         show.print_json(plan)
         return
@@ -275,4 +252,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, study, runs, show_, watch_, compare, cancel, requeue]
+COMMANDS = [submit, runs, show_, watch_, compare, cancel, requeue]

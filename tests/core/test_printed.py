@@ -119,7 +119,8 @@ REFUSED = {
     "one name, two settings": (table(["a", 1, 4], ["a", 1, 8]), "t: row 2", "'a' has another training.batch_size"),
     "one name, two scores": (table(["a", 1, 4], ["a", 2, 4]), "t: row 2", "'a' has another loss"),
     "fractions": (table(["a", 0.04, 0.96], columns=["name", "loss", "dice"]), "scores", "in percent"),
-    "NUL": ("Name  Loss\nFirst\0  3\n", "t", "no text"),
+    "NUL": ("Name  Loss\nFirst\0  3\n", "t: row 1, column 'Name'", "printable"),
+    "half a character": (table(["\ud800", 1, 1]), "t: row 1, column 'name'", "printable"),
     "a quote left open": ('name,loss\n"a,3\n', "t", "no CSV"),
     "too many rows": (table(*(["a", 1, 1] for _ in range(1001))), "t", "more than 1,000 rows"),
 }
