@@ -115,6 +115,19 @@ class Client:
         """The per-image table, sorted by one of its columns; at most 5000 rows a call."""
         return self._list(f"/v1/runs/{run}/images", sort=sort, descending=descending, limit=limit, offset=offset)
 
+    def images_text(
+        self,
+        run: int,
+        format: Literal["csv", "md", "latex"],  # noqa: A002 - the API's own name
+        *,
+        sort: str = "scan",
+        descending: bool = False,
+        limit: int | None = None,
+    ) -> str:
+        """The study's table of images (its Figure 4) in percent, all images unless limited."""
+        params = _given({"format": format, "sort": sort, "descending": descending, "limit": limit})
+        return self._send("GET", f"/v1/runs/{run}/images", again=True, params=params).text
+
     def download(self, run: int, kind: str, to: Path) -> Path:
         """Fetch an artifact (``weights``, ``probabilities``) into the file ``to``, whole or not at all."""
         partial = to.with_name(f".{to.name}.{uuid.uuid4().hex}.partial")

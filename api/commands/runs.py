@@ -1,5 +1,6 @@
-"""The subcommands about runs: submit, runs, show, watch, compare, cancel, requeue."""
+"""The subcommands about runs: submit, runs, show, images, watch, compare, cancel, requeue."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,35 @@ _LISTS = (
 )
 
 
+@click.command()
+@click.argument("run", type=RUN)
+@click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "md", "latex", "json"])
+)
+@click.option("--sort", default="scan", show_default=True, help="a column of the JSON form, e.g. lesion_dice")
+@click.option("--descending", is_flag=True, help="largest first")
+@click.option("--limit", type=click.IntRange(1, 5000), help="how many images  [default: all; 500 in JSON]")
+@click.option("--json", "as_json", is_flag=True, help="the same as --format json: counts, and ratios as fractions")
+def images(run: int, form: str, sort: str, descending: bool, limit: int | None, as_json: bool) -> None:
+    """Print the scores of every image of RUN as the study's Figure 4 does, in percent.
+
+    One label against the rest on quantised values; blank where the truth of the slice lacks the label.
+    """
+    order: Json = {"sort": sort, "descending": descending}
+    with connect() as client:
+        if as_json or form == "json":
+            show.print_json({"images": client.images(run, **order, limit=limit or 500)})
+            return
+        text = client.images_text(
+            run, "md" if form == "md" else "latex" if form == "latex" else "csv", **order, limit=limit
+        )
+    if form != "table":
+        click.echo(text, nl=not text.endswith("\n"))
+        return
+    header, *rows = csv.reader(text.splitlines())
+    show.print_sheet(show.Sheet(header, [list(row) for row in rows], frozenset(header) - {"Image"}))
+
+
 @click.command("watch")
 @click.argument("run", type=RUN, nargs=-1, required=True)
 @as_json_option
@@ -252,4 +282,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, runs, show_, watch_, compare, cancel, requeue]
+COMMANDS = [submit, runs, show_, images, watch_, compare, cancel, requeue]
