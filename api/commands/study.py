@@ -103,7 +103,8 @@ def _told(run: Json) -> str:
 @study.command()
 @click.argument("run", type=RUN, nargs=-1, required=True)
 @click.option("--out", type=FOLDER, default="docs/study", show_default=True, help="folder for the files")
-def export(run: Sequence[int], out: Path) -> None:
+@as_json_option
+def export(run: Sequence[int], out: Path, as_json: bool) -> None:
     """Write every finished RUN as a small JSON file.
 
     A file holds spec, epochs, counts a slice, hashes, code version and kind of machine; no pixels, no weights, no
@@ -113,8 +114,8 @@ def export(run: Sequence[int], out: Path) -> None:
 
     with connect() as client:
         made = [_record(client, one) for one in run]
-    for one in made:
-        click.echo(records.write(one, out))
+    files = [str(records.write(one, out)) for one in made]
+    show.print_json({"files": files}) if as_json else click.echo("\n".join(files))
 
 
 def _record(client: Client, run: int) -> Any:
@@ -138,7 +139,8 @@ def _record(client: Client, run: int) -> Any:
     show_default=True,
     help="the page",
 )
-def report(folder: Path, out: Path) -> None:
+@as_json_option
+def report(folder: Path, out: Path, as_json: bool) -> None:
     """Make the page about the study from exported runs alone."""
     from liverseg_core.study import read_folder
     from liverseg_core.study_page import page
@@ -147,7 +149,7 @@ def report(folder: Path, out: Path) -> None:
     text = page(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
-    click.echo(f"{out}: {len(runs)} runs")
+    show.print_json({"file": str(out), "runs": len(runs)}) if as_json else click.echo(f"{out}: {len(runs)} runs")
 
 
 COMMANDS = [study]

@@ -116,7 +116,9 @@ def test_finished_runs_are_exported_and_reported(liverseg: Run, phantom: str, tm
     assert told.splitlines() == [str(file) for file in sorted(folder.iterdir())]
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert all(b"host" not in content for content in before.values())
-    liverseg("study", "export", *runs, "--out", folder)
+    assert json.loads(liverseg("study", "export", *runs, "--out", folder, "--json").stdout) == {
+        "files": told.splitlines()
+    }
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     first, second = read_folder(folder)
     assert (first.spec["training"]["seed"], second.spec["training"]["seed"]) == (0, 1)
@@ -125,6 +127,7 @@ def test_finished_runs_are_exported_and_reported(liverseg: Run, phantom: str, tm
     assert first.scores[0].counts == (58, 2, 0, 3, 26, 1, 0, 4, 6)
     assert first.provenance == {"liverseg": "0.1.0", "cores": "2"}
     assert liverseg("study", "report", "--dir", folder, "--out", page).stdout == f"{page}: 2 runs\n"
+    assert json.loads(liverseg("study", "report", "--dir", folder, "--out", page, "--json").stdout)["runs"] == 2
     text = page.read_text()
     assert "| Shuffle b4 | n = 2 | 10.000 ± 0.000 | 90.000 ± 0.000 |" in text
 

@@ -179,6 +179,18 @@ def test_scores_on_other_slices_never_share_a_table():
     assert rows(section(text, "With every subject left out in turn"))["tried"][0] == "n = 1"
 
 
+def test_what_a_reader_must_know_is_said():
+    words = "the study's own split, one person may be on both sides"
+    split = {"dataset.split.override": words}
+    text = page([exports.run("Shuffled 1", settings=split), exports.run("DA")])
+    assert f"was overridden for Shuffled 1: {words}" in text
+    assert "n = 1" in rows(section(text, "Retrained here"))["Shuffled 1"]  # an override is no other experiment
+    assert "softmax" not in text
+    text = page([exports.run("three classes", settings={"model.head": "softmax"})])
+    assert "overridden" not in text
+    assert "p = 0, 0.5 and 0.999" in section(text, "Retrained here")
+
+
 def test_names_cannot_break_the_page():
     text = page([exports.run("a | b <img> `x` *y*\n# head", settings={"training.learning_rate": 0.002})])
     assert "a \\| b \\<img> " in text
