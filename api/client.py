@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 from urllib.parse import quote
@@ -128,6 +128,19 @@ class Client:
         """The per-image table, sorted by one of its columns; at most 5000 rows a call."""
         return self._list(f"/v1/runs/{run}/images", sort=sort, descending=descending, limit=limit, offset=offset)
 
+    def images_text(
+        self,
+        run: int,
+        format: Literal["csv", "md", "latex"],  # noqa: A002 - the API's own name
+        *,
+        sort: str = "scan",
+        descending: bool = False,
+        limit: int | None = None,
+    ) -> str:
+        """The study's table of images (its Figure 4) in percent, all images unless limited."""
+        params = _given({"format": format, "sort": sort, "descending": descending, "limit": limit})
+        return self._send("GET", f"/v1/runs/{run}/images", again=True, params=params).text
+
     def download(self, run: int, kind: str, to: Path) -> Path:
         """Fetch an artifact (``weights``, ``probabilities``) into the file ``to``, whole or not at all."""
         partial = to.with_name(f".{to.name}.{uuid.uuid4().hex}.partial")
@@ -188,6 +201,21 @@ class Client:
         name = re.sub(r"[^A-Za-z0-9_.+-]", "_", file.name)[:100].lstrip(".+-") or "weights.h5"
         params = {"spec": json.dumps(spec, separators=(",", ":")), "name": name}
         return self._upload("/v1/weights", file, "application/x-hdf5", params, progress, again=False)
+
+    # ---- printed tables --------------------------------------------------------------------------------------
+
+    def import_table(self, name: str, files: Mapping[str, str]) -> Json:
+        """Hand in a printed table, file name -> text; an older one of this name is replaced."""
+        body = {"files": [{"name": file, "text": text} for file, text in files.items()]}
+        return self._json("POST", "/v1/tables", again=True, params={"name": name}, json=body)
+
+    def tables(self) -> list[Json]:
+        """Every printed table, by name."""
+        return self._list("/v1/tables")
+
+    def table(self, name: str) -> Json:
+        """One printed table: rows, and notes on what looks wrong in them."""
+        return self._get(f"/v1/tables/{quote(name, safe='')}")
 
     # ---- the service -----------------------------------------------------------------------------------------
 

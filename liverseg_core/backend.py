@@ -69,6 +69,17 @@ def provenance() -> dict[str, str]:
     return found
 
 
+def device() -> str:
+    """What computes: the model of the first GPU where TensorFlow has one, else Keras's name, e.g. ``cpu:0``."""
+    name = str(keras.distribution.list_devices()[0])
+    if keras.backend.backend() != "tensorflow":
+        return name
+    import tensorflow as tf
+
+    found = tf.config.get_visible_devices("GPU")
+    return str(tf.config.experimental.get_device_details(found[0]).get("device_name", name)) if found else name
+
+
 @contextmanager
 def out_of_memory_named() -> Iterator[None]:
     """Turn a device's out-of-memory error, whichever backend raised it, into :class:`TrainingFailed`."""

@@ -11,6 +11,13 @@ from typing import Any
 TABLE_6_COLUMNS = ("loss", "dice", "precision", "recall", "dice_liver", "dice_tumor")
 """Column order of Table 6; the names are those of ``liverseg_core.metrics.aggregate``."""
 
+EMPTY_PREDICTION = {
+    256: {"dice": 0.20143, "dice_liver": 0.20852, "dice_tumor": 0.20143},
+    512: {"dice": 0.04951, "dice_liver": 0.05154, "dice_tumor": 0.04951},
+}
+"""Image size -> what a prediction without any liver scores on the study's val part, in percent: with p = 0 every
+Dice is the mean over slices of 1 / (sum y^2 + 1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:

@@ -112,7 +112,13 @@ SORTABLE = frozenset({"part", "scan", "slice", "dice", "dice_liver", "dice_tumor
 
 
 def images(
-    session: Session, run_id: int, *, sort: str = "scan", descending: bool = False, limit: int = 500, offset: int = 0
+    session: Session,
+    run_id: int,
+    *,
+    sort: str = "scan",
+    descending: bool = False,
+    limit: int | None = 500,
+    offset: int = 0,
 ) -> list[dict[str, Any]]:
     """The per-image table of a run, one dictionary a slice, sorted by a column of ``SORTABLE``.
 
@@ -121,7 +127,7 @@ def images(
         run_id: the run that owns the rows (a reused run's original).
         sort: column to sort by; scan and slice break ties; nulls come last.
         descending: largest first.
-        limit: most rows to return.
+        limit: most rows to return; None: all.
         offset: rows to skip.
     """
     assert sort in SORTABLE

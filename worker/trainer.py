@@ -14,12 +14,12 @@ import signal
 import sys
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from liverseg_core.data.cache import SliceCache, open_cache
 from liverseg_core.data.manifest import Manifest
+from liverseg_core.origin import origin
 from liverseg_core.records import EpochRecord, ExperimentResult
 from liverseg_core.spec import ExperimentSpec
 from worker.reporting import report
@@ -94,7 +94,7 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     from liverseg_core import backend, training  # here, because Keras takes seconds and a bad job need not wait
 
     backend.prepare_backend(spec, threads=job["threads"])
-    here = {"host": platform.node(), "python": platform.python_version(), "liverseg": version("liverseg")}
+    here = {"host": platform.node(), "device": backend.device(), **origin()}
     reporter.tell("provenance", values=backend.provenance() | here)
     if job["kind"] == "evaluate":
         return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)

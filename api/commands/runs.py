@@ -1,5 +1,6 @@
-"""The subcommands about runs: submit, study, runs, show, watch, compare, cancel, requeue."""
+"""The subcommands about runs: submit, runs, show, images, watch, compare, cancel, requeue."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from api.client import ApiError, Client
 from api.commands import show, specs
 from api.commands.connect import as_json_option, connect
 from api.commands.watch import viewing, watch
-from liverseg_core.errors import InputError
 from store.states import State
 
 Json = dict[str, Any]
@@ -71,39 +71,17 @@ def submit(
     _submit(body, dry_run, wait, as_json)
 
 
-@click.group()
-def study() -> None:
-    """Whole studies as one submission."""
-
-
-@study.command("paper-2019")
-@click.option("--dataset", required=True, help="name or content hash of the imported slices")
-@click.option("--rows", default="all", show_default=True, help="rows of Table 6 by name, with commas between")
-@click.option("--epochs", type=click.IntRange(1), help="epochs of every row  [default: each row's own]")
-@dry_run_option
-@wait_option
-@as_json_option
-def paper_2019(dataset: str, rows: str, epochs: int | None, dry_run: bool, wait: bool, as_json: bool) -> None:
-    """Train the rows of the study's Tables 5 and 6."""
-    from liverseg_core.presets import PAPER_2019_ROWS, paper_2019_overrides
-
-    known = {row.name: row for row in PAPER_2019_ROWS}
-    names = list(known) if rows == "all" else [name.strip() for name in rows.split(",")]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError("--rows", f"no such row; there are {', '.join(known)}.", unknown[0])
-    more = {} if epochs is None else {"training.epochs": epochs}
-    variants = [{**paper_2019_overrides(known[name]), **more} for name in names]
-    spec = {"name": "paper-2019", "dataset": {"id": dataset}}
-    _submit({"spec": spec, "variants": variants}, dry_run, wait, as_json)
-
-
 def _submit(body: Json, dry_run: bool, wait: bool, as_json: bool) -> None:
     with connect() as client:
         if not dry_run:
             follow(client, client.submit(body), wait, as_json)
             return
         plan = client.submit(body, dry_run=True)
+    print_plan(plan, as_json)
+
+
+def print_plan(plan: Json, as_json: bool) -> None:
+    """What a submission would do."""
     if as_json:
         show.print_json(plan)
         return
@@ -206,6 +184,35 @@ _LISTS = (
 )
 
 
+@click.command()
+@click.argument("run", type=RUN)
+@click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "md", "latex", "json"])
+)
+@click.option("--sort", default="scan", show_default=True, help="a column of the JSON form, e.g. lesion_dice")
+@click.option("--descending", is_flag=True, help="largest first")
+@click.option("--limit", type=click.IntRange(1, 5000), help="how many images  [default: all; 500 in JSON]")
+@click.option("--json", "as_json", is_flag=True, help="the same as --format json: counts, and ratios as fractions")
+def images(run: int, form: str, sort: str, descending: bool, limit: int | None, as_json: bool) -> None:
+    """Print the scores of every image of RUN as the study's Figure 4 does, in percent.
+
+    One label against the rest on quantised values; blank where the truth of the slice lacks the label.
+    """
+    order: Json = {"sort": sort, "descending": descending}
+    with connect() as client:
+        if as_json or form == "json":
+            show.print_json({"images": client.images(run, **order, limit=limit or 500)})
+            return
+        text = client.images_text(
+            run, "md" if form == "md" else "latex" if form == "latex" else "csv", **order, limit=limit
+        )
+    if form != "table":
+        click.echo(text, nl=not text.endswith("\n"))
+        return
+    header, *rows = csv.reader(text.splitlines())
+    show.print_sheet(show.Sheet(header, [list(row) for row in rows], frozenset(header) - {"Image"}))
+
+
 @click.command("watch")
 @click.argument("run", type=RUN, nargs=-1, required=True)
 @as_json_option
@@ -275,4 +282,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, study, runs, show_, watch_, compare, cancel, requeue]
+COMMANDS = [submit, runs, show_, images, watch_, compare, cancel, requeue]

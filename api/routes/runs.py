@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
 
+from api import figure4
 from api.parameters import Before, Limit, RunId, SomeExperiment
 from api.problems import Problem, not_found, refused
 from api.schemas import (
@@ -32,6 +33,9 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 SORTS = f"one of {', '.join(sorted(scores.SORTABLE))}"
 
+ImagesFormat = Annotated[
+    Literal["json", "csv", "md", "latex"], Query(description="all but json are the study's Figure 4 as text")
+]
 Kind = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,60}$", description="which file, e.g. weights")]
 Name = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="part of a name")]
 
@@ -85,21 +89,27 @@ def epochs(run: RunId) -> EpochList:
     return EpochList(epochs=[EpochOut.model_validate(one) for one in found])
 
 
-@router.get("/{run}/images")
+@router.get("/{run}/images", response_model=ImageList)
 def images(
     run: RunId,
     sort: Annotated[str, Query(description=SORTS)] = "scan",
     descending: bool = False,
-    limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+    limit: Annotated[int | None, Query(ge=1, le=5000, description="default: 500 in JSON, else all")] = None,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
-) -> ImageList:
-    """The per-image table."""
+    format: ImagesFormat = "json",  # noqa: A002
+) -> Response:
+    """The per-image table: stored counts and ratios in JSON, the study's own columns in percent as text."""
     if sort not in scores.SORTABLE:
         raise refused("sort", f"must be {SORTS}", sort)
+    most = 500 if limit is None and format == "json" else limit
     with transaction() as session:
         source = views.source(known_run(session, run))
-        rows = scores.images(session, source, sort=sort, descending=descending, limit=limit, offset=offset)
-    return ImageList(images=rows)
+        rows = scores.images(session, source, sort=sort, descending=descending, limit=most, offset=offset)
+    if format == "json":
+        return JSONResponse(ImageList(images=rows).model_dump(mode="json"))
+    media, ending, write = figure4.TEXTS[format]
+    headers = {"Content-Disposition": f'attachment; filename="run-{run}-images.{ending}"'}
+    return Response(write(figure4.lines(rows)), media_type=f"{media}; charset=utf-8", headers=headers)
 
 
 @router.get("/{run}/artifacts")

@@ -185,24 +185,6 @@ def test_cancel_and_requeue_tell_the_true_state(liverseg: Run, phantom: str, spe
     assert "77" in liverseg("requeue", 77, code=2).stderr
 
 
-def test_the_study_is_one_submission(liverseg: Run, phantom: str) -> None:
-    words = ["study", "paper-2019", "--dataset", phantom]
-    plan = json.loads(liverseg(*words, "--rows", "Shuffle b4, Shuffled 512 b4", "--dry-run", "--json").stdout)
-    # Rows of Table 5: batch 4, 256 and 512 pixels, 4 filters, learning rate 0.001; what is a default is left out.
-    usual = {"dataset.id": "phantom", "training.batch_size": 4}
-    assert [(run["name"], run["settings"]) for run in plan["runs"]] == [
-        ("Shuffle b4", usual),
-        ("Shuffled 512 b4", usual | {"data.image_size": 512}),
-    ]
-    told = liverseg(*words, "--rows", "Shuffle b4", "--epochs", 2, "--dry-run").stdout
-    assert "training.epochs=2" in told
-    refusal = liverseg(*words, "--rows", "Shuffle b5", code=2).stderr
-    assert "--rows: no such row; there are Shuffled 1, Shuffled 2, " in refusal
-    assert "Received: 'Shuffle b5'." in refusal
-    # 16 train slices are less than the study's batch of 32.
-    assert "training.batch_size" in liverseg(*words, code=2).stderr
-
-
 def test_weights_become_a_run(liverseg: Run, phantom: str, spec: Path, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "none.h5", "w") as file:
         file["something"] = [1.0]
@@ -234,7 +216,9 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
-    wanted = "cancel compare dataset demo references requeue rescore runs show study submit up watch weights"
+    wanted = (
+        "cancel compare dataset demo images references requeue rescore runs show study submit table up watch weights"
+    )
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output

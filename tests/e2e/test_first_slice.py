@@ -30,4 +30,5 @@ def test_a_submitted_experiment_comes_back_as_a_comparison(database: Path, tmp_p
     assert all(artifacts.intact(sha256) for sha256 in files.values())
     assert [attempt.outcome for attempt in attempts] == ["succeeded"]
     assert attempts[0].provenance["backend"] == "tensorflow"
+    assert {"processor", "cores", "device", "liverseg"} <= attempts[0].provenance.keys()
     assert attempts[0].peak_memory_mb > 100

@@ -1,0 +1,94 @@
+"""Printed tables: rows of publications, checked for misprints, to be shown beside runs."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.problems import not_found
+from liverseg_core.printed import read_tables
+from store import printed
+from store.database import transaction
+from store.models import DEFAULT_PROJECT, PrintedTable
+
+router = APIRouter(prefix="/v1/tables", tags=["printed tables"])
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+MAX_TEXT = 500_000
+
+Name = Annotated[str, Query(pattern=NAME, description="letters, digits, dots, dashes, underscores")]
+Wanted = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+
+
+class TableFile(BaseModel):
+    """One file as text; the ending of its name says what it is (.json, .csv, .md), else its text does."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str = Field(min_length=1, max_length=200)
+    text: str = Field(max_length=MAX_TEXT)
+
+
+class TableBody(BaseModel):
+    """Files whose rows are joined by name, such as the study's Tables 5 and 6."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    files: list[TableFile] = Field(min_length=1, max_length=20)
+
+
+class TableOut(BaseModel):
+    """A printed table: scores in percent, parameters by dotted path, and what looks wrong in them."""
+
+    name: str
+    created_at: datetime
+    rows: list[dict[str, Any]]
+    notes: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, table: PrintedTable) -> "TableOut":
+        return cls(name=table.name, created_at=table.created_at, **table.content)
+
+
+class TableSummary(BaseModel):
+    """A printed table in a list."""
+
+    name: str
+    created_at: datetime
+    rows: int
+    notes: int
+
+    @classmethod
+    def of(cls, table: PrintedTable) -> "TableSummary":
+        rows, notes = (len(table.content[key]) for key in ("rows", "notes"))
+        return cls(name=table.name, created_at=table.created_at, rows=rows, notes=notes)
+
+
+class TableList(BaseModel):
+    """Every printed table, by name."""
+
+    tables: list[TableSummary]
+
+
+@router.post("", status_code=201)
+def put(name: Name, body: TableBody) -> TableOut:
+    """Read a printed table and check it; another table of this name is replaced."""
+    rows = read_tables([(file.name, file.text) for file in body.files])
+    with transaction() as session:
+        return TableOut.of(printed.put(session, DEFAULT_PROJECT, name, rows))
+
+
+@router.get("")
+def listing() -> TableList:
+    """Every printed table, by name."""
+    with transaction() as session:
+        return TableList(tables=[TableSummary.of(one) for one in printed.listed(session, DEFAULT_PROJECT)])
+
+
+@router.get("/{name}")
+def detail(name: Wanted) -> TableOut:
+    """One printed table with its notes."""
+    with transaction() as session:
+        found = printed.find(session, DEFAULT_PROJECT, name)
+        if found is None:
+            raise not_found("printed table", name)
+        return TableOut.of(found)
