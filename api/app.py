@@ -7,10 +7,10 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from api import pages, problems
+from api import dataset_pages, image_pages, pages, problems
 from api.parameters import only_known
 from api.render import STATIC
-from api.routes import comparisons, experiments, health, runs, uploads
+from api.routes import checks, comparisons, experiments, figures, health, runs, uploads
 from api.security import Guard
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -23,8 +23,8 @@ def create_app() -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    for router in (experiments.router, runs.router, uploads.router, comparisons.router, health.router, pages.router):
-        app.include_router(router, dependencies=[Depends(only_known)])
+    for part in (experiments, runs, uploads, checks, figures, comparisons, health, pages, dataset_pages, image_pages):
+        app.include_router(part.router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)
     app.add_middleware(Guard, token=settings().token, max_upload_bytes=settings().max_upload_mb << 20)

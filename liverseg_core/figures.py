@@ -6,8 +6,11 @@ here, without pyplot, so nothing is kept between calls. Texts of other people ne
 """
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from liverseg_core.metrics import FULL, Labels, Level, decode_grey
+from liverseg_core.errors import DataError
+from liverseg_core.metrics import FULL, Labels, Level, Target, decode_grey, dice
 
 WIDTH = 7.2
 """Inches: the text width of a page."""
@@ -32,8 +36,9 @@ PARTS = {"train": TRAIN, "val": VAL, "test": TEST}
 INK, MUTED, RULE = "#1a1e23", "#5c6670", "#d5d9de"
 
 SIX_CAPTION = (
-    "Quantised predictions and masks. Dice: total = the study's D(y, p), profile paper-2019; liver (without its lesions)"
-    "\nand lesion = one label against the rest at network size, profile paper-2019-fig4; – where the mask has none."
+    "Quantised predictions and masks. Dice: total = the study's D(y, p), profile paper-2019; liver (without its"
+    "\nlesions) and lesion = one label against the rest at network size, profile paper-2019-fig4; a dash where the"
+    " mask has none."
 )
 
 
@@ -73,7 +78,12 @@ def four_panels(rows: Sequence[Panels]) -> bytes:
     """Continuous prediction, quantised prediction, true mask, CT; one row a slice, at most ``MOST_ROWS``."""
     heads = ("Prediction", "Quantised prediction", "True mask", "CT")
     pictures = [
-        (expected_grey(row.probabilities), _shades(predicted_labels(row.probabilities)), _shades(row.truth), row.image)
+        (
+            expected_grey(row.probabilities),
+            _shades(predicted_labels(row.probabilities)),
+            _shades(row.truth),
+            row.image,
+        )
         for row in rows
     ]
     return _grid([row.name for row in rows], heads, pictures, [("",) * 4] * len(rows), "")
@@ -124,6 +134,39 @@ def side_by_side(images: Sequence[NDArray[np.uint8]], names: Sequence[str], capt
     return _grid([""], names, [images], [("",) * len(images)], caption)
 
 
+# ---- what the panels are made from ---------------------------------------------------------------------------------
+
+
+def read_map(maps: Path, key: str) -> Level:
+    """One slice's stored probability map, uint16 ``[S, S]`` or ``[2, S, S]``.
+
+    Raises:
+        DataError: the file is gone or damaged, or does not hold ``key`` (such as ``val/8_12``).
+    """
+    try:
+        with np.load(maps, allow_pickle=False) as bundle:
+            found: Level = bundle[key]
+            return found
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            key, f"cannot be read from the kept probability maps ({error}); score the run anew"
+        ) from error
+
+
+def study_dice(total: float, quantised: Sequence[int]) -> tuple[float | None, float | None, float | None]:
+    """Total, liver and lesion Dice as :data:`SIX_CAPTION` says, 0..1.
+
+    Args:
+        total: the study's soft Dice of the slice (``SliceScore.dice``).
+        quantised: the nine counts of the quantised labels at network size (``SliceScore.quantised``).
+    """
+
+    def alone(label: int, target: Target) -> float | None:
+        return dice(quantised, target) if sum(quantised[3 * label : 3 * label + 3]) else None
+
+    return total, alone(1, "parenchyma"), alone(2, "lesion")
+
+
 # ---- what the panels show ------------------------------------------------------------------------------------------
 
 
@@ -139,7 +182,8 @@ def predicted_labels(probabilities: Level) -> Labels:
     if probabilities.ndim == 2:
         return decode_grey(probabilities)
     liver, lesion = probabilities.astype(np.int64)
-    return np.argmax([FULL - liver - lesion, liver, lesion], axis=0).astype(np.uint8)
+    labels: Labels = np.argmax([FULL - liver - lesion, liver, lesion], axis=0).astype(np.uint8)
+    return labels
 
 
 def _shades(labels: Labels, only: int | None = None) -> NDArray[np.float64]:
@@ -148,7 +192,7 @@ def _shades(labels: Labels, only: int | None = None) -> NDArray[np.float64]:
 
 
 def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------
@@ -169,7 +213,7 @@ def _grid(
     foot = 0.06 + 0.13 * (caption.count("\n") + 1) * bool(caption)
     height = top + len(names) * (side + between) + foot
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    small = {"fontsize": 7, "color": INK, "parse_math": False}
+    small: dict[str, Any] = {"fontsize": 7, "color": INK, "parse_math": False}
     for number, (name, row, texts) in enumerate(zip(names, pictures, notes, strict=True)):
         bottom = height - top - (number + 1) * (side + between) + 0.0
         figure.text(0.12 / WIDTH, (bottom + side / 2) / height, name, rotation=90, ha="center", va="center", **small)
@@ -182,7 +226,9 @@ def _grid(
     for column, head in enumerate(heads):
         x = left + column * (side + gap) + side / 2
         figure.text(x / WIDTH, 1 - 0.15 / height, head, ha="center", fontsize=7.5, color=INK, parse_math=False)
-    figure.text(left / WIDTH, 0.05 / height, caption, ha="left", va="bottom", fontsize=6, color=MUTED, parse_math=False)
+    figure.text(
+        left / WIDTH, 0.05 / height, caption, ha="left", va="bottom", fontsize=6, color=MUTED, parse_math=False
+    )
     return _png(figure)
 
 
@@ -205,5 +251,6 @@ def _plain(name: str) -> str:
 
 def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", metadata={"Software": None})  # no version in the file
     return out.getvalue()

@@ -1,8 +1,8 @@
 """Which scans may show one person, judged by their pixels alone.
 
-Every slice becomes a small picture of what is bright in it (bones, contrast-filled vessels, kidneys and bowel), cut to
-the body and scaled to its width. Two scans of one person agree best where their slices are laid side by side at the
-right offset and spacing, and badly elsewhere; two people agree a little everywhere. So the score of a pair is
+Every slice becomes a small picture of what is bright in it (bones, contrast-filled vessels, kidneys and bowel), cut
+to the body and scaled to its width. Two scans of one person agree best where their slices are laid side by side at
+the right offset and spacing, and badly elsewhere; two people agree a little everywhere. So the score of a pair is
 
     mean correlation along the best straight alignment - mean correlation over all pairs of their slices
 
@@ -93,7 +93,9 @@ def _check(manifest: Manifest) -> None:
         size = f"{manifest.width} x {manifest.height}"
         raise DataError("images", f"need sides of at least {LEAST_SIDE} pixels to tell people apart", size)
     if len(manifest.scans()) > MOST_SCANS:
-        raise DataError("scans", f"are too many to compare each with each; at most {MOST_SCANS}", len(manifest.scans()))
+        raise DataError(
+            "scans", f"are too many to compare each with each; at most {MOST_SCANS}", len(manifest.scans())
+        )
 
 
 def _spread(manifest: Manifest, scan: int) -> list[SliceEntry]:
@@ -145,7 +147,8 @@ def _reduce(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     step = max(1, min(image.shape) // 256)
     height, width = image.shape[0] // step, image.shape[1] // step
     blocks = image[: height * step, : width * step].reshape(height, step, width, step)
-    return blocks.mean((1, 3)).astype(np.uint8)
+    reduced: NDArray[np.uint8] = blocks.mean((1, 3)).astype(np.uint8)
+    return reduced
 
 
 def _body(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
