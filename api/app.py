@@ -7,10 +7,10 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from api import pages, problems
+from api import dataset_pages, image_pages, pages, problems
 from api.parameters import only_known
 from api.render import STATIC
-from api.routes import comparisons, experiments, health, printed, runs, scorings, uploads
+from api.routes import checks, comparisons, experiments, figures, health, printed, runs, scorings, uploads
 from api.security import Guard
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -23,7 +23,8 @@ def create_app() -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    for room in (experiments, runs, scorings, uploads, comparisons, printed, health, pages):
+    rooms = (experiments, runs, scorings, uploads, checks, figures, comparisons, printed, health)
+    for room in (*rooms, pages, dataset_pages, image_pages):
         app.include_router(room.router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)

@@ -143,9 +143,16 @@ class Client:
 
     def download(self, run: int, kind: str, to: Path) -> Path:
         """Fetch an artifact (``weights``, ``probabilities``) into the file ``to``, whole or not at all."""
+        return self._fetch(f"/v1/runs/{run}/artifacts/{quote(kind, safe='')}", to)
+
+    def figure(self, path: str, to: Path, **params: Any) -> Path:
+        """Fetch a PNG below ``/v1`` (``runs/3/figures/curves.png``) into the file ``to``, whole or not at all."""
+        return self._fetch(f"/v1/{path}", to, **params)
+
+    def _fetch(self, path: str, to: Path, **params: Any) -> Path:
         partial = to.with_name(f".{to.name}.{uuid.uuid4().hex}.partial")
         try:
-            with self._http.stream("GET", f"/v1/runs/{run}/artifacts/{quote(kind, safe='')}") as answer:
+            with self._http.stream("GET", path, params=_given(params)) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _error(answer)
@@ -184,6 +191,10 @@ class Client:
     def dataset(self, name: str) -> Json:
         """One data set by name or content hash."""
         return self._get(f"/v1/datasets/{quote(name, safe='')}")
+
+    def check_dataset(self, name: str, timeout: float = 1800) -> Json:
+        """Look for scans that may show one person: the data set with its ``similarity``; may take minutes."""
+        return self._json("POST", f"/v1/datasets/{quote(name, safe='')}/check", timeout=timeout)
 
     def import_dataset(
         self, folder: Path, name: str, subjects: Path | None = None, progress: Progress | None = None

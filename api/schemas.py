@@ -1,6 +1,7 @@
 """What the API answers with, and the one body it takes."""
 
 from datetime import datetime
+from itertools import combinations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -248,8 +249,59 @@ class PartOut(BaseModel):
     subjects: int
 
 
+class PairOut(BaseModel):
+    """Two scans that may show one person, and what was told of them.
+
+    ``slices`` match best; ``across``: the scans lie in different parts of the data set.
+    """
+
+    scans: tuple[int, int]
+    score: float
+    slices: tuple[int, int]
+    parts: tuple[str, str]
+    subjects: tuple[str, str]
+    same_subject: bool
+    across: bool
+
+    @classmethod
+    def of(cls, pair: dict[str, Any], manifest: Manifest) -> "PairOut":
+        home = {entry.scan: entry.part for entry in manifest.slices}
+        (a, b), subjects = pair["scans"], manifest.subjects
+        told = {"parts": (home[a], home[b]), "subjects": (subjects[a], subjects[b])}
+        return cls(**pair, **told, same_subject=subjects[a] == subjects[b], across=home[a] != home[b])
+
+
+class SimilarityOut(BaseModel):
+    """What the similarity check found.
+
+    ``pairs`` score above ``threshold``, ``next`` is the best of the others; ``unconfirmed``: pairs of scans that are
+    told to be one person and do not look alike.
+    """
+
+    threshold: float
+    compared: int
+    pairs: list[PairOut]
+    next: PairOut | None
+    unconfirmed: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, found: dict[str, Any], manifest: Manifest) -> "SimilarityOut":
+        alike = {tuple(pair["scans"]) for pair in found["pairs"]}
+        same = [(a, b) for a, b in combinations(manifest.scans(), 2) if manifest.subjects[a] == manifest.subjects[b]]
+        return cls(
+            threshold=found["threshold"],
+            compared=found["compared"],
+            pairs=[PairOut.of(pair, manifest) for pair in found["pairs"]],
+            next=PairOut.of(found["next"], manifest) if found["next"] else None,
+            unconfirmed=[pair for pair in same if pair not in alike],
+        )
+
+
 class DatasetOut(BaseModel):
-    """A data set; ``subjects`` maps scan numbers to people, assumed to be one each where nobody told."""
+    """A data set; ``subjects`` maps scan numbers to people, assumed to be one each where nobody told.
+
+    ``similarity`` is null until ``POST /v1/datasets/{name}/check`` has looked for scans of one person.
+    """
 
     id: int
     name: str
@@ -259,6 +311,7 @@ class DatasetOut(BaseModel):
     parts: dict[str, PartOut]
     subjects: dict[str, str]
     subjects_assumed: bool
+    similarity: SimilarityOut | None
     created_at: datetime
 
     @classmethod
@@ -273,6 +326,7 @@ class DatasetOut(BaseModel):
             parts={part: _part(manifest, part) for part in manifest.parts},
             subjects=dataset.manifest["subjects"],
             subjects_assumed=manifest.subjects_assumed,
+            similarity=SimilarityOut.of(dataset.similarity, manifest) if dataset.similarity else None,
             created_at=dataset.created_at,
         )
 

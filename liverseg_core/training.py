@@ -22,6 +22,7 @@ from liverseg_core.losses import loss_for
 from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord, Events, ExperimentResult
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
+from liverseg_core.tensorboard import write_events
 from liverseg_core.weights import read_weights, write_weights
 
 
@@ -113,10 +114,13 @@ def _score(
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
     scores, components = evaluate(model, spec, manifest, cache, parts, maps, between=lambda: _stop_if_asked(events))
+    artifacts = {"weights": weights, "probabilities": maps}
+    if history:  # of all epochs, those before a resume too
+        artifacts["tensorboard"] = write_events(workdir / "events.out.tfevents", history)
     return ExperimentResult(
         scores=scores,
         components=components,
-        artifacts={"weights": weights, "probabilities": maps},
+        artifacts=artifacts,
         best_epoch=best_epoch(history, spec.training.early_stopping),
         epochs=len(history),
     )

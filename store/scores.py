@@ -108,6 +108,8 @@ PER_IMAGE = {
 }
 """Per-image columns of profile ``modern`` in SQL; null where nothing can be said (both masks empty)."""
 
+_SELECTED = ", ".join([*COLUMNS[1:], *(f"({formula})::float8 AS {name}" for name, formula in PER_IMAGE.items())])
+
 SORTABLE = frozenset({"part", "scan", "slice", "dice", "dice_liver", "dice_tumor", *PER_IMAGE})
 
 
@@ -131,14 +133,22 @@ def images(
         offset: rows to skip.
     """
     assert sort in SORTABLE
-    derived = ", ".join(f"({formula})::float8 AS {name}" for name, formula in PER_IMAGE.items())
-    stored = ", ".join(name for name in COLUMNS if name != "run_id")
     # Among equal scores the image with the most lesion comes first: it has the most to lose.
     ties = "" if sort in ("part", "scan", "slice") else "lesion_pixels DESC, "
     order = f"{sort} {'DESC' if descending else 'ASC'} NULLS LAST, {ties}part, scan, slice"
     statement = (
-        f"SELECT {stored}, {derived} FROM slice_scores WHERE run_id = :run "  # noqa: S608 - names from the list above
+        f"SELECT {_SELECTED} FROM slice_scores WHERE run_id = :run "  # noqa: S608 - names from the list above
         f"ORDER BY {order} LIMIT :limit OFFSET :offset"
     )
     rows = session.execute(text(statement), {"run": run_id, "limit": limit, "offset": offset})
     return [dict(row) for row in rows.mappings()]
+
+
+def image(session: Session, run_id: int, part: str, scan: int, number: int) -> dict[str, Any]:
+    """The row of :func:`images` for one slice that was evaluated."""
+    statement = (
+        f"SELECT {_SELECTED} FROM slice_scores "  # noqa: S608 - names from the lists above
+        "WHERE run_id = :run AND part = :part AND scan = :scan AND slice = :slice"
+    )
+    place = {"run": run_id, "part": part, "scan": scan, "slice": number}
+    return dict(session.execute(text(statement), place).mappings().one())

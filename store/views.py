@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent
+from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent, SliceScore
 from store.states import State
 
 
@@ -91,6 +91,12 @@ def events(session: Session, run_id: int) -> Sequence[RunEvent]:
 def artifacts(session: Session, run_id: int) -> Sequence[Artifact]:
     """The files a run left."""
     return session.scalars(select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.kind)).all()
+
+
+def slices_of_scan(session: Session, run_id: int, part: str, scan: int) -> Sequence[int]:
+    """The evaluated slices of a scan by number, in their order along the body."""
+    query = select(SliceScore.slice).where(SliceScore.run_id == run_id, SliceScore.part == part)
+    return session.scalars(query.where(SliceScore.scan == scan).order_by(SliceScore.slice)).all()
 
 
 def ahead(session: Session, run: Run) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from api.client import Progress as Sent
-from api.commands import show, specs
+from api.commands import alike, show, specs
 from api.commands.connect import as_json_option, connect
 from api.commands.runs import follow
 
@@ -20,7 +20,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def dataset() -> None:
-    """Data sets: import, list, show, draw a phantom."""
+    """Data sets: import, list, show, check, draw a phantom."""
 
 
 @dataset.command("import")
@@ -56,6 +56,20 @@ def show_(name: str, as_json: bool) -> None:
     with connect() as client:
         found = client.dataset(name)
     show.print_json(found) if as_json else show.print_card(show.dataset_facts(found))
+
+
+@dataset.command()
+@click.argument("name")
+@as_json_option
+def check(name: str, as_json: bool) -> None:
+    """Look for scans in the data set NAME that may show one person.
+
+    Judged by pixels alone, which takes up to a minute; the page of the data set shows the pairs side by side. Says
+    too whether the subjects agree that were told at import, and which pairs lie on both sides of the split.
+    """
+    with connect() as client:
+        found = client.check_dataset(name)
+    show.print_json(found) if as_json else alike.print_similarity(found)
 
 
 @dataset.command()

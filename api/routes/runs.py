@@ -131,8 +131,13 @@ def download(run: RunId, kind: Kind) -> FileResponse:
     place = artifacts.locate(chosen.sha256)
     if not place.is_file():
         raise Problem(410, f"the file of this artifact is gone from the store ({chosen.sha256[:12]})")
-    suffix = ".log" if kind == "log" else ".npz"
-    return FileResponse(place, media_type="application/octet-stream", filename=f"run-{run}-{kind}{suffix}")
+    return FileResponse(place, media_type="application/octet-stream", filename=_file_name(run, kind))
+
+
+def _file_name(run: int, kind: str) -> str:
+    if kind == "tensorboard":
+        return f"events.out.tfevents.run-{run}"  # TensorBoard looks for this word
+    return f"run-{run}-{kind}{'.log' if kind == 'log' else '.npz'}"
 
 
 def known_run(session: Session, run: int) -> Run:

@@ -19,7 +19,7 @@ from liverseg_core.submission import check_storable
 from store import artifacts, datasets, views
 from store.database import transaction
 from store.experiments import submit_weights
-from store.models import DEFAULT_PROJECT
+from store.models import DEFAULT_PROJECT, Dataset
 from store.settings import settings
 
 router = APIRouter(prefix="/v1")
@@ -46,10 +46,15 @@ def listing() -> DatasetList:
 def detail(name: NameOrHash) -> DatasetOut:
     """One data set, by name or by at least 8 digits of its content hash."""
     with transaction() as session:
-        try:
-            return DatasetOut.of(datasets.resolve(session, DEFAULT_PROJECT, name))
-        except SpecError:
-            raise not_found("data set", name) from None
+        return DatasetOut.of(known_dataset(session, name))
+
+
+def known_dataset(session: Session, name: str) -> Dataset:
+    """The data set, or a 404."""
+    try:
+        return datasets.resolve(session, DEFAULT_PROJECT, name)
+    except SpecError:
+        raise not_found("data set", name) from None
 
 
 @router.post(

@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liverseg_core.data.manifest import Manifest
-from liverseg_core.data.png import MASK_VALUES, read_image, read_labels
+from liverseg_core.data.pixels import image_of, labels_of, open_archive
+from liverseg_core.data.png import MASK_VALUES
 from liverseg_core.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -145,10 +145,10 @@ def _fill(archive: Path, manifest: Manifest, size: int, work: Path, progress: Pr
     masks = _new(work / "sized" / "masks.npy", (n, size, size), np.float32)
     labels = _new(work / "labels" / "labels.npy", (n, manifest.height, manifest.width), np.uint8)
     grey = np.array(MASK_VALUES, np.uint8)
-    with _opened(archive) as bundle:
+    with open_archive(archive) as bundle:
         for index, entry in enumerate(manifest.slices):
-            image = read_image(_member(bundle, entry.image_path), entry.image_path)
-            label = read_labels(_member(bundle, entry.mask_path), entry.mask_path)
+            image = image_of(bundle, entry)
+            label = labels_of(bundle, entry)
             _check_pixels(entry.image_path, image, entry.image_sha256)
             _check_pixels(entry.mask_path, label, entry.mask_sha256)
             images[index] = resize_bilinear(image, size) / np.float32(255)
@@ -157,20 +157,6 @@ def _fill(archive: Path, manifest: Manifest, size: int, work: Path, progress: Pr
             progress(index + 1, n)
     for array in (images, masks, labels):
         array.flush()
-
-
-def _opened(archive: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive)
-    except (FileNotFoundError, zipfile.BadZipFile) as error:
-        raise DataError(archive.name, "is gone from the store or damaged; import the data set again") from error
-
-
-def _member(bundle: zipfile.ZipFile, name: str) -> bytes:
-    try:
-        return bundle.read(name)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise DataError(name, "is missing from the archive or damaged; import the data set again") from error
 
 
 def _check_pixels(name: str, pixels: NDArray[np.uint8], expected: str) -> None:

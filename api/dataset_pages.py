@@ -1,0 +1,33 @@
+"""The page of one data set, and its button that looks for scans of one person."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from api import render
+from api.routes import checks
+from api.routes.uploads import NameOrHash, known_dataset
+from api.schemas import DatasetOut
+from liverseg_core.data.manifest import PARTS, Manifest
+from store.database import transaction
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/datasets/{name}")
+def dataset_page(request: Request, name: NameOrHash) -> Response:
+    """Parts, subjects, histogram, and what the similarity check found."""
+    with transaction() as session:
+        dataset = known_dataset(session, name)
+        found, manifest = DatasetOut.of(dataset), Manifest.from_json(dataset.manifest)
+    people = {
+        subject: {part: [s for s in manifest.scans(part) if manifest.subjects[s] == subject] for part in PARTS}
+        for subject in dict.fromkeys(manifest.subjects[scan] for scan in manifest.scans())
+    }
+    return render.page(request, "dataset.html", dataset=found, people=people, parts=manifest.parts)
+
+
+@router.post("/datasets/{name}/check")
+def check(name: NameOrHash) -> Response:
+    """The page's button; the guard has checked where the request comes from."""
+    found = checks.check(name)
+    return RedirectResponse(f"/datasets/{found.name}", status_code=303)

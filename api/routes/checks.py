@@ -1,0 +1,42 @@
+"""The check of a data set for scans that may show one person."""
+
+from threading import Lock
+
+from fastapi import APIRouter
+
+from api.problems import Problem
+from api.routes.uploads import NameOrHash, known_dataset
+from api.schemas import DatasetOut
+from liverseg_core.data.manifest import Manifest
+from store import artifacts
+from store.database import transaction
+
+router = APIRouter(prefix="/v1", tags=["data sets"])
+
+_checking = Lock()
+
+
+@router.post("/datasets/{name}/check", responses={409: {"description": "another check is running"}})
+def check(name: NameOrHash) -> DatasetOut:
+    """Look for pairs of scans that may show one person, by their pixels alone; takes up to a minute.
+
+    The finding is kept with the data set. A data set never changes, so checking it again changes nothing.
+    """
+    with transaction() as session:
+        dataset = known_dataset(session, name)
+        known, manifest, sha256 = dataset.name, Manifest.from_json(dataset.manifest), dataset.artifact
+    place = artifacts.locate(sha256)
+    if not place.is_file():
+        raise Problem(410, f"the file of this data set is gone from the store ({sha256[:12]}); import it again")
+    if not _checking.acquire(blocking=False):  # each takes a core and reads a whole data set
+        raise Problem(409, "another check is running; ask again when it is done")
+    try:
+        from liverseg_core.data import similarity  # SciPy and Pillow, only where they are needed
+
+        found = similarity.to_json(similarity.compare_scans(place, manifest))
+    finally:
+        _checking.release()
+    with transaction() as session:
+        dataset = known_dataset(session, known)
+        dataset.similarity = found
+        return DatasetOut.of(dataset)

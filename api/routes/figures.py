@@ -1,0 +1,202 @@
+"""The study's figures of runs and data sets, as PNG; drawn anew at every request from what the ledger keeps."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from threading import Lock
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Response
+from sqlalchemy.orm import Session
+
+from api.parameters import RunId
+from api.problems import Problem, not_found
+from api.routes.runs import known_run
+from api.routes.uploads import NameOrHash, known_dataset
+from liverseg_core.data.manifest import Manifest, SliceEntry
+from liverseg_core.errors import DataError
+from store import artifacts, scores, views
+from store.database import transaction
+from store.models import CONFUSION, DEFAULT_PROJECT, Dataset, Run, SliceScore
+from store.settings import settings
+
+if TYPE_CHECKING:
+    from liverseg_core.figures import Panels
+
+router = APIRouter(prefix="/v1", tags=["figures"])
+
+MOST_ROWS = 12
+
+Part = Annotated[Literal["train", "val", "test"], Path(description="part of the data set")]
+ImageKey = Annotated[str, Path(pattern=r"^[0-9]{1,9}_[0-9]{1,9}$", description="scan and slice, such as 8_12")]
+PairKey = Annotated[str, Path(pattern=r"^[0-9]{1,9}-[0-9]{1,9}$", description="two scans, such as 6-10")]
+Kind = Annotated[Literal["four", "six"], Query(description="four panels (prediction and CT) or six (with Dice)")]
+Rows = Annotated[int, Query(ge=1, le=MOST_ROWS, description="how many slices")]
+By = Annotated[Literal["scan", "subject"], Query(description="what a bar stands for")]
+
+_drawing = Lock()
+"""One figure at a time: memory stays bounded however many are asked for at once."""
+
+
+class Picture(Response):
+    """A PNG file."""
+
+    media_type = "image/png"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a run's pixels and probability maps lie, and which slices are wanted with their scores."""
+
+    archive: FilePath
+    maps: FilePath
+    rows: Sequence[SliceScore]
+    entries: Sequence[SliceEntry]
+
+
+@router.get("/runs/{run}/figures/curves.png", response_class=Picture)
+def curves(run: RunId) -> Picture:
+    """Figure 2: total Dice by epoch, train orange, val blue."""
+    with transaction() as session:
+        epochs = views.epochs(session, views.source(known_run(session, run)))
+    if not epochs:
+        raise Problem(404, "this run has finished no epoch, so there is no curve to draw")
+    with _figures() as draw:
+        return Picture(draw.curves([e.epoch for e in epochs], [e.dice for e in epochs], [e.val_dice for e in epochs]))
+
+
+@router.get("/runs/{run}/figures/worst.png", response_class=Picture)
+def worst(run: RunId, kind: Kind = "six", rows: Rows = 6) -> Picture:
+    """The evaluated slices with the lowest lesion Dice, one row each."""
+    with transaction() as session:
+        source = views.source(known_run(session, run))
+        found = scores.images(session, source, sort="lesion_dice", limit=rows)
+        kept = _kept(session, run, [(one["part"], one["scan"], one["slice"]) for one in found])
+    return _panels(kept, kind)
+
+
+@router.get("/runs/{run}/images/{part}/{image}/figure.png", response_class=Picture)
+def image(run: RunId, part: Part, image: ImageKey, kind: Kind = "six") -> Picture:
+    """One evaluated slice with its prediction."""
+    scan, number = map(int, image.split("_"))
+    with transaction() as session:
+        kept = _kept(session, run, [(part, scan, number)])
+    return _panels(kept, kind)
+
+
+@router.get("/datasets/{name}/figures/histogram.png", response_class=Picture)
+def histogram(name: NameOrHash, by: By = "scan") -> Picture:
+    """Table 4 as a figure: slices of every scan (or subject) by part."""
+    with transaction() as session:
+        manifest = Manifest.from_json(known_dataset(session, name).manifest)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in sorted(manifest.slices, key=lambda one: one.scan):
+        counts[str(entry.scan) if by == "scan" else manifest.subjects[entry.scan]][entry.part] += 1
+    with _figures() as draw:
+        return Picture(draw.histogram(counts, by))
+
+
+@router.get("/datasets/{name}/pairs/{pair}.png", response_class=Picture)
+def pair(name: NameOrHash, pair: PairKey) -> Picture:
+    """The best matching slices of a pair of scans that the check found alike, side by side."""
+    with transaction() as session:
+        dataset = known_dataset(session, name)
+        manifest, archive = Manifest.from_json(dataset.manifest), _file(dataset.artifact, "data set")
+        found = (dataset.similarity or {}).get("pairs", [])
+    wanted = [int(scan) for scan in pair.split("-")]
+    match = next((one for one in found if one["scans"] == wanted), None)
+    if match is None:
+        raise not_found("pair of scans among those that the check found alike", pair)
+    chosen = list(zip(match["scans"], match["slices"], strict=True))
+    entries = [entry for place in chosen for entry in manifest.slices if (entry.scan, entry.slice) == place]
+    names = [f"Scan {one.scan} ({one.part}), slice {one.slice}" for one in entries]
+    with _readable(), _figures() as draw:
+        from liverseg_core.data.pixels import image_of, open_archive
+
+        with open_archive(archive) as bundle:
+            images = [image_of(bundle, entry) for entry in entries]
+        return Picture(draw.side_by_side(images, names, f"Score {match['score']:.3f}: do these show one person?"))
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def _kept(session: Session, run: int, wanted: Sequence[tuple[str, int, int]]) -> Kept:
+    """Files and rows of the slices ``wanted``; 404 for what was never there, 410 for what is gone."""
+    asked = known_run(session, run)
+    source = views.run(session, DEFAULT_PROJECT, views.source(asked)) or asked
+    rows = [session.get(SliceScore, (source.id, *one)) for one in wanted]
+    if not rows or None in rows:
+        raise not_found("evaluated slice in this run", ", ".join(f"{part}/{a}_{b}" for part, a, b in wanted) or None)
+    dataset = session.get_one(Dataset, source.dataset_id)
+    # By scan and slice: a split of its own may score a slice as another part than the data set has it in.
+    places = {(one.scan, one.slice): one for one in Manifest.from_json(dataset.manifest).slices}
+    return Kept(
+        archive=_file(dataset.artifact, "data set"),
+        maps=_file(_maps(session, source), "run"),
+        rows=[row for row in rows if row],
+        entries=[places[scan, number] for _, scan, number in wanted],
+    )
+
+
+def _maps(session: Session, run: Run) -> str:
+    """The artifact with the run's probability maps, its own or of the run that it was scored from."""
+    for owner in filter(None, (run.id, run.scored_from)):
+        for one in views.artifacts(session, owner):
+            if one.kind == "probabilities":
+                return one.sha256
+    raise not_found("file of probability maps in this run", run.id)
+
+
+def _file(sha256: str, what: str) -> FilePath:
+    place = artifacts.locate(sha256)
+    if not place.is_file():
+        raise Problem(410, f"the file of this {what} is gone from the store ({sha256[:12]})")
+    return place
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A file that was checked when it came in and cannot be read now is gone, not the asker's mistake."""
+    try:
+        yield
+    except DataError as error:
+        raise Problem(410, f"the pixels are damaged in the store: {error}") from None
+
+
+# ---- drawing -------------------------------------------------------------------------------------------------------
+
+
+def _panels(kept: Kept, kind: str) -> Picture:
+    with _readable(), _figures() as draw:
+        panels = list(_read(kept))
+        return Picture(draw.four_panels(panels) if kind == "four" else draw.six_panels(panels))
+
+
+def _read(kept: Kept) -> "Iterator[Panels]":
+    from liverseg_core import figures
+    from liverseg_core.data.pixels import image_of, labels_of, open_archive
+
+    with open_archive(kept.archive) as bundle:
+        for row, entry in zip(kept.rows, kept.entries, strict=True):
+            yield figures.Panels(
+                name=f"{row.part} {entry.key}",
+                image=image_of(bundle, entry),
+                truth=labels_of(bundle, entry),
+                probabilities=figures.read_map(kept.maps, f"{row.part}/{entry.key}"),
+                dice=figures.study_dice(row.dice, [getattr(row, name) for name in CONFUSION if name[0] == "q"]),
+            )
+
+
+@contextmanager
+def _figures() -> Iterator[ModuleType]:
+    """``liverseg_core.figures``, imported when first needed, while no other thread draws."""
+    with _drawing:
+        os.environ.setdefault("MPLCONFIGDIR", str(settings().cache / "matplotlib"))  # for its list of fonts
+        from liverseg_core import figures
+
+        yield figures

@@ -1,0 +1,256 @@
+"""The study's figures as PNG files: curves, prediction panels, histogram; and two scans side by side.
+
+Every function returns the bytes of a PNG, the same bytes for the same arguments. Matplotlib's figures are objects
+here, without pyplot, so nothing is kept between calls. Texts of other people never reach Matplotlib unescaped:
+``$`` would begin a formula.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from liverseg_core.errors import DataError
+from liverseg_core.metrics import FULL, Labels, Level, Target, decode_grey, dice
+
+WIDTH = 7.2
+"""Inches: the text width of a page."""
+
+DPI = 200
+MOST_ROWS = 12
+
+TRAIN, VAL, TEST = "#d9730d", "#2468b4", "#7a828a"
+"""Train orange and val blue, as in the study's Figure 2."""
+
+PARTS = {"train": TRAIN, "val": VAL, "test": TEST}
+INK, MUTED, RULE = "#1a1e23", "#5c6670", "#d5d9de"
+
+SIX_CAPTION = (
+    "Quantised predictions and masks. Dice: total = the study's D(y, p), profile paper-2019; liver (without its"
+    "\nlesions) and lesion = one label against the rest at network size, profile paper-2019-fig4; a dash where the"
+    " mask has none."
+)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """One slice and its prediction, as the figures show them.
+
+    Attributes:
+        name: such as ``val 8_12``.
+        image: CT, uint8 ``[H, W]``.
+        truth: labels 0, 1, 2, uint8 ``[H, W]``.
+        probabilities: the stored map, uint16 ``[S, S]`` (grey) or ``[2, S, S]`` (parenchyma, lesion).
+        dice: total, liver and lesion, 0..1 or None, as :data:`SIX_CAPTION` says.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    truth: Labels
+    probabilities: Level
+    dice: tuple[float | None, float | None, float | None]
+
+
+def curves(epochs: Sequence[int], train: Sequence[float], val: Sequence[float]) -> bytes:
+    """Figure 2: total Dice (0..1) by epoch, train orange, val blue."""
+    figure = Figure(figsize=(WIDTH * 0.72, WIDTH * 0.43), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for values, colour, label in ((train, TRAIN, "train"), (val, VAL, "val")):
+        axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker="o", markersize=2.6)
+    axes.set_ylim(max(0.0, np.floor(10 * min([*train, *val], default=0.0)) / 10), 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _quiet(axes, "Epoch", "Dice coefficient, total", grid="both")
+    return _png(figure)
+
+
+def four_panels(rows: Sequence[Panels]) -> bytes:
+    """Continuous prediction, quantised prediction, true mask, CT; one row a slice, at most ``MOST_ROWS``."""
+    heads = ("Prediction", "Quantised prediction", "True mask", "CT")
+    pictures = [
+        (
+            expected_grey(row.probabilities),
+            _shades(predicted_labels(row.probabilities)),
+            _shades(row.truth),
+            row.image,
+        )
+        for row in rows
+    ]
+    return _grid([row.name for row in rows], heads, pictures, [("",) * 4] * len(rows), "")
+
+
+def six_panels(rows: Sequence[Panels]) -> bytes:
+    """Quantised prediction and mask: whole, liver alone, lesion alone, with their Dice; one row a slice.
+
+    The fifth panel is the predicted lesion; the study's text calls it the true one.
+    """
+    heads = ("Prediction", "True mask", "Predicted liver", "True liver", "Predicted lesion", "True lesion")
+    pictures, notes = [], []
+    for row in rows:
+        predicted, pairs = predicted_labels(row.probabilities), (None, 1, 2)
+        pictures.append([_shades(labels, only) for only in pairs for labels in (predicted, row.truth)])
+        notes.append([note for value in row.dice for note in (f"Dice {_score(value)}", "")])
+    return _grid([row.name for row in rows], heads, pictures, notes, SIX_CAPTION)
+
+
+def histogram(counts: Mapping[str, Mapping[str, int]], what: str) -> bytes:
+    """Table 4 as a figure: slices of every scan or subject, stacked by part.
+
+    Args:
+        counts: name -> part -> slices.
+        what: ``scan`` or ``subject``.
+    """
+    figure = Figure(figsize=(WIDTH * 0.86, WIDTH * 0.4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    places, foot = np.arange(len(counts)), np.zeros(len(counts))
+    for part, colour in PARTS.items():
+        heights = np.array([one.get(part, 0) for one in counts.values()], dtype=float)
+        if heights.any():
+            axes.bar(places, heights, 0.72, foot, color=colour, label=part)
+            foot += heights
+    if len(counts) <= 40:
+        for place, total in zip(places, foot, strict=True):
+            axes.annotate(f"{total:.0f}", (place, total), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+    every = 1 + len(counts) // 40
+    axes.set_xticks(places[::every], [_plain(name) for name in counts][::every], parse_math=False)
+    axes.margins(y=0.1)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+    _quiet(axes, what.capitalize(), "Slices", grid="y")
+    return _png(figure)
+
+
+def side_by_side(images: Sequence[NDArray[np.uint8]], names: Sequence[str], caption: str) -> bytes:
+    """Slices of two scans, uint8 ``[H, W]`` each, to be judged by eye."""
+    return _grid([""], names, [images], [("",) * len(images)], caption)
+
+
+# ---- what the panels are made from ---------------------------------------------------------------------------------
+
+
+def read_map(maps: Path, key: str) -> Level:
+    """One slice's stored probability map, uint16 ``[S, S]`` or ``[2, S, S]``.
+
+    Raises:
+        DataError: the file is gone or damaged, or does not hold ``key`` (such as ``val/8_12``).
+    """
+    try:
+        with np.load(maps, allow_pickle=False) as bundle:
+            found: Level = bundle[key]
+            return found
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            key, f"cannot be read from the kept probability maps ({error}); score the run anew"
+        ) from error
+
+
+def study_dice(total: float, quantised: Sequence[int]) -> tuple[float | None, float | None, float | None]:
+    """Total, liver and lesion Dice as :data:`SIX_CAPTION` says, 0..1.
+
+    Args:
+        total: the study's soft Dice of the slice (``SliceScore.dice``).
+        quantised: the nine counts of the quantised labels at network size (``SliceScore.quantised``).
+    """
+
+    def alone(label: int, target: Target) -> float | None:
+        return dice(quantised, target) if sum(quantised[3 * label : 3 * label + 3]) else None
+
+    return total, alone(1, "parenchyma"), alone(2, "lesion")
+
+
+# ---- what the panels show ------------------------------------------------------------------------------------------
+
+
+def expected_grey(probabilities: Level) -> NDArray[np.float32]:
+    """The prediction as a grey mask 0..1, float32 ``[S, S]``: 127/255 for parenchyma, 1 for lesion."""
+    p = probabilities.astype(np.float32) / np.float32(FULL)
+    grey: NDArray[np.float32] = p if p.ndim == 2 else np.float32(127 / 255) * p[0] + p[1]
+    return grey
+
+
+def predicted_labels(probabilities: Level) -> Labels:
+    """Labels 0, 1, 2 of a stored map, uint8 ``[S, S]``: thirds of the grey, or the likeliest class."""
+    if probabilities.ndim == 2:
+        return decode_grey(probabilities)
+    liver, lesion = probabilities.astype(np.int64)
+    labels: Labels = np.argmax([FULL - liver - lesion, liver, lesion], axis=0).astype(np.uint8)
+    return labels
+
+
+def _shades(labels: Labels, only: int | None = None) -> NDArray[np.float64]:
+    """Grey 0, 0.5, 1 of the labels, or of one of them alone."""
+    return np.where(labels == only, labels, 0) / 2 if only else labels / 2
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+# ---- drawing -------------------------------------------------------------------------------------------------------
+
+
+def _grid(
+    names: Sequence[str],
+    heads: Sequence[str],
+    pictures: Sequence[Sequence[NDArray[Any]]],
+    notes: Sequence[Sequence[str]],
+    caption: str,
+) -> bytes:
+    """Rows of pictures: heads above the first row, a name left of each row, a note above each picture."""
+    assert 0 < len(names) <= MOST_ROWS
+    noted = any(note for row in notes for note in row)
+    left, top, gap, between = 0.2 * any(names), 0.2, 0.05, 0.05 + 0.14 * noted
+    side = (WIDTH - left - gap * (len(heads) - 1)) / len(heads)
+    foot = 0.06 + 0.13 * (caption.count("\n") + 1) * bool(caption)
+    height = top + len(names) * (side + between) + foot
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    small: dict[str, Any] = {"fontsize": 7, "color": INK, "parse_math": False}
+    for number, (name, row, texts) in enumerate(zip(names, pictures, notes, strict=True)):
+        bottom = height - top - (number + 1) * (side + between) + 0.0
+        figure.text(0.12 / WIDTH, (bottom + side / 2) / height, name, rotation=90, ha="center", va="center", **small)
+        for column, (picture, text) in enumerate(zip(row, texts, strict=True)):
+            x = left + column * (side + gap)
+            axes = figure.add_axes((x / WIDTH, bottom / height, side / WIDTH, side / height))
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
+            axes.set_axis_off()
+            figure.text((x + side / 2) / WIDTH, (bottom + side + 0.03) / height, text, ha="center", **small)
+    for column, head in enumerate(heads):
+        x = left + column * (side + gap) + side / 2
+        figure.text(x / WIDTH, 1 - 0.15 / height, head, ha="center", fontsize=7.5, color=INK, parse_math=False)
+    figure.text(
+        left / WIDTH, 0.05 / height, caption, ha="left", va="bottom", fontsize=6, color=MUTED, parse_math=False
+    )
+    return _png(figure)
+
+
+def _quiet(axes: Axes, x: str, y: str, grid: Any) -> None:
+    axes.set_xlabel(x, fontsize=8.5, color=INK)
+    axes.set_ylabel(y, fontsize=8.5, color=INK)
+    axes.tick_params(labelsize=8, colors=MUTED, length=0)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=RULE, linewidth=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(RULE)
+
+
+def _plain(name: str) -> str:
+    """A subject's name as Matplotlib's own font can show it: ASCII, short."""
+    shown = name.encode("ascii", "replace").decode()
+    return shown if len(shown) <= 10 else shown[:9] + "~"
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", metadata={"Software": None})  # no version in the file
+    return out.getvalue()
