@@ -15,6 +15,8 @@ MIN_SUBJECTS = 5
 
 REFUSAL = f"below {MIN_SUBJECTS} subjects no interval; the dots are shown"
 
+ALPHA = 0.05
+
 RESAMPLES = 10_000
 REDRAWS = 200
 """How often the scans of a subject that has several are redrawn for the bootstrap."""
@@ -46,6 +48,14 @@ class SignedRank:
 def smallest_p(subjects: int) -> float:
     """The smallest two-sided p that so many pairs can reach: 2^(1-n), when all differences have one sign."""
     return min(1.0, 2.0 ** (1 - subjects))
+
+
+def reach(subjects: int) -> str:
+    """The smallest p that a comparison over so many subjects can give, in words."""
+    people = f"{subjects} subject{'s' * (subjects != 1)}"
+    least = smallest_p(subjects)
+    verdict = f", so no difference can reach p < {ALPHA}" if least >= ALPHA else ""
+    return f"With {people} the smallest two-sided p that a paired comparison can reach is {least:.2g}{verdict}."
 
 
 def signed_rank(differences: Sequence[float]) -> SignedRank:
