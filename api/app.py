@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from api import pages, problems
+from api import comparison_page, pages, problems
 from api.parameters import only_known
 from api.render import STATIC
 from api.routes import comparisons, experiments, health, runs, uploads
@@ -23,8 +23,9 @@ def create_app() -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    for router in (experiments.router, runs.router, uploads.router, comparisons.router, health.router, pages.router):
-        app.include_router(router, dependencies=[Depends(only_known)])
+    rooms = (experiments, runs, uploads, comparisons, health, pages, comparison_page)
+    for room in rooms:
+        app.include_router(room.router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)
     app.add_middleware(Guard, token=settings().token, max_upload_bytes=settings().max_upload_mb << 20)

@@ -1,11 +1,12 @@
 """What a reader must know before believing a comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.spec import FOLD_KINDS, DatasetChoice
 from store.entries import Entry, factors, walk
+from store.models import Dataset
 
 SCORED = {
     "test": "Scores are on the test part.",
@@ -43,6 +44,8 @@ class Sides:
     assumed: bool
     scored: Mapping[str, tuple[int, ...]]
     """Part (``val``, ``test``) -> its scans."""
+    people: frozenset[str]
+    """Subjects of the part that is shown: test where there is one."""
 
 
 def sides(manifest: Manifest, choice: DatasetChoice) -> Sides:
@@ -57,7 +60,21 @@ def sides(manifest: Manifest, choice: DatasetChoice) -> Sides:
         everyone=len(set(manifest.subjects.values())),
         assumed=manifest.subjects_assumed,
         scored=scored,
+        people=frozenset(people["test" if "test" in people else "val"]),
     )
+
+
+def fewest_subjects(asked: Iterable[tuple[Dataset, DatasetChoice]]) -> int:
+    """Over how many subjects the runs can be compared; folds of one set count together, of several sets the least."""
+    people: dict[str, set[str]] = {}
+    seen: dict[str, Sides] = {}
+    for dataset, choice in asked:
+        key = f"{dataset.content_hash} {choice.model_dump_json(exclude={'id'})}"
+        if key not in seen:
+            seen[key] = sides(Manifest.from_json(dataset.manifest), choice)
+            whole = choice.model_dump_json(exclude={"id": True, "split": {"fold"}})
+            people.setdefault(f"{dataset.content_hash} {whole}", set()).update(seen[key].people)
+    return min(map(len, people.values()))
 
 
 def warnings(entries: Sequence[Entry]) -> list[str]:
@@ -70,7 +87,7 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
 
 
 def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Entry | None, paper: bool) -> list[str]:
-    """What the scores are, in order of weight; ``split``: run id -> its sides; ``paper``: the study's columns show."""
+    """What the scores are; ``split``: run id -> its sides; ``paper``: whether the study's columns are shown."""
     found = [SCORED[part] for part in sorted({entry.part for entry in entries if entry.part})]
     found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]

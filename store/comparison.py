@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from store.rows import Column, Comparison, Row, Statistics
 from store.views import source
 
 if TYPE_CHECKING:
-    from liverseg_core.profiles import Facts
+    from liverseg_core.facts import Facts
 
 TABLE_5 = ("training.optimizer", "training.batch_size", "data.image_size", "model.filters", "training.learning_rate")
 """The study's own parameter columns, always shown; other settings are shown where rows differ."""
@@ -65,8 +65,9 @@ def compare(
         profile=profile,
         level=measure.level,
         about=measure.profile.about,
+        comparable=len({entry.scope() for entry in entries if entry.members}) < 2,
         parameters=shown,
-        columns=[_column(one, misleading) for one in measure.profile.columns],
+        columns=_columns(measure, misleading),
         rows=_rows(session, entries, measure, shown, split),
         references=pinned.references(entries, measure),
         printed=pinned.printed(session, project_id, tables),
@@ -108,7 +109,7 @@ def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[
 
 def _contents(session: Session, runs: Sequence[Run]) -> dict[int, str]:
     query = select(Dataset.id, Dataset.content_hash).where(Dataset.id.in_({run.dataset_id for run in runs}))
-    return {dataset: content for dataset, content in session.execute(query)}
+    return dict(session.execute(query).all())
 
 
 def _sides(session: Session, runs: Sequence[Run]) -> dict[int, cautions.Sides]:
@@ -207,9 +208,8 @@ def _epochs(session: Session, runs: Sequence[Run]) -> tuple[dict[int, int], dict
         .group_by(Epoch.run_id)
     )
     best = select(Run.id, Run.best_epoch).where(Run.id.in_(sources))
-    originals = {run: epoch for run, epoch in session.execute(best)}
-    reached = {run: epoch for run, epoch in session.execute(last)}
-    return reached, {run.id: originals[source(run)] for run in runs}
+    originals = dict(session.execute(best).all())
+    return dict(session.execute(last).all()), {run.id: originals[source(run)] for run in runs}
 
 
 def _statistics(chosen: Entry | None, entries: Sequence[Entry], measure: Measure, column: str) -> Statistics | None:
@@ -228,9 +228,9 @@ def _misleading(measure: Measure, entries: Sequence[Entry]) -> dict[str, str]:
     return found
 
 
-def _column(column: Any, misleading: dict[str, str]) -> Column:
-    kept = {name: getattr(column, name) for name in ("key", "label", "unit", "better", "formula", "empty_rule")}
-    return Column(**kept, warning=misleading.get(column.key))
+def _columns(measure: Measure, misleading: dict[str, str]) -> list[Column]:
+    found = [Column.model_validate(one) for one in measure.profile.columns]
+    return [one.model_copy(update={"warning": misleading.get(one.key)}) for one in found]
 
 
 def _column_warnings(measure: Measure, misleading: dict[str, str]) -> list[str]:

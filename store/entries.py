@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import os.path
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from liverseg_core.spec import FOLD_KINDS
@@ -12,7 +12,7 @@ from store.facts import joined
 from store.models import Run
 
 if TYPE_CHECKING:
-    from liverseg_core.profiles import Facts
+    from liverseg_core.facts import Facts
 
 SEED, FOLD = "training.seed", "dataset.split.fold"
 NO_FACTOR = frozenset({SEED, FOLD, "dataset.id", "dataset.split.override"})
@@ -149,4 +149,6 @@ def _others(some: Sequence[Entry], used: Sequence[Entry]) -> list[Entry]:
 
 
 def _common_name(names: Sequence[str]) -> str:
-    return os.path.commonprefix(list(names)).rstrip(" -_,;:(#") or names[0]
+    """The words with which all names begin, or the first name."""
+    shared = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split() for name in names), strict=False))
+    return " ".join(words[0] for words in shared) or names[0]

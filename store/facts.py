@@ -1,141 +1,162 @@
 """What runs scored, slice by slice, as arrays: one COPY out of the ledger for many runs."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store.models import CONFUSION, Dataset, Run
 from store.views import source
 
 if TYPE_CHECKING:  # NumPy is loaded by the first comparison, not by the start
+    import numpy as np
     from numpy.typing import NDArray
 
-    from liverseg_core.profiles import Facts
+    from liverseg_core.facts import Components, Facts
 
 PARTS = ("val", "test")
 
 _PIXELS = (*CONFUSION, "tp", "fp", "fn")
 _SOFT = ("dice", "dice_liver", "dice_tumor")
-_COPY = f"""
-COPY (
-  SELECT run_id, array_position(ARRAY['val', 'test'], part) - 1, scan, slice, {", ".join((*_PIXELS, *_SOFT))}
-  FROM slice_scores WHERE run_id = ANY(%s) AND part IN ('val', 'test') ORDER BY run_id, part, scan, slice
-) TO STDOUT (FORMAT BINARY)
-"""  # noqa: S608 - names from the lists above
 
-_COMPONENTS = text("""
-SELECT run_id, part, scan, slice, predicted, number, pixels, iou FROM lesion_components
-WHERE run_id = ANY(:runs) ORDER BY run_id, part, scan, slice NULLS LAST, predicted, number
-""")
+_SLICES = {
+    **dict.fromkeys(("run_id", "part", "scan", "slice"), ">i8"),
+    **dict.fromkeys(_PIXELS, ">i4"),
+    **dict.fromkeys(_SOFT, ">f8"),
+}
+_LESIONS = {
+    **dict.fromkeys(("run_id", "part", "scan", "slice", "predicted", "pixels"), ">i8"),
+    "iou": ">f8",
+}
+"""Columns and how Postgres sends them: whole numbers and floats, high bytes first."""
+
+_NUMBERS = {
+    "part": "array_position(ARRAY['val', 'test'], part)::int8 - 1",
+    "slice": "coalesce(slice, -1)",
+    "predicted": "predicted::int::int8",
+}
+"""What becomes a number on its way out; a lesion of a whole scan has no slice."""
 
 _HEADER, _TRAILER = 19, 2
 """Bytes around the rows of Postgres' binary COPY format."""
 
 
-def read(session: Session, runs: Sequence[Run], *, components: bool = True) -> dict[int, dict[str, "Facts"]]:
-    """Run id -> part (``val``, ``test``) -> facts; a reused run has its original's, an unscored one no parts.
-
-    Args:
-        session: an open session.
-        runs: runs of any data sets.
-        components: whether lesion components are wanted; without them they are empty.
-    """
+def read(session: Session, runs: Sequence[Run]) -> dict[int, dict[str, "Facts"]]:
+    """Run id -> part (``val``, ``test``) -> facts; a reused run has its original's, an unscored one no parts."""
     sources = sorted({source(run) for run in runs})
-    rows = _rows(session, sources)
-    lesions = _lesions(session, sources) if components else {}
+    rows = _copied(session, "slice_scores", _SLICES, sources)
+    lesions = _copied(session, "lesion_components", _LESIONS, sources)
     subjects = _subjects(session, {run.dataset_id for run in runs})
     found = {}
     for run in runs:
-        mine = rows[rows["run"] == source(run)]
+        mine, own = (table[table["run_id"] == source(run)] for table in (rows, lesions))
         found[run.id] = {
-            part: _facts(mine[mine["part"] == number], subjects[run.dataset_id], lesions.get((source(run), part), []))
-            for number, part in enumerate(PARTS)
-            if (mine["part"] == number).any()
+            part: _facts(mine[mine["part"] == place], own[own["part"] == place], subjects[run.dataset_id])
+            for place, part in enumerate(PARTS)
+            if (mine["part"] == place).any()
         }
     return found
 
 
 def joined(several: Sequence["Facts"]) -> "Facts":
     """The facts of other slices behind each other, as if one run had scored them all."""
-    import numpy as np
+    from liverseg_core.facts import Components, Facts
 
-    from liverseg_core.profiles import Facts
-
-    together = {}
-    for field in fields(Facts):
-        values = [getattr(one, field.name) for one in several]
-        together[field.name] = sum(values, ()) if isinstance(values[0], tuple) else np.concatenate(values)
-    return Facts(**together)
+    lesions = [one.components for one in several if one.components is not None]
+    together = _behind_each_other(several, Facts, "components")
+    whole = len(lesions) == len(several)  # lesions of some slices alone would pass for all there are
+    components = Components(**_behind_each_other(lesions, Components)) if whole else None
+    return Facts(**together, components=components)
 
 
 def of_scans(facts: "Facts", scans: Sequence[int]) -> "Facts":
-    """The facts of some scans; a scan that is named twice counts twice."""
-    return joined([_one_scan(facts, scan) for scan in scans])
+    """The facts of some scans, numbered anew; one that is named twice is there twice."""
+    return joined([_one_scan(facts, scan, place) for place, scan in enumerate(scans)])
 
 
-def _one_scan(facts: "Facts", scan: int) -> "Facts":
-    from liverseg_core.profiles import Facts
+def _one_scan(facts: "Facts", scan: int, place: int) -> "Facts":
+    from liverseg_core.facts import Facts
 
-    inside = facts.scan == scan
-    kept: dict[str, Any] = {}
-    for field in fields(Facts):
-        value = getattr(facts, field.name)
-        kept[field.name] = (
-            tuple(one for one in value if one.scan == scan) if isinstance(value, tuple) else value[inside]
-        )
-    return Facts(**kept)
+    chosen = facts.scan == scan
+    names = [one.name for one in fields(Facts) if one.name not in ("scan", "components")]
+    lesions = facts.components
+    if lesions is not None:
+        own = lesions[lesions.scan == scan]
+        lesions = replace(own, scan=own.scan * 0 + place)
+    kept: dict[str, Any] = {name: getattr(facts, name)[chosen] for name in names}
+    return Facts(scan=facts.scan[chosen] * 0 + place, components=lesions, **kept)
 
 
-def _rows(session: Session, sources: list[int]) -> "NDArray[Any]":
-    """Every slice of the runs as one structured array, read from Postgres' binary format."""
+def _behind_each_other(several: Sequence[Any], kind: Any, *left_out: str) -> dict[str, Any]:
     import numpy as np
 
+    names = [one.name for one in fields(kind) if one.name not in left_out]
+    return {name: np.concatenate([getattr(one, name) for one in several]) for name in names}
+
+
+def _copied(session: Session, table: str, columns: dict[str, str], sources: list[int]) -> "NDArray[Any]":
+    """Rows of the runs as one structured array, read from Postgres' binary format.
+
+    Every column has a fixed size and no nulls, so each row is as long as the next: a count of its fields, then
+    the size and the value of each.
+    """
+    import numpy as np
+
+    chosen = ", ".join(_NUMBERS.get(name, name) for name in columns)
+    order = "run_id, part, scan, slice"
+    query = f"SELECT {chosen} FROM {table} WHERE run_id = ANY(%s) ORDER BY {order}"  # noqa: S608 - names from above
     cursor = session.connection().connection.cursor()
-    with cursor.copy(_COPY, (sources,)) as copy:
+    with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)", (sources,)) as copy:
         sent = b"".join(copy)
-    # Every column has a fixed size and no nulls, so each row is as long as the next.
-    columns = [("run", ">i8"), ("part", ">i4"), ("scan", ">i8"), ("slice", ">i8")]
-    columns += [(name, ">i4") for name in _PIXELS] + [(name, ">f8") for name in _SOFT]
     row = [("fields", ">i2")]
-    for name, kind in columns:
-        row += [(f"{name} bytes", ">i4"), (name, kind)]
+    for name, kind in columns.items():
+        row += [(f"{name} size", ">i4"), (name, kind)]
     return np.frombuffer(sent[_HEADER:-_TRAILER], np.dtype(row))
 
 
-def _facts(rows: "NDArray[Any]", subjects: dict[str, str], components: Iterable[Any]) -> "Facts":
+def _facts(rows: "NDArray[Any]", lesions: "NDArray[Any]", subjects: dict[str, str]) -> "Facts":
     import numpy as np
 
-    from liverseg_core.profiles import Facts
+    from liverseg_core.facts import Facts
 
-    def matrix(kind: str) -> "NDArray[np.int64]":
-        return np.stack([rows[name].astype(np.int64) for name in CONFUSION if name[0] == kind], axis=1)
-
-    scans = rows["scan"].astype(np.int64)
+    whole = {name: rows[name].astype(np.int64) for name in ("scan", "slice", *_PIXELS)}
+    soft = {name: rows[name].astype(np.float64) for name in _SOFT}
+    counts, quantised = (np.stack([whole[name] for name in CONFUSION if name[0] == kind], axis=1) for kind in "nq")
     return Facts(
-        scan=scans,
-        slice=rows["slice"].astype(np.int64),
-        subject=np.array([subjects[str(scan)] for scan in scans.tolist()]),
-        counts=matrix("n"),
-        quantised=matrix("q"),
-        **{name: rows[name].astype(np.int64) for name in ("tp", "fp", "fn")},
-        **{name: rows[name].astype(np.float64) for name in _SOFT},
-        components=tuple(components),
+        scan=whole["scan"],
+        slice=whole["slice"],
+        subject=np.array([subjects[str(scan)] for scan in whole["scan"].tolist()]),
+        counts=counts,
+        quantised=quantised,
+        tp=whole["tp"],
+        fp=whole["fp"],
+        fn=whole["fn"],
+        dice=soft["dice"],
+        dice_liver=soft["dice_liver"],
+        dice_tumor=soft["dice_tumor"],
+        components=_components(lesions, counts),
     )
 
 
-def _lesions(session: Session, sources: list[int]) -> dict[tuple[int, str], list[Any]]:
-    from liverseg_core.records import LesionComponent
+def _components(lesions: "NDArray[Any]", counts: "NDArray[np.int64]") -> "Components | None":
+    """The lesions; None where slices have lesion pixels and no lesion is stored: then nobody looked for them."""
+    import numpy as np
 
-    found: dict[tuple[int, str], list[Any]] = {}
-    for run, *values in session.execute(_COMPONENTS, {"runs": sources}):
-        component = LesionComponent(*values)
-        found.setdefault((run, component.part), []).append(component)
-    return found
+    from liverseg_core.facts import Components
+
+    if not len(lesions) and counts.reshape(-1, 3, 3)[:, 2].sum() + counts.reshape(-1, 3, 3)[:, :, 2].sum():
+        return None
+    return Components(
+        scan=lesions["scan"].astype(np.int64),
+        slice=lesions["slice"].astype(np.int64),
+        predicted=lesions["predicted"].astype(bool),
+        pixels=lesions["pixels"].astype(np.int64),
+        iou=lesions["iou"].astype(np.float64),
+    )
 
 
 def _subjects(session: Session, datasets: Iterable[int]) -> dict[int, dict[str, str]]:
     query = select(Dataset.id, Dataset.manifest["subjects"]).where(Dataset.id.in_(datasets))
-    return {dataset: subjects for dataset, subjects in session.execute(query)}
+    return dict(session.execute(query).all())

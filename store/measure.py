@@ -10,12 +10,10 @@ from store.entries import Entry
 from store.rows import Count
 
 if TYPE_CHECKING:
-    from liverseg_core.profiles import Facts, Profile, Value
+    from liverseg_core.facts import Facts
+    from liverseg_core.profiles import Profile, Value
 
-LOW, HIGH = 0.9, 0.5
-"""A perfect prediction below LOW, or the whole liver painted as lesion above HIGH, says that a column misleads."""
-
-PREFERRED = ("pooled_lesion_dice", "lesion_dice", "dice_lesion", "dice")
+PREFERRED = ("pooled_lesion_dice", "lesion_dice", "dice_tumor", "Dice_2")
 """The column that statistics take unless told otherwise: the first of these that the profile has."""
 
 
@@ -42,14 +40,11 @@ class Measure:
         Raises:
             InputError: there is no such profile, or it has no such level.
         """
-        from liverseg_core.profiles import PROFILES
+        from liverseg_core.profiles import named
 
-        if profile not in PROFILES:
-            raise InputError("profile", f"no such profile; there are {', '.join(PROFILES)}", profile)
-        found = PROFILES[profile]
+        found = named(profile)
         if level is not None and level not in found.levels:
-            allowed = ", ".join(found.levels)
-            raise InputError("level", f"profile {profile} is not made for this level; it has {allowed}", level)
+            raise InputError("level", f"profile {profile} is made for {' and '.join(found.levels)}", level)
         return cls(found, level or found.levels[0])
 
     def column(self, wanted: str | None) -> str:
@@ -58,12 +53,12 @@ class Measure:
         Raises:
             InputError: the profile has no such column.
         """
+        from liverseg_core import profiles
+
+        if wanted is not None:
+            return profiles.column(self.profile.key, wanted).key
         known = [column.key for column in self.profile.columns]
-        if wanted is None:
-            return next((key for key in PREFERRED if key in known), known[0])
-        if wanted not in known:
-            raise InputError("column", f"profile {self.profile.key} has the columns {', '.join(known)}", wanted)
-        return wanted
+        return next((key for key in PREFERRED if key in known), known[0])
 
     def values(self, facts: "Facts") -> dict[str, "Value"]:
         from liverseg_core import profiles
@@ -105,40 +100,14 @@ class Measure:
 
     def misleading(self, references: Mapping[str, "Facts"]) -> dict[str, str]:
         """Column -> what the reference predictors show to be wrong with it."""
-        found: dict[str, str] = {}
-        perfect = self.values(references["perfect"]) if "perfect" in references else {}
-        painted = self.values(references["liver-as-lesion"]) if "liver-as-lesion" in references else {}
-        for column in self.profile.columns:
-            told = []
-            if _below(perfect.get(column.key)):
-                told.append(f"a perfect prediction scores {_percent(perfect[column.key])}")
-            if _about_lesions(column.key) and _above(painted.get(column.key)):
-                told.append(f"the whole liver painted as lesion scores {_percent(painted[column.key])}")
-            if told and column.better != "lower" and column.unit == "%":
-                found[column.key] = " and ".join(told)
-        return found
+        from liverseg_core import profiles
+
+        return profiles.warnings(self.profile.key, {name: self.values(facts) for name, facts in references.items()})
 
 
 def counted(value: "Value") -> Count:
     """What a value was taken over."""
     return Count(n=value.n, empty=value.empty, failed=value.failed)
-
-
-def _about_lesions(key: str) -> bool:
-    return "lesion" in key or "tumor" in key
-
-
-def _below(value: "Value | None") -> bool:
-    return value is not None and value.value is not None and value.value < LOW
-
-
-def _above(value: "Value | None") -> bool:
-    return value is not None and value.value is not None and value.value > HIGH
-
-
-def _percent(value: "Value") -> str:
-    assert value.value is not None
-    return f"{100 * value.value:.1f} %"
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -18,7 +18,7 @@ from store.rows import Row
 from store.states import State
 
 if TYPE_CHECKING:
-    from liverseg_core.profiles import Facts
+    from liverseg_core.facts import Facts
 
 SIZE = "data.image_size"
 

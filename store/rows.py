@@ -2,15 +2,16 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class Column(BaseModel):
     """A score: what it is called, how it is computed, and what it says where masks are empty."""
 
+    model_config = ConfigDict(from_attributes=True)
     key: str
     label: str
-    unit: str
+    unit: Literal["fraction", "pixels", "ratio"]
     better: Literal["higher", "lower"] | None
     formula: str
     empty_rule: str
@@ -31,8 +32,7 @@ class Row(BaseModel):
 
     ``seeds``: ``scores`` are means over ``size`` runs that differ in their seed alone, ``deviations`` their
     standard deviations (n - 1). ``folds``: the held-out slices of ``size`` folds (of ``expected``), pooled. The rows
-    taken together follow, one deeper. Scores are fractions in 0..1 (or in the column's unit), null where nothing can
-    be said.
+    taken together follow, one deeper. Scores are in the column's unit, null where nothing can be said.
     """
 
     what: Literal["run", "seeds", "folds", "reference", "printed"]
@@ -106,11 +106,15 @@ class Statistics(BaseModel):
 
 
 class Comparison(BaseModel):
-    """The table, the meaning of its columns, and what a reader must know about it."""
+    """The table, the meaning of its columns, and what a reader must know about it.
+
+    ``comparable``: whether all rows (but those inside groups) were scored on the same slices of the same part.
+    """
 
     profile: str
     level: str
     about: str
+    comparable: bool
     parameters: list[str]
     columns: list[Column]
     rows: list[Row]

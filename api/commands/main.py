@@ -1,6 +1,6 @@
 """The ``liverseg`` command: its group, its exit codes, and how errors are told.
 
-Subcommands live in ``api.commands.runs``, ``api.commands.data`` and ``api.commands.services``.
+Subcommands live in the modules that ``COMMANDS`` are taken from below.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from api.client import ApiError, Unreachable
-from api.commands import data, runs, services
+from api.commands import compare, data, runs, services
 from liverseg_core.errors import InputError, LiversegError
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
@@ -90,7 +90,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (services, data, runs):
+for _module in (services, data, runs, compare):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 
