@@ -59,7 +59,7 @@ def _statistics(comparison: Comparison) -> list[str]:
     if found is None:
         return []
     body = [tables.contrast(one, found.unit) for one in found.contrasts]
-    table = _tabular(f"{found.label} by subject against {found.baseline}", tables.STATISTICS, [body])
+    table = _tabular(f"{tables.heading(found)} by subject against {found.baseline}", tables.STATISTICS, [body])
     words = [*(tables.dots(one, found.unit) for one in found.contrasts), *found.skipped, *found.notes]
     return [*([table] if body else []), "\n".join(f"\\par\\footnotesize {escape(line)}" for line in words)]
 

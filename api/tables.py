@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from store.rows import Column, Comparison, Contrast, Row
+from store.rows import Column, Comparison, Contrast, Row, Statistics
 
 FACTS = ("row", "run", "name", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
 
@@ -46,7 +46,7 @@ def label(path: str) -> str:
     return path.partition(".")[2].replace(".", " ").replace("_", " ") or path
 
 
-def heading(column: Column) -> str:
+def heading(column: Column | Statistics) -> str:
     """``Lesion Dice [%]``."""
     return f"{column.label} [{shown_unit(column.unit)}]"
 
@@ -114,7 +114,7 @@ def contrast(one: Contrast, unit: str) -> list[str]:
     low, high = one.interval or (None, None)
     interval = f"{in_unit(low, unit)} to {in_unit(high, unit)}" if one.interval else "none"
     effect = "" if one.effect is None else f"{one.effect:.2f}"
-    values = [f"{one.p:.3g}", f"{one.p_holm:.3g}", effect, f"{one.smallest_p:.2g}"]
+    values = [f"{one.p:.3g}", f"{one.p_holm:.3g}", effect, f"{one.smallest_p:.3g}"]
     return [one.name, str(one.subjects), in_unit(one.mean_difference, unit), interval, *values]
 
 
@@ -177,7 +177,7 @@ def _statistics(comparison: Comparison) -> list[str]:
     found = comparison.statistics
     if found is None:
         return []
-    title = f"{_plain(found.label)} by subject against {_plain(found.baseline)}"
+    title = f"{_plain(heading(found))} by subject against {_plain(found.baseline)}"
     table = [_table(list(STATISTICS), [contrast(one, found.unit) for one in found.contrasts])]
     each = [_plain(dots(one, found.unit)) for one in found.contrasts]
     return [title, *(table if found.contrasts else []), *each, *map(_plain, [*found.skipped, *found.notes])]

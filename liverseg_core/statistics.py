@@ -55,7 +55,7 @@ def reach(subjects: int) -> str:
     people = f"{subjects} subject{'s' * (subjects != 1)}"
     least = smallest_p(subjects)
     verdict = f", so no difference can reach p < {ALPHA}" if least >= ALPHA else ""
-    return f"With {people} the smallest two-sided p that a paired comparison can reach is {least:.2g}{verdict}."
+    return f"With {people} the smallest two-sided p that a paired comparison can reach is {least:.3g}{verdict}."
 
 
 def signed_rank(differences: Sequence[float]) -> SignedRank:

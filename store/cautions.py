@@ -92,7 +92,7 @@ def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Ent
     found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
-        found.append(SOFTMAX.format(runs=_named_runs(softmax)))
+        found.append(SOFTMAX.format(runs=_named_runs(softmax).lower()))
     if any(entry.members and not entry.references for entry in entries):
         found.append(NO_REFERENCES)
     return [*found, *_several_factors(entries, baseline)]
@@ -119,7 +119,9 @@ def _scopes(entries: Sequence[Entry]) -> list[str]:
             sizes[scope] = len(entry.members[0].scan)
     if len(scopes) < 2:
         return []
-    told = "; ".join(f"{_named_runs(runs)} on {sizes[scope]:,} of {scope[1]}" for scope, runs in scopes.items())
+    told = "; ".join(
+        f"{_named_runs(runs).lower()} on {sizes[scope]:,} of {scope[1]}" for scope, runs in scopes.items()
+    )
     return [f"These runs were not scored on the same slices; their scores cannot be compared: {told}."]
 
 
@@ -178,8 +180,8 @@ def _several_factors(entries: Sequence[Entry], baseline: Entry | None) -> list[s
         differing = factors(first, entry)
         if len(differing) > 1:
             found.append(
-                f"{_named_runs(entry.ids)} and {_named_runs(first.ids)} differ in {len(differing)} settings at once "
-                f"({', '.join(differing)}), so no difference belongs to one of them."
+                f"{_named_runs(entry.ids)} and {_named_runs(first.ids).lower()} differ in {len(differing)} settings "
+                f"at once ({', '.join(differing)}), so no difference belongs to one of them."
             )
     more = [f"So do {len(found) - MOST} more rows."] if len(found) > MOST else []
     return found[:MOST] + more

@@ -61,6 +61,7 @@ def compare(
     chosen = _chosen(entries, baseline)
     shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
     misleading = _misleading(measure, entries)
+    printed = pinned.printed(session, project_id, tables, measure)
     return Comparison(
         profile=profile,
         level=measure.level,
@@ -70,9 +71,9 @@ def compare(
         columns=_columns(measure, misleading),
         rows=_rows(session, entries, measure, shown, split),
         references=pinned.references(entries, measure),
-        printed=pinned.printed(session, project_id, tables),
+        printed=printed,
         statistics=_statistics(chosen, entries, measure, tested),
-        warnings=[*cautions.warnings(entries), *_column_warnings(measure, misleading)],
+        warnings=[*cautions.warnings(entries), *_column_warnings(measure, misleading), *_unseen(tables, printed)],
         overrides=cautions.overrides(entries),
         notes=cautions.notes(entries, split, baseline=chosen, paper=profile in STUDYS),
     )
@@ -226,6 +227,11 @@ def _misleading(measure: Measure, entries: Sequence[Entry]) -> dict[str, str]:
     for entry in entries:
         found = {**measure.misleading(entry.references), **found}
     return found
+
+
+def _unseen(tables: Sequence[str], printed: Sequence[Row]) -> list[str]:
+    missing = [name for name in dict.fromkeys(tables) if name not in {row.table for row in printed}]
+    return [f"Printed table {name} has no column of this profile, so it is not shown." for name in missing]
 
 
 def _columns(measure: Measure, misleading: dict[str, str]) -> list[Column]:

@@ -38,7 +38,7 @@ def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column:
         contrast.p_holm = p
     told = {one.key: one for one in measure.profile.columns}[column]
     return Statistics(
-        baseline=baseline.name or f"run {baseline.ids[0]}",
+        baseline=baseline.title,
         runs=baseline.ids,
         column=column,
         label=told.label,
@@ -61,7 +61,7 @@ def _contrast(baseline: Entry, entry: Entry, measure: Measure, column: str) -> C
     differences = [pair.difference for pair in pairs]
     test = signed_rank(differences)
     return Contrast(
-        name=entry.name or f"run {entry.ids[0]}",
+        name=entry.title,
         runs=entry.ids,
         subjects=len(pairs),
         zeros=test.zeros,
@@ -119,11 +119,7 @@ def _skipped(baseline: Entry, unfair: Sequence[Entry]) -> list[str]:
     if not baseline.members:
         return []
     return [
-        f"{_named(entry)}: no statistics, it was not scored on the slices that the baseline was scored on."
+        f"{entry.title} (runs {', '.join(map(str, entry.ids))}): no statistics, it was not scored on the slices that "
+        "the baseline was scored on."
         for entry in unfair
     ]
-
-
-def _named(entry: Entry) -> str:
-    ids = ", ".join(map(str, entry.ids))
-    return f"{entry.name or '(no name)'} (run{'s' * (len(entry.ids) > 1)} {ids})"

@@ -49,6 +49,14 @@ class Entry:
     def ids(self) -> list[int]:
         return [run.id for run in self.runs]
 
+    @property
+    def title(self) -> str:
+        """The name and, of several runs, how they were taken together."""
+        name = self.name or f"run {self.ids[0]}"
+        if self.what == "seeds":
+            return f"{name} (mean of {len(self.inside)} seeds)"
+        return f"{name} ({len(self.inside)} folds)" if self.what == "folds" else name
+
     def scored_as(self, members: tuple["Facts", ...]) -> "Entry":
         """The same entry with other facts."""
         return replace(self, members=members)

@@ -82,8 +82,10 @@ def _reference(entry: Entry, name: str, measure: Measure) -> Row:
     )
 
 
-def printed(session: Session, project_id: int, names: Sequence[str]) -> list[Row]:
+def printed(session: Session, project_id: int, names: Sequence[str], measure: Measure) -> list[Row]:
     """The rows of printed tables, in the order asked for; their percent become fractions.
+
+    Scores that are no columns of the profile are left out, and with them rows that have no others.
 
     Raises:
         InputError: there is no such table.
@@ -94,16 +96,17 @@ def printed(session: Session, project_id: int, names: Sequence[str]) -> list[Row
         if name not in known:
             there = ", ".join(known) or "none yet, see `liverseg table import`"
             raise InputError("tables", f"there is no such printed table; there are: {there}", name)
-        rows += [_printed(name, row, known[name]["notes"]) for row in known[name]["rows"]]
-    return rows
+        rows += [_printed(name, row, known[name]["notes"], measure) for row in known[name]["rows"]]
+    return [row for row in rows if row.scores]
 
 
-def _printed(table: str, row: Mapping[str, Any], notes: Sequence[Mapping[str, Any]]) -> Row:
+def _printed(table: str, row: Mapping[str, Any], notes: Sequence[Mapping[str, Any]], measure: Measure) -> Row:
+    columns = {column.key for column in measure.profile.columns}
     return Row(
         what="printed",
         name=row["name"],
         table=table,
         settings=row["parameters"],
-        scores={key: percent / 100 for key, percent in row["scores"].items()},
+        scores={key: percent / 100 for key, percent in row["scores"].items() if key in columns},
         notes=[note["message"] for note in notes if row["name"] in note["rows"]],
     )

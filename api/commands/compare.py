@@ -105,7 +105,7 @@ def statistics_sheets(comparison: Json) -> Iterator[Sheet]:
             " to ".join(_in_unit(end, unit) for end in one["interval"]) if one["interval"] else NOTHING,
             *(f"{one[key]:.3g}" for key in ("p", "p_holm")),
             NOTHING if one["effect"] is None else f"{one['effect']:.2f}",
-            f"{one['smallest_p']:.2g}",
+            f"{one['smallest_p']:.3g}",
         ]
         for one in found["contrasts"]
     ]
