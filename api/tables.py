@@ -7,7 +7,7 @@ from typing import Any
 
 from store.rows import Column, Comparison, Contrast, Row, Statistics
 
-FACTS = ("row", "run", "name", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
+FACTS = ("run", "name", "row", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to spreadsheet programs."""

@@ -108,9 +108,9 @@ def _submit(body: Json, dry_run: bool, wait: bool, as_json: bool) -> None:
         show.print_json(plan)
         return
     show.print_sheet(show.plan_sheet(plan["runs"]))
+    click.echo(plan["reach"])
     plural = "s" * (plan["count"] != 1)
     click.echo(f"{plan['count']} run{plural}, {plan['reused']} done already; nothing was submitted")
-    click.echo(plan["reach"])
 
 
 def follow(client: Client, experiment: Json, wait: bool, as_json: bool) -> None:
