@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from api import dataset_pages, image_pages, pages, problems
+from api import comparison_page, dataset_pages, image_pages, pages, problems
 from api.parameters import only_known
 from api.render import STATIC
 from api.routes import checks, comparisons, experiments, figures, health, printed, runs, scorings, uploads
@@ -24,7 +24,7 @@ def create_app() -> FastAPI:
     )  # fmt: skip
     app.state.upkeep = Upkeep()
     rooms = (experiments, runs, scorings, uploads, checks, figures, comparisons, printed, health)
-    for room in (*rooms, pages, dataset_pages, image_pages):
+    for room in (*rooms, pages, comparison_page, dataset_pages, image_pages):
         app.include_router(room.router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)

@@ -171,16 +171,27 @@ class Client:
         runs: Sequence[int] | None = None,
         *,
         experiment: int | None = None,
-        format: Literal["json", "csv", "md"] = "json",  # noqa: A002 - the API's own name
+        profile: str = "overview",
+        level: str | None = None,
+        baseline: int | None = None,
+        tables: Sequence[str] = (),
+        column: str | None = None,
+        format: Literal["json", "csv", "md", "latex"] = "json",  # noqa: A002 - the API's own name
     ) -> Any:
-        """Table 6 of the runs given, or of an experiment's: a dictionary, or text for csv and md."""
-        params: Json = {"format": format}
+        """Table 6 of the runs given, or of an experiment's: a dictionary, or text for csv, md and latex.
+
+        ``baseline``, one of the runs, asks for tests by subject on ``column``; ``tables`` are printed tables to pin.
+        """
+        params: Json = {"profile": profile, "level": level, "baseline": baseline, "column": column}
+        params |= {"tables": list(tables) or None, "experiment": experiment, "format": format}
         if runs is not None:
             params["runs"] = ",".join(map(str, runs))
-        if experiment is not None:
-            params["experiment"] = experiment
-        answer = self._send("GET", "/v1/comparisons", again=True, params=params)
+        answer = self._send("GET", "/v1/comparisons", again=True, params=_given(params))
         return answer.json() if format == "json" else answer.text
+
+    def profiles(self) -> list[Json]:
+        """Every profile: columns with formulas and empty rules, and levels."""
+        return self._list("/v1/profiles")
 
     # ---- data sets and weights -------------------------------------------------------------------------------
 

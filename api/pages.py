@@ -1,4 +1,4 @@
-"""Pages for people: runs, one run, comparison, data sets, and what the API takes. They work without scripts."""
+"""Pages for people: runs, one run, data sets, and what the API takes. They work without scripts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,11 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from api import render, tables
-from api.parameters import Before, RunId, Runs, SomeExperiment
-from api.routes.comparisons import choose
+from api.parameters import Before, RunId, SomeExperiment
 from api.routes.runs import change, known_run, read_detail
 from api.schemas import DatasetOut, RunDetail, RunOut, changed_settings, next_page, waits
 from liverseg_core.spec import ExperimentSpec
 from store import datasets, queue, scores, views
-from store.comparison import Comparison, ComparisonRow
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Run
 from store.states import FINAL, State, target
@@ -25,8 +23,6 @@ router = APIRouter(include_in_schema=False)
 
 PAGE_SIZE = 50
 WORST = 12
-UNRANKED = "dice_tumor"  # a perfect prediction scores low in it, so its largest value is not the best
-SORTABLE_FACTS = ("run", "name", "slices", "epochs", "best_epoch")
 
 SomeState = Annotated[State | Literal[""], Query()]
 SomeName = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
@@ -167,66 +163,6 @@ def requeue(request: Request, run: RunId) -> Response:
     """The page's button for a dead run."""
     change(request, run, queue.requeue)
     return RedirectResponse(f"/runs/{run}", status_code=303)
-
-
-# ---- comparison ----------------------------------------------------------------------------------------------
-
-
-@router.get("/comparisons")
-def comparison_page(
-    request: Request,
-    runs: Runs = None,
-    experiment: SomeExperiment = None,
-    sort: Annotated[str, Query(max_length=200)] = "",
-    descending: bool = False,
-) -> Response:
-    """Table 6 as a page."""
-    with transaction() as session:
-        found = choose(session, runs, experiment)
-    asked = {"experiment": experiment} if experiment else {"runs": ",".join(runs or [])}
-    return render.page(
-        request,
-        "comparison.html",
-        comparison=found,
-        rows=_sorted(found, sort, descending),
-        best=_best(found),
-        paper=tables.PAPER,
-        pooled=tables.POOLED,
-        asked=urlencode(asked, safe=","),
-        sort=sort,
-        descending=descending,
-        experiment=experiment,
-    )
-
-
-def _sorted(found: Comparison, sort: str, descending: bool) -> list[ComparisonRow]:
-    """Rows by one column; what has no value there comes last, an unknown column changes nothing."""
-
-    def value(row: ComparisonRow) -> Any:
-        if sort in SORTABLE_FACTS:
-            return getattr(row, sort)
-        return getattr(row.scores, sort, None) if sort in found.scores else row.settings.get(sort)
-
-    have = [row for row in found.rows if value(row) is not None]
-    missing = [row for row in found.rows if value(row) is None]
-    return sorted(have, key=lambda row: _key(value(row)), reverse=descending) + missing
-
-
-def _key(value: Any) -> tuple[bool, float, str]:
-    """Numbers before texts."""
-    if isinstance(value, int | float):
-        return False, value, ""
-    return True, 0.0, tables.setting(value)
-
-
-def _best(found: Comparison) -> dict[str, float]:
-    """The best value of each score that ranks runs, where the rows may be compared and are several."""
-    scored = [row for row in found.rows if row.scores]
-    if len(scored) < 2 or len({(row.dataset, row.part, row.slices) for row in scored}) > 1:
-        return {}
-    columns = {name: [getattr(row.scores, name) for row in scored] for name in found.scores if name != UNRANKED}
-    filled = {name: [value for value in values if value is not None] for name, values in columns.items()}
-    return {name: (min if name == "loss" else max)(values) for name, values in filled.items() if values}
 
 
 # ---- data sets and documentation -----------------------------------------------------------------------------

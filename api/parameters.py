@@ -17,6 +17,7 @@ SomeExperiment = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="i
 Runs = Annotated[list[str] | None, Query(description="ids of runs, such as 1,2,3")]
 
 MAX_COMPARED = 10_000
+REPEATABLE = ("runs", "tables")
 
 
 def only_known(request: Request) -> None:
@@ -30,7 +31,7 @@ def only_known(request: Request) -> None:
             takes = ", ".join(sorted(known)) or "none"
             message = f"no such parameter; this address takes: {takes}"
             raise Problem(422, f"{name}: {message}", [error_at(name, message, values[-1])])
-        if len(values) > 1 and name != "runs":
+        if len(values) > 1 and name not in REPEATABLE:
             raise refused(name, "is given more than once; keep one", values)
 
 

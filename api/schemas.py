@@ -1,5 +1,6 @@
 """What the API answers with, and the one body it takes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import combinations
 from typing import Annotated, Any
@@ -9,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
+from store.cautions import fewest_subjects
 from store.experiments import Planned
 from store.models import Dataset, Experiment, Run
+from store.rows import Column
 
 
 class SubmitBody(Submission):
@@ -201,11 +204,31 @@ class PlannedOut(BaseModel):
 
 
 class PlanOut(BaseModel):
-    """What a submission would do."""
+    """What a submission would do, and what comparing its runs can show.
+
+    ``subjects``: how many are scored, the fewest of any run or set of folds; ``reach``: the same as a sentence.
+    """
 
     count: int
     reused: int
+    subjects: int
+    smallest_p: float
+    reach: str
     runs: list[PlannedOut]
+
+    @classmethod
+    def of(cls, planned: Sequence[Planned]) -> "PlanOut":
+        from liverseg_core.statistics import reach, smallest_p  # NumPy is no part of the start
+
+        subjects = fewest_subjects((one.dataset, one.spec.dataset) for one in planned)
+        return cls(
+            count=len(planned),
+            reused=sum(one.reused_from is not None for one in planned),
+            subjects=subjects,
+            smallest_p=smallest_p(subjects),
+            reach=reach(subjects),
+            runs=[PlannedOut.of(one) for one in planned],
+        )
 
 
 class EpochOut(Out):
@@ -335,6 +358,22 @@ class DatasetList(BaseModel):
     """Every data set, newest first."""
 
     datasets: list[DatasetOut]
+
+
+class ProfileOut(Out):
+    """A named, frozen set of definitions; the first level is the one taken unless told otherwise."""
+
+    key: str
+    label: str
+    about: str
+    levels: list[str]
+    columns: list[Column]
+
+
+class ProfileList(BaseModel):
+    """Every profile, the default first."""
+
+    profiles: list[ProfileOut]
 
 
 class Readiness(BaseModel):

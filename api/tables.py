@@ -2,20 +2,17 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import Any
 
-from store.comparison import Comparison, ComparisonRow
+from store.rows import Column, Comparison, Contrast, Row, Statistics
 
-PAPER = ("loss", "dice", "precision", "recall", "dice_liver", "dice_tumor")
-"""The study's Table 6, in percent as there."""
-
-POOLED = ("pooled_liver_dice", "pooled_lesion_dice")
-"""Not the study's; in percent too, so that one table has one unit."""
-
-FACTS = ("run", "name", "state", "dataset", "part", "slices", "epochs", "best_epoch")
+FACTS = ("run", "name", "row", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to spreadsheet programs."""
+
+STATISTICS = ("against", "subjects", "mean difference", "95 % interval", "p", "p (Holm)", "effect", "smallest p")
 
 
 def percent(value: float | None) -> str:
@@ -26,6 +23,11 @@ def percent(value: float | None) -> str:
 def fraction(value: float | None) -> str:
     """A fraction with three decimals."""
     return "" if value is None else f"{value:.3f}"
+
+
+def in_unit(value: float | None, unit: str) -> str:
+    """A score as printed: a fraction in percent, else the number itself."""
+    return percent(value) if unit == "fraction" else fraction(value)
 
 
 def setting(value: Any) -> str:
@@ -44,29 +46,89 @@ def label(path: str) -> str:
     return path.partition(".")[2].replace(".", " ").replace("_", " ") or path
 
 
-def scores(row: ComparisonRow) -> list[str]:
-    """The eight scores of a row as printed; empty where nothing can be said."""
-    if row.scores is None:
-        return [""] * (len(PAPER) + len(POOLED))
-    return [percent(getattr(row.scores, name)) for name in (*PAPER, *POOLED)]
+def heading(column: Column | Statistics) -> str:
+    """``Lesion Dice [%]``."""
+    return f"{column.label} [{shown_unit(column.unit)}]"
+
+
+def shown_unit(unit: str) -> str:
+    """The unit that people read."""
+    return "%" if unit == "fraction" else unit
+
+
+def named(row: Row) -> str:
+    """The name of a row; of several runs with how many they are, of a printed one with its table."""
+    name = row.name or (f"run {row.run}" if row.run else "(no name)")
+    if row.what == "seeds":
+        return f"{name} (mean of {row.size} seeds)"
+    if row.what == "folds":
+        return f"{name} ({row.size} of {row.expected} folds)"
+    return f"{name} ({row.table})" if row.what == "printed" else name
+
+
+def lines(comparison: Comparison) -> Iterator[Row]:
+    """Every row from top to foot."""
+    yield from (*comparison.rows, *comparison.references, *comparison.printed)
+
+
+def score(row: Row, column: Column) -> str:
+    """A score as printed, of seeds with its standard deviation; empty where nothing can be said."""
+    value = in_unit((row.scores or {}).get(column.key), column.unit)
+    spread = in_unit((row.deviations or {}).get(column.key), column.unit)
+    return f"{value} ± {spread}" if value and spread else value
+
+
+def set_in(row: Row, path: str) -> str:
+    """A setting of a row; empty where it has none."""
+    return setting(row.settings[path]) if path in row.settings else ""
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """Everything below the table but the statistics, the gravest first."""
+    printed = dict.fromkeys(f"{row.table}: {note}" for row in comparison.printed for note in row.notes)
+    collapsed = [named(row) for row in comparison.rows if row.collapsed]
+    told = [f"Collapsed, scores like an empty prediction: {', '.join(collapsed)}."] if collapsed else []
+    return [*told, *comparison.overrides, *printed, *comparison.notes]
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line a run; text cells that a spreadsheet program would run are neutralised."""
+    """One line a row; text cells that a spreadsheet program would run are neutralised."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    for line in (_header(comparison), *(_cells(comparison, row) for row in comparison.rows)):
+    spread = any(row.deviations for row in comparison.rows)
+    for line in (_header(comparison, spread), *(_cells(comparison, row, spread) for row in lines(comparison))):
         writer.writerow([neutral(cell) for cell in line])
     return out.getvalue()
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """A table with its notes and warnings below."""
-    header = _header(comparison)
-    lines = [header, ["---"] * len(header), *(_cells(comparison, row) for row in comparison.rows)]
-    table = "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
-    below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(_plain, comparison.notes)]
-    return table + "\n\n" + "\n\n".join(below) + "\n"
+    """A table with its statistics, warnings and notes below."""
+    header = [*FACTS, *comparison.parameters, *map(heading, comparison.columns)]
+    body = [_printed(comparison, row) for row in lines(comparison)]
+    below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(_plain, remarks(comparison))]
+    return "\n\n".join([_table(header, body), *_statistics(comparison), *below]) + "\n"
+
+
+def contrast(one: Contrast, unit: str) -> list[str]:
+    """A contrast as the cells of ``STATISTICS``."""
+    low, high = one.interval or (None, None)
+    interval = f"{in_unit(low, unit)} to {in_unit(high, unit)}" if one.interval else "none"
+    effect = "" if one.effect is None else f"{one.effect:.2f}"
+    values = [f"{one.p:.3g}", f"{one.p_holm:.3g}", effect, f"{one.smallest_p:.3g}"]
+    return [one.name, str(one.subjects), in_unit(one.mean_difference, unit), interval, *values]
+
+
+def dots(one: Contrast, unit: str) -> str:
+    """The difference of every subject."""
+    told = ", ".join(f"{pair.subject} {in_unit(pair.difference, unit)}" for pair in one.pairs)
+    left_out = f"; without a value: {', '.join(one.without)}" if one.without else ""
+    return f"{one.name}, difference by subject: {told}{left_out}"
+
+
+def dot(difference: float, one: Contrast) -> str:
+    """Where a subject's dot stands on a scale from 0 to 120 with no difference at 60."""
+    widest = max(abs(pair.difference) for pair in one.pairs) or 1
+    return f"{60 + 55 * difference / widest:.1f}"
 
 
 def neutral(cell: str) -> str:
@@ -84,14 +146,46 @@ def _is_number(cell: str) -> bool:
     return cell.strip() == cell
 
 
-def _header(comparison: Comparison) -> list[str]:
-    return [*FACTS, *comparison.parameters, *(f"{comparison.scores[name]} [%]" for name in (*PAPER, *POOLED))]
+def _header(comparison: Comparison, spread: bool) -> list[str]:
+    deviations = [f"{column.label} sd [{shown_unit(column.unit)}]" for column in comparison.columns] if spread else []
+    return [*FACTS, *comparison.parameters, *map(heading, comparison.columns), *deviations]
 
 
-def _cells(comparison: Comparison, row: ComparisonRow) -> list[str]:
-    facts = [getattr(row, name) for name in FACTS]
+def _cells(comparison: Comparison, row: Row, spread: bool) -> list[str]:
+    """A line of the CSV: means and standard deviations in columns of their own."""
+    scores = [in_unit((row.scores or {}).get(column.key), column.unit) for column in comparison.columns]
+    apart = [in_unit((row.deviations or {}).get(column.key), column.unit) for column in comparison.columns]
+    return [*_facts(comparison, row), *scores, *(apart if spread else [])]
+
+
+def _printed(comparison: Comparison, row: Row) -> list[str]:
+    return [*_facts(comparison, row), *(score(row, column) for column in comparison.columns)]
+
+
+def _facts(comparison: Comparison, row: Row) -> list[str]:
+    known = {"row": row.what, "name": row.name if row.what == "run" else named(row)}
+    known["run"] = str(row.run) if row.run else " ".join(map(str, row.runs))
+    for name in ("slices", "scans", "subjects"):
+        known[name] = str(getattr(row, name) or "")
+    facts = [known[name] if name in known else getattr(row, name) for name in FACTS]
     texts = ["" if fact is None else str(fact) for fact in facts]
-    return [*texts, *(setting(row.settings.get(path)) for path in comparison.parameters), *scores(row)]
+    return [*texts, *(set_in(row, path) for path in comparison.parameters)]
+
+
+def _statistics(comparison: Comparison) -> list[str]:
+    """The statistics as Markdown blocks."""
+    found = comparison.statistics
+    if found is None:
+        return []
+    title = f"{_plain(heading(found))} by subject against {_plain(found.baseline)}"
+    table = [_table(list(STATISTICS), [contrast(one, found.unit) for one in found.contrasts])]
+    each = [_plain(dots(one, found.unit)) for one in found.contrasts]
+    return [title, *(table if found.contrasts else []), *each, *map(_plain, [*found.skipped, *found.notes])]
+
+
+def _table(header: list[str], body: list[list[str]]) -> str:
+    every = [header, ["---"] * len(header), *body]
+    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in every)
 
 
 def _plain(cell: str) -> str:

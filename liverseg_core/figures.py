@@ -21,7 +21,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from liverseg_core.errors import DataError
-from liverseg_core.metrics import FULL, Labels, Level, Target, decode_grey, dice
+from liverseg_core.metrics import FULL, Labels, Level, Target, dice
+from liverseg_core.scoring import decode
 
 WIDTH = 7.2
 """Inches: the text width of a page."""
@@ -179,11 +180,7 @@ def expected_grey(probabilities: Level) -> NDArray[np.float32]:
 
 def predicted_labels(probabilities: Level) -> Labels:
     """Labels 0, 1, 2 of a stored map, uint8 ``[S, S]``: thirds of the grey, or the likeliest class."""
-    if probabilities.ndim == 2:
-        return decode_grey(probabilities)
-    liver, lesion = probabilities.astype(np.int64)
-    labels: Labels = np.argmax([FULL - liver - lesion, liver, lesion], axis=0).astype(np.uint8)
-    return labels
+    return decode(probabilities)
 
 
 def _shades(labels: Labels, only: int | None = None) -> NDArray[np.float64]:

@@ -1,161 +1,244 @@
-"""The comparison of runs: Table 5's differing settings and Table 6's scores, one row a run, from one query."""
+"""The comparison of runs: settings that differ, scores under a profile, and what may be said about them."""
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.errors import InputError
 from liverseg_core.spec import ExperimentSpec
+from store import cautions, facts, pinned
+from store.entries import FOLD, Entry, grouped, walk
+from store.measure import Measure
+from store.models import Dataset, Epoch, Run
+from store.rows import Column, Comparison, Row, Statistics
+from store.views import source
+
+if TYPE_CHECKING:
+    from liverseg_core.facts import Facts
 
 TABLE_5 = ("training.optimizer", "training.batch_size", "data.image_size", "model.filters", "training.learning_rate")
 """The study's own parameter columns, always shown; other settings are shown where rows differ."""
 
-LABELS = {
-    "loss": "Loss",
-    "dice": "Dice Coef.",
-    "precision": "Precision",
-    "recall": "Recall",
-    "dice_liver": "Dice Coef. Liver",
-    "dice_tumor": "Dice Coef. Tumor",
-    "pooled_liver_dice": "Liver Dice, pooled",
-    "pooled_lesion_dice": "Lesion Dice, pooled",
-}
-"""Score columns in Table 6's order, then the two pooled ones; what each means is said in ``NOTES``."""
-
-NOTES = {
-    "paper-2019": "Loss to Dice Coef. Tumor are the study's own definitions (profile paper-2019): soft, smoothed by "
-    "1, mean over slices; precision and recall on liver and lesion together, pooled. "
-    "Dice Coef. Tumor does not measure lesions: an empty prediction and a perfect one both score low.",
-    "pooled": "Pooled Dice: 2TP/(2TP+FP+FN) over all pixels of all evaluated slices at the masks' own size, "
-    "no smoothing; liver includes lesion; empty where neither mask has a pixel of the class.",
-}
+OVERVIEW = "overview"
+STUDYS = (OVERVIEW, "paper-2019")
+"""Profiles that show the study's own scores."""
 
 
-class Scores(BaseModel):
-    """Fractions in 0..1; None where nothing can be said."""
+def compare(
+    session: Session,
+    project_id: int,
+    run_ids: Sequence[int],
+    profile: str = OVERVIEW,
+    level: str | None = None,
+    baseline: int | None = None,
+    tables: Sequence[str] = (),
+    column: str | None = None,
+) -> Comparison:
+    """Compare runs in the order given; ids that the project does not have are left out (the caller checks).
 
-    loss: float
-    dice: float
-    precision: float
-    recall: float
-    dice_liver: float
-    dice_tumor: float
-    pooled_liver_dice: float | None
-    pooled_lesion_dice: float | None
+    Args:
+        session: an open session.
+        project_id: whose runs.
+        run_ids: the runs; those that differ in their seed alone, and folds of one set, are taken together.
+        profile: key of ``liverseg_core.profiles.PROFILES``.
+        level: one of the profile's levels; None: its first.
+        baseline: a run among them; every row scored on the same slices is tested against its row, by subject.
+        tables: names of printed tables whose rows to pin at the foot.
+        column: what the tests are about; None: the profile's lesion Dice.
 
-
-class ComparisonRow(BaseModel):
-    """One run in the table."""
-
-    run: int
-    name: str
-    state: str
-    kind: str
-    reused_from: int | None
-    dataset: str
-    settings: dict[str, Any]
-    epochs: int | None
-    best_epoch: int | None
-    part: str | None
-    slices: int
-    scores: Scores | None
-
-
-class Comparison(BaseModel):
-    """The table, the meaning of its columns, and what a reader must know about it."""
-
-    parameters: list[str]
-    scores: dict[str, str]
-    rows: list[ComparisonRow]
-    notes: list[str]
-    warnings: list[str]
-
-
-# Postgres sums whole numbers exactly; precision of nothing predicted is 0 in the study (its printed lr5e-3).
-_QUERY = text("""
-WITH sums AS (
-  SELECT r.id AS run, s.part, count(*) AS slices,
-    md5(string_agg(scan || '_' || slice, ' ' ORDER BY scan, slice)) AS which,
-    1 - avg(s.dice) AS loss, avg(s.dice) AS dice, avg(s.dice_liver) AS dice_liver, avg(s.dice_tumor) AS dice_tumor,
-    coalesce(sum(s.tp)::float8 / nullif(sum(s.tp + s.fp), 0), 0) AS precision,
-    coalesce(sum(s.tp)::float8 / nullif(sum(s.tp + s.fn), 0), 0) AS recall,
-    sum(n11::bigint + n12 + n21 + n22) AS liver_tp, sum(n01::bigint + n02 + n10 + n20) AS liver_wrong,
-    sum(n22::bigint) AS lesion_tp, sum(n02::bigint + n12 + n20 + n21) AS lesion_wrong
-  FROM runs r JOIN slice_scores s ON s.run_id = coalesce(r.reused_from, r.id)
-  WHERE r.project_id = :project AND r.id = ANY(:runs)
-  GROUP BY r.id, s.part
-)
-SELECT r.id AS run, r.name, r.state, r.kind, r.reused_from, r.spec, d.name AS dataset, d.content_hash,
-  coalesce(o.best_epoch, r.best_epoch) AS best_epoch,
-  (SELECT max(e.epoch) FROM epochs e
-    WHERE e.run_id = coalesce(r.reused_from, r.id) AND e.archived_at IS NULL) AS epochs,
-  s.part, coalesce(s.slices, 0) AS slices, s.which, s.loss, s.dice, s.precision, s.recall, s.dice_liver, s.dice_tumor,
-  (2 * liver_tp / nullif(2 * liver_tp + liver_wrong, 0))::float8 AS pooled_liver_dice,
-  (2 * lesion_tp / nullif(2 * lesion_tp + lesion_wrong, 0))::float8 AS pooled_lesion_dice
-FROM runs r
-JOIN datasets d ON d.id = r.dataset_id
-LEFT JOIN runs o ON o.id = r.reused_from
-LEFT JOIN sums s ON s.run = r.id
-  AND s.part = (SELECT min(part) FROM sums p WHERE p.run = r.id)  -- test (sorts before val) where there is one
-WHERE r.project_id = :project AND r.id = ANY(:runs)
-ORDER BY array_position(:runs, r.id)
-""")
-
-
-def compare(session: Session, project_id: int, run_ids: Sequence[int]) -> Comparison:
-    """Compare runs in the order given; ids that the project does not have are left out (the caller checks)."""
-    found = session.execute(_QUERY, {"project": project_id, "runs": list(run_ids)}).mappings().all()
-    settings = [ExperimentSpec.parse(row["spec"]).settings() for row in found]
-    shown = _parameters(settings)
-    rows = [_row(dict(row), chosen, shown) for row, chosen in zip(found, settings, strict=True)]
+    Raises:
+        InputError: no such profile, level, column or table, or the baseline is not among the runs.
+    """
+    measure = Measure.of(profile, level)
+    tested = measure.column(column)
+    if column is not None and baseline is None:
+        raise InputError("column", "says what the statistics are about, and they need a baseline; give one", column)
+    entries, split = _entries(session, project_id, run_ids)
+    chosen = _chosen(entries, baseline)
+    shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
+    misleading = _misleading(measure, entries)
+    printed = pinned.printed(session, project_id, tables, measure)
     return Comparison(
+        profile=profile,
+        level=measure.level,
+        about=measure.profile.about,
+        comparable=len({entry.scope() for entry in entries if entry.members}) < 2,
         parameters=shown,
-        scores=LABELS,
-        rows=rows,
-        notes=[NOTES["paper-2019"], NOTES["pooled"], *_what_was_scored(rows)],
-        warnings=_warnings(
-            rows, {(row["content_hash"], row["part"], row["which"]) for row in found if row["slices"]}
-        ),
+        columns=_columns(measure, misleading),
+        rows=_rows(session, entries, measure, shown, split),
+        references=pinned.references(entries, measure),
+        printed=printed,
+        statistics=_statistics(chosen, entries, measure, tested),
+        warnings=[*cautions.warnings(entries), *_column_warnings(measure, misleading), *_unseen(tables, printed)],
+        overrides=cautions.overrides(entries),
+        notes=cautions.notes(entries, split, baseline=chosen, paper=profile in STUDYS),
     )
 
 
-def _parameters(settings: list[dict[str, Any]]) -> list[str]:
+def _entries(
+    session: Session, project_id: int, run_ids: Sequence[int]
+) -> tuple[list[Entry], dict[int, cautions.Sides]]:
+    """The runs in order, folds and seeds taken together, and run id -> the sides of its split."""
+    query = select(Run).where(Run.project_id == project_id, Run.id.in_(run_ids))
+    known = {run.id: run for run in session.scalars(query)}
+    runs = [known[wanted] for wanted in dict.fromkeys(run_ids) if wanted in known]
+    scored = facts.read(session, runs)
+    split = _sides(session, runs)
+    contents = _contents(session, runs)
+    references = pinned.found(session, project_id, runs, contents, split)
+    entries = [_entry(run, contents[run.dataset_id], scored[run.id], references[run.id]) for run in runs]
+    return grouped(entries), split
+
+
+def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[str, dict[str, "Facts"]]) -> Entry:
+    part = min(scored, default=None)  # test (sorts before val) where there is one
+    return Entry(
+        what="run",
+        name=run.name,
+        runs=(run,),
+        settings=ExperimentSpec.parse(run.spec).settings(),
+        content=content,
+        part=part,
+        members=(scored[part],) if part else (),
+        references={name: parts[part] for name, parts in references.items() if part in parts},
+    )
+
+
+def _contents(session: Session, runs: Sequence[Run]) -> dict[int, str]:
+    query = select(Dataset.id, Dataset.content_hash).where(Dataset.id.in_({run.dataset_id for run in runs}))
+    return dict(session.execute(query).all())
+
+
+def _sides(session: Session, runs: Sequence[Run]) -> dict[int, cautions.Sides]:
+    """Run id -> who is on which side of its split; every different split of a data set is looked at once."""
+    wanted = {run.dataset_id for run in runs}
+    manifests = {one: Manifest.from_json(session.get_one(Dataset, one).manifest) for one in wanted}
+    known: dict[tuple[int, str], cautions.Sides] = {}
+    found = {}
+    for run in runs:
+        choice = ExperimentSpec.parse(run.spec).dataset
+        key = run.dataset_id, choice.model_dump_json()
+        if key not in known:
+            known[key] = cautions.sides(manifests[run.dataset_id], choice)
+        found[run.id] = known[key]
+    return found
+
+
+def _chosen(entries: Sequence[Entry], baseline: int | None) -> Entry | None:
+    """The row that holds the baseline: its own, or that of its seeds or folds."""
+    if baseline is None:
+        return None
+    for entry in entries:
+        if baseline in entry.ids:
+            return entry
+    raise InputError("baseline", "must be one of the runs compared", baseline)
+
+
+def _parameters(runs: Sequence[Entry]) -> list[str]:
     """The study's columns, then every other setting in which the rows differ."""
-    every = dict.fromkeys(path for one in settings for path in one)
-    hidden = {*TABLE_5, "dataset.id"}
+    every = dict.fromkeys(path for one in runs for path in one.settings)
+    hidden = {*TABLE_5, "dataset.id", "dataset.split.override"}
     differing = [
-        path for path in every if path not in hidden and len({json.dumps(one.get(path)) for one in settings}) > 1
+        path for path in every if path not in hidden and len({json.dumps(one.settings.get(path)) for one in runs}) > 1
     ]
     return [*TABLE_5, *differing]
 
 
-def _row(found: dict[str, Any], settings: dict[str, Any], shown: list[str]) -> ComparisonRow:
-    scores = Scores(**{name: found[name] for name in LABELS}) if found["slices"] else None
-    kept = {name: found[name] for name in ComparisonRow.model_fields if name in found}
-    return ComparisonRow(**kept, settings={path: settings.get(path) for path in shown}, scores=scores)
+def _rows(
+    session: Session,
+    entries: Sequence[Entry],
+    measure: Measure,
+    shown: Sequence[str],
+    split: dict[int, cautions.Sides],
+) -> list[Row]:
+    every = walk(entries)
+    runs = [entry.runs[0] for _, entry in every if entry.what == "run"]
+    epochs, best = _epochs(session, runs)
+    names = {run.dataset_id: session.get_one(Dataset, run.dataset_id).name for run in runs}
+    rows = []
+    for depth, entry in every:
+        first = entry.runs[0]
+        row = scored_row(entry, measure, shown)
+        row.depth, row.runs, row.dataset = depth, entry.ids, names[first.dataset_id]
+        row.collapsed = measure.collapsed(entry)
+        if entry.what == "run":
+            row.run, row.state, row.kind, row.reused_from = first.id, first.state, first.kind, first.reused_from
+            row.epochs, row.best_epoch = epochs.get(source(first)), best[first.id]
+        else:
+            row.size, row.expected = len(entry.inside), _expected(entry, split)
+        rows.append(row)
+    return rows
 
 
-SCORED = {
-    "test": "Scores are on the test part.",
-    "val": "Scores are on the val part, which early stopping also used; they do not measure generalisation. "
-    "If a person has scans in both train and val, they say even less.",
-}
-"""What a reader must know about each part that was scored."""
+def scored_row(entry: Entry, measure: Measure, shown: Sequence[str]) -> Row:
+    """The row of an entry as far as its facts go; ``shown``: the settings to name."""
+    scored = measure.scored(entry)
+    inside = entry.inside[0] if entry.inside else entry
+    apart = {"seeds": "training.seed", "folds": FOLD}.get(entry.what)
+    row = Row(
+        what=entry.what,
+        name=entry.name,
+        settings={path: inside.settings.get(path) for path in shown if path != apart},
+        part=entry.part,
+    )
+    if scored:
+        first = entry.members[0]
+        row.slices = len(first.scan)
+        row.scans, row.subjects = len(set(first.scan.tolist())), len(set(first.subject.tolist()))
+        row.scores, row.counts, row.deviations = scored.scores, scored.counts, scored.deviations
+    return row
 
 
-def _what_was_scored(rows: list[ComparisonRow]) -> list[str]:
-    return [SCORED[part] for part in sorted({row.part for row in rows if row.part})]
+def _expected(entry: Entry, split: dict[int, cautions.Sides]) -> int | None:
+    """How many folds the set has."""
+    if entry.what != "folds":
+        return None
+    return entry.settings.get("dataset.split.folds") or split[entry.ids[0]].everyone
 
 
-def _warnings(rows: list[ComparisonRow], scored: set[tuple[str, str, str]]) -> list[str]:
-    """``scored``: content, part and slices that rows were scored on; more than one makes rows incomparable."""
-    warnings = []
-    if len(scored) > 1:
-        warnings.append("These runs were not scored on the same slices; their scores cannot be compared.")
-    unfinished = [row.run for row in rows if row.scores is None]
-    if unfinished:
-        warnings.append(f"Without scores (yet): runs {', '.join(map(str, unfinished))}.")
-    return warnings
+def _epochs(session: Session, runs: Sequence[Run]) -> tuple[dict[int, int], dict[int, int | None]]:
+    """The last epoch by the run that trained it; the best epoch by run, a reused run's from its original."""
+    sources = {source(run) for run in runs}
+    last = (
+        select(Epoch.run_id, func.max(Epoch.epoch))
+        .where(Epoch.run_id.in_(sources), Epoch.archived_at.is_(None))
+        .group_by(Epoch.run_id)
+    )
+    best = select(Run.id, Run.best_epoch).where(Run.id.in_(sources))
+    originals = dict(session.execute(best).all())
+    return dict(session.execute(last).all()), {run.id: originals[source(run)] for run in runs}
+
+
+def _statistics(chosen: Entry | None, entries: Sequence[Entry], measure: Measure, column: str) -> Statistics | None:
+    if chosen is None:
+        return None
+    from store.contrasts import against  # NumPy is loaded by those who ask for statistics
+
+    return against(chosen, entries, measure, column)
+
+
+def _misleading(measure: Measure, entries: Sequence[Entry]) -> dict[str, str]:
+    """Column -> what is wrong with it, by the first references that show it."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        found = {**measure.misleading(entry.references), **found}
+    return found
+
+
+def _unseen(tables: Sequence[str], printed: Sequence[Row]) -> list[str]:
+    missing = [name for name in dict.fromkeys(tables) if name not in {row.table for row in printed}]
+    return [f"Printed table {name} has no column of this profile, so it is not shown." for name in missing]
+
+
+def _columns(measure: Measure, misleading: dict[str, str]) -> list[Column]:
+    found = [Column.model_validate(one) for one in measure.profile.columns]
+    return [one.model_copy(update={"warning": misleading.get(one.key)}) for one in found]
+
+
+def _column_warnings(measure: Measure, misleading: dict[str, str]) -> list[str]:
+    labels = {column.key: column.label for column in measure.profile.columns}
+    return [f"{labels[key]} cannot rank runs: here {told}." for key, told in misleading.items()]

@@ -14,6 +14,7 @@ import click
 
 from api.client import Client
 from api.commands import show
+from api.commands.compare import print_comparison
 from api.commands.data import sending
 from api.commands.up import Choice, Stack, Stop, can_work, free_port, running, say, tend_for_ever
 from api.commands.watch import viewing, watch
@@ -125,7 +126,7 @@ def _study(wishes: Wishes, stack: Stack, home: Path) -> None:
             runs = watch(client, [run["id"] for run in experiment["runs"]], view, stack.tend)
         _demand_success(runs)
         click.echo()
-        show.print_comparison(client.compare(experiment=experiment["id"]))
+        print_comparison(client.compare(experiment=experiment["id"]))
     if wishes.tiny:
         click.echo("This phantom is far too small to learn from: the table shows that all parts work, nothing else.")
     say(f"\nThe same as a page: {stack.url}/comparisons?experiment={experiment['id']}")

@@ -1,4 +1,4 @@
-"""The subcommands about runs: submit, runs, show, images, watch, compare, cancel, requeue."""
+"""The subcommands about runs: submit, runs, show, images, watch, cancel, requeue."""
 
 import csv
 from collections.abc import Sequence
@@ -86,6 +86,7 @@ def print_plan(plan: Json, as_json: bool) -> None:
         show.print_json(plan)
         return
     show.print_sheet(show.plan_sheet(plan["runs"]))
+    click.echo(plan["reach"])
     plural = "s" * (plan["count"] != 1)
     click.echo(f"{plan['count']} run{plural}, {plan['reused']} done already; nothing was submitted")
 
@@ -226,27 +227,6 @@ def watch_(run: Sequence[int], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=RUN, nargs=-1)
-@click.option("--experiment", type=RUN, help="all runs of this experiment, instead of RUN...")
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "md", "json"])
-)
-@click.option("--json", "as_json", is_flag=True, help="the same as --format json")
-def compare(run: Sequence[int], experiment: int | None, form: str, as_json: bool) -> None:
-    """Compare every RUN as the study's Table 6 does: settings that differ, then scores in percent."""
-    if bool(run) == (experiment is not None):
-        raise click.UsageError("Give RUN... or --experiment, one of them.")
-    with connect() as client:
-        chosen = list(run) or None
-        if form in ("csv", "md") and not as_json:
-            text = client.compare(chosen, experiment=experiment, format="csv" if form == "csv" else "md")
-            click.echo(text, nl=not text.endswith("\n"))
-            return
-        found = client.compare(chosen, experiment=experiment)
-    show.print_json(found) if as_json or form == "json" else show.print_comparison(found)
-
-
-@click.command()
 @click.argument("run", type=RUN, nargs=-1, required=True)
 @as_json_option
 def cancel(run: Sequence[int], as_json: bool) -> None:
@@ -282,4 +262,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, runs, show_, images, watch_, compare, cancel, requeue]
+COMMANDS = [submit, runs, show_, images, watch_, cancel, requeue]

@@ -6,7 +6,6 @@ control characters, so that it cannot drive the terminal.
 
 import json
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ import click
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -51,7 +49,7 @@ def print_json(value: Any) -> None:
 def print_sheet(sheet: Sheet) -> None:
     """Print a table; on a terminal too narrow for it, wide cells wrap."""
     if sys.stdout.isatty():
-        Console().print(_rich(sheet))
+        Console().print(rich_table(sheet))
     else:
         click.echo(plain(sheet))
 
@@ -82,7 +80,7 @@ def _line(cells: list[str], widths: list[int], sheet: Sheet) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _rich(sheet: Sheet) -> Table:
+def rich_table(sheet: Sheet) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in sheet.headers:
         justify: JustifyMethod = "right" if header in sheet.numbers else "left"
@@ -296,66 +294,3 @@ def parts(dataset: Json) -> str:
 def people(dataset: Json) -> int:
     """How many subjects a data set shows."""
     return len(set(dataset["subjects"].values()))
-
-
-# ---- the comparison ------------------------------------------------------------------------------------------
-
-
-def print_comparison(comparison: Json) -> None:
-    """Table 6 with the settings that differ; in two tables where the terminal is too narrow for one."""
-    sheet = comparison_sheet(comparison)
-    for block in _fitting(sheet, comparison):
-        print_sheet(block)
-    click.echo()
-    for note in comparison_notes(comparison):
-        click.echo(textwrap.fill(note, NOTE_WIDTH))
-
-
-def comparison_sheet(comparison: Json) -> Sheet:
-    """Name, settings that differ, then the score columns in percent, one row a run."""
-    labels = comparison["scores"]
-    shown = differing(comparison)
-    rows = [
-        [
-            str(row["run"]),
-            clean(row["name"] or "(no name)") + ("" if row["state"] == "succeeded" else f" ({row['state']})"),
-            *(setting(row["settings"].get(path)) for path in shown),
-            *(percent((row["scores"] or {}).get(name)) for name in labels),
-        ]
-        for row in comparison["rows"]
-    ]
-    headers = ["Run", "Name", *map(label, shown), *labels.values()]
-    return Sheet(headers, rows, frozenset(headers) - {"Name", *map(label, shown)})
-
-
-def differing(comparison: Json) -> list[str]:
-    """The settings in which the rows differ, by dotted path."""
-    rows = comparison["rows"]
-    return [
-        path
-        for path in comparison["parameters"]
-        if len({json.dumps(row["settings"].get(path), sort_keys=True) for row in rows}) > 1
-    ]
-
-
-def comparison_notes(comparison: Json) -> list[str]:
-    """What is equal in all rows, what the numbers mean, and what to beware of."""
-    rows, apart = comparison["rows"], differing(comparison)
-    same = [
-        f"{label(path).lower()} {setting(rows[0]['settings'].get(path))}"
-        for path in comparison["parameters"]
-        if rows and path not in apart
-    ]
-    head = ["Scores in percent." + (f" The same in all rows: {'; '.join(same)}." if same else "")]
-    return [*head, *map(clean, comparison["notes"]), *(f"WARNING: {clean(text)}" for text in comparison["warnings"])]
-
-
-def _fitting(sheet: Sheet, comparison: Json) -> list[Sheet]:
-    console = Console()
-    wanted = Measurement.get(console, console.options.update(max_width=10_000), _rich(sheet)).maximum
-    if not sys.stdout.isatty() or wanted <= console.width:
-        return [sheet]
-    scores = [name for name in sheet.headers if name in comparison["scores"].values()]
-    settings = [name for name in sheet.headers[2:] if name not in scores]
-    blocks = [settings, scores] if settings else [scores]
-    return [sheet.select(["Run", "Name", *block]) for block in blocks]

@@ -11,7 +11,6 @@ from api.schemas import (
     ExperimentList,
     ExperimentOut,
     ExperimentRuns,
-    PlannedOut,
     PlanOut,
     RunOut,
     SubmitBody,
@@ -58,9 +57,7 @@ def create(
 
 def _plan(body: SubmitBody) -> PlanOut:
     with transaction() as session:
-        planned = plan(session, DEFAULT_PROJECT, body, reuse=body.reuse)
-    reused = sum(one.reused_from is not None for one in planned)
-    return PlanOut(count=len(planned), reused=reused, runs=[PlannedOut.of(one) for one in planned])
+        return PlanOut.of(plan(session, DEFAULT_PROJECT, body, reuse=body.reuse))
 
 
 @router.get("")

@@ -168,7 +168,15 @@ QUERIES = [
     ("/v1/comparisons?runs=", "runs", "", "commas"),
     ("/v1/comparisons?runs=²", "runs", "²", "commas"),
     ("/v1/comparisons?runs=1&format=xls", "format", "xls", "'json'"),
-    ("/v1/comparisons?runs=1&baseline=2", "baseline", "2", "experiment, format, runs"),
+    (
+        "/v1/comparisons?runs=1&base=2",
+        "base",
+        "2",
+        "baseline, column, experiment, format, level, profile, runs, tables",
+    ),
+    ("/v1/comparisons?runs=1&baseline=a", "baseline", "a", "valid integer"),
+    ("/v1/comparisons?runs=1&profile=modern&profile=nnunet", "profile", "['modern', 'nnunet']", "keep one"),
+    ("/v1/profiles?key=modern", "key", "modern", "none"),
     ("/v1/datasets?sort=name", "sort", "name", "this address takes: none"),
     ("/healthz?x=1", "x", "1", "none"),
 ]

@@ -97,6 +97,7 @@ def test_a_dry_run_submits_nothing(liverseg: Run, phantom: str, spec: Path) -> N
     words = ["submit", spec, "--grid", "training.learning_rate=5e-4,0.001", "--seeds", "2", "--dry-run"]
     told = liverseg(*words).stdout
     assert told.endswith("4 runs, 0 done already; nothing was submitted\n")
+    assert "With 1 subject the smallest two-sided p that a paired comparison can reach is 1, so no" in told
     assert told.count("training.learning_rate=0.0005") == 2
     assert json.loads(liverseg(*words, "--json").stdout)["count"] == 4
     assert liverseg("runs").stdout.splitlines() == ["Run  Name  State  Standing  Data set  Submitted  Took"]
@@ -142,6 +143,17 @@ def test_finished_runs_are_compared(liverseg: Run, phantom: str, spec: Path) -> 
     assert json.loads(liverseg("compare", 1, 2, "--json").stdout) == found
     assert liverseg("compare", 1, 2, "--format", "csv").stdout.count("\n") == 3
     assert liverseg("compare", 1, "--format", "md").stdout.startswith("| run ")
+    words = ["compare", 1, 2, "--baseline", 2, "--profile", "modern", "--level", "subject"]
+    told = liverseg(*words).stdout
+    assert "Lesion Dice against grid" in told
+    assert "With 1 subject the smallest two-sided p" in " ".join(told.split())
+    assert (
+        "lesion_iou"
+        in json.loads(liverseg(*words, "--column", "lesion_iou", "--json").stdout)["statistics"]["column"]
+    )
+    assert "\\toprule" in liverseg(*words, "--format", "latex").stdout
+    assert "profile: is none of overview" in liverseg("compare", 1, "--profile", "best", code=2).stderr
+    assert "no such printed table" in liverseg("compare", 1, "--table", "none", code=2).stderr
 
 
 def test_an_equal_run_is_reused_unless_told_not_to(liverseg: Run, phantom: str, spec: Path) -> None:
@@ -216,9 +228,8 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
-    wanted = (
-        "cancel compare dataset demo images references requeue rescore runs show study submit table up watch weights"
-    )
+    wanted = "cancel compare dataset demo figure images references requeue rescore runs show study submit table"
+    wanted += " up watch weights"
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output

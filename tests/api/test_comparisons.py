@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 from collections.abc import Callable
 
 import httpx
@@ -47,6 +48,92 @@ def test_csv_prints_percent_and_neutralises_what_a_spreadsheet_would_run(web: ht
     assert (row["Precision [%]"], row["Recall [%]"]) == ("94.595", "87.500")
     assert (row["Liver Dice, pooled [%]"], row["Lesion Dice, pooled [%]"]) == ("93.671", "70.588")
     assert row["training.learning_rate"] == "0.001"
+
+
+def two(finished: Finished) -> tuple[int, int]:
+    return finished(spec={"name": "a_1"}), finished(
+        spec={"name": "50 % & {more}", "model": {"filters": 3, "depth": 2}}
+    )
+
+
+def test_latex_has_both_tables_with_everything_escaped(web: httpx.Client, finished: Finished):
+    first, second = two(finished)
+    answer = web.get(f"/v1/comparisons?runs={first},{second}&format=latex&baseline={first}")
+    assert answer.headers["content-type"] == "application/x-latex; charset=utf-8"
+    lines = answer.text.splitlines()
+    assert r"a\_1 & adam & 4 & 32 & 2 & 0.001 \\" in lines
+    scores = r"50 \% \& \{more\} & 10.000 & 90.000 & 94.595 & 87.500 & 80.000 & 5.000 & 93.671 & 70.588 \\"
+    assert scores in lines
+    assert r"Name & Loss [\%] & Dice Coef. [\%] & Precision [\%]" in answer.text
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrrrrrrrr}"):
+        assert rule in lines
+    assert r"\caption{Lesion Dice, pooled [\%] by subject against a\_1}" in lines
+    assert answer.text.count(r"\begin{table}") == answer.text.count(r"\end{table}") == 3
+    assert not re.search(r"(?<!\\)[_#$^~]", answer.text.partition("\n")[2].replace(r"$\pm$", ""))
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "remedy"),
+    [
+        ("profile=best", "profile", "overview, modern"),
+        ("profile=modern&level=voxel", "level", "pooled and subject and scan and slice"),
+        ("profile=overview&level=pooled", "level", "slice"),
+        ("profile=hd95", "profile", "no spacing"),
+        ("baseline=9", "baseline", "one of the runs compared"),
+        ("column=dice", "column", "baseline"),
+        ("baseline=1&column=nsd", "column", "no spacing"),
+        ("baseline=1&column=lesion_dice", "column", "pooled_lesion_dice"),
+        ("tables=none&tables=other", "tables", "liverseg table import"),
+    ],
+)
+def test_what_does_not_fit_is_refused(web: httpx.Client, finished: Finished, query: str, path: str, remedy: str):
+    answer = web.get(f"/v1/comparisons?runs={finished()}&{query}")
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["path"] == path
+    assert remedy in error["message"]
+    page = web.get(f"/comparisons?runs=1&{query}", headers={"accept": "text/html"})
+    assert page.status_code == 422
+    assert "text/html" in page.headers["content-type"]
+
+
+def test_profiles_are_data(web: httpx.Client):
+    found = web.get("/v1/profiles").json()["profiles"]
+    assert [one["key"] for one in found] == ["overview", "modern", "paper-2019", "paper-2019-fig4", "nnunet"]
+    modern = found[1]
+    assert modern["levels"][0] == "pooled"
+    lesion = next(column for column in modern["columns"] if column["key"] == "lesion_dice")
+    assert (lesion["formula"], lesion["better"]) == ("2 TP / (2 TP + FP + FN)", "higher")
+    assert all(column["empty_rule"] and column["formula"] for one in found for column in one["columns"])
+
+
+def test_statistics_are_in_every_format(web: httpx.Client, finished: Finished):
+    first = finished(spec={"name": "a"})
+    better = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, counts=(58, 2, 0, 3, 26, 1, 0, 2, 8))
+    address = f"/v1/comparisons?runs={first},{better}&baseline={first}"
+    found = web.get(address).json()
+    (one,) = found["statistics"]["contrasts"]
+    assert one["mean_difference"] == pytest.approx(16 / 19 - 12 / 17)
+    assert (one["subjects"], one["p"], one["interval"]) == (1, 1, None)
+    text = web.get(f"{address}&format=md").text
+    assert "| b | 1 | 13.622 | none | 1 | 1 | 1.00 | 1 |" in text  # 16/19 - 12/17 = 0.13622
+    assert "below 5 subjects no interval; the dots are shown" in text
+    assert "b, difference by subject: " in text
+
+
+def test_seeds_are_one_line_with_their_spread(web: httpx.Client, finished: Finished):
+    runs = [
+        finished(spec={"name": "a", "training": {"batch_size": 4, "epochs": 2, "seed": seed}}, dice=dice)
+        for seed, dice in enumerate((0.8, 0.9))
+    ]
+    address = f"/v1/comparisons?runs={','.join(map(str, runs))}"
+    header, line, *rest = csv.reader(io.StringIO(web.get(f"{address}&format=csv").text))
+    row = dict(zip(header, line, strict=True))
+    assert (row["row"], row["name"], row["run"]) == ("seeds", "a (mean of 2 seeds)", "1 2")
+    assert (row["Dice Coef. [%]"], row["Dice Coef. sd [%]"]) == ("85.000", "7.071")  # 10 / sqrt(2)
+    assert len(rest) == 2
+    assert "85.000 ± 7.071" in web.get(f"{address}&format=md").text
+    assert r"85.000 $\pm$ 7.071" in web.get(f"{address}&format=latex").text
 
 
 def test_a_run_without_scores_has_empty_cells(web: httpx.Client, submit: Callable[..., list[int]]):

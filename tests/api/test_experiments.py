@@ -39,6 +39,8 @@ def test_a_dry_run_tells_and_writes_nothing(web: httpx.Client, finished: Callabl
     assert answer.status_code == 200
     plan = answer.json()
     assert (plan["count"], plan["reused"]) == (2, 1)
+    assert (plan["subjects"], plan["smallest_p"]) == (1, 1)  # the phantom's test part shows one person
+    assert plan["reach"].startswith("With 1 subject the smallest")
     assert [one["reused_from"] for one in plan["runs"]] == [run, None]
     assert plan["runs"][1]["settings"] == {
         "dataset.id": "phantom",

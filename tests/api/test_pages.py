@@ -85,19 +85,49 @@ def test_a_dead_run_can_be_queued_again(web: httpx.Client, dead: int):
 
 def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..., int]):
     first = finished(spec={"name": "a"})
-    second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.96, dice_tumor=0.04)
+    second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.96, dice_tumor=0.03)
     html = page(web, f"/comparisons?runs={first}&runs={second}")
     lines = rows(html)
-    assert "a adam 4 32 2 0.001 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 2 of 2" in lines
+    assert "a adam 4 32 2 0.001 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 1 2 of 2" in lines
     assert lines.index(next(line for line in lines if line.startswith("a "))) < len(lines) - 1
     assert f"/v1/comparisons?runs={first},{second}&amp;format=csv" in html
-    assert re.search(r'class="number finest">96\.000', html)
-    assert not re.search(r'class="number finest">90\.000', html)
-    assert 'finest">5.000' not in html  # what a perfect prediction scores low in has no best
+    assert re.search(r'class="number finest"[^>]*>96\.000', html)
+    assert not re.search(r'class="number finest"[^>]*>90\.000', html)
+    assert not re.search(r'finest"[^>]*>[35]\.000', html)  # what a perfect prediction scores low in has no best
     ordered = rows(page(web, f"/comparisons?runs={first},{second}&sort=dice&descending=true"))
     assert [line[:1] for line in ordered[2:]] == ["b", "a"]
     by_setting = rows(page(web, f"/comparisons?runs={second},{first}&sort=model.filters"))
     assert [line[:1] for line in by_setting[2:]] == ["a", "b"]
+
+
+def test_the_comparison_page_switches_by_links_alone(web: httpx.Client, finished: Callable[..., int]):
+    first = finished(spec={"name": "a"})
+    second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, counts=(58, 2, 0, 3, 26, 1, 0, 2, 8))
+    address = f"/comparisons?runs={first},{second}"
+    html = page(web, f"{address}&profile=modern&level=subject&baseline={first}&column=&sort=lesion_dice")
+    for link in ("profile=paper-2019&amp;baseline=1", "profile=modern&amp;level=scan&amp;baseline=1", "format=latex"):
+        assert f"{address}&amp;{link}".partition("?")[2] in html or link in html
+    assert re.search(r'level=subject[^"]*" aria-current="true">subject', html)
+    assert f'<option value="{first}" selected>a</option>' in html
+    assert "Lesion Dice [%] by subject, against a" in html
+    assert "b 1 13.622 none 1 1 1.00 1" in rows(html)
+    assert "2 TP / (2 TP + FP + FN). Empty masks: both empty: left out; one empty: 0" in html
+    assert 'title="n 1, without a value 0, at zero 0"' in html
+    assert "no interval; the dots are shown" in html
+    assert "baseline" in next(line for line in rows(html) if line.startswith("a "))
+    assert page(web, f"{address}&baseline=") == page(web, address)
+
+
+def test_a_seed_is_never_the_best(web: httpx.Client, finished: Callable[..., int]):
+    for seed, dice in enumerate((0.7, 0.99)):
+        finished(spec={"name": "seeds", "training": {"batch_size": 4, "epochs": 2, "seed": seed}}, dice=dice)
+    finished(spec={"name": "other", "model": {"filters": 3, "depth": 2}}, dice=0.86)
+    html = page(web, "/comparisons?runs=1,2,3")
+    assert re.search(r'finest"[^>]*>86\.000', html)  # mean of the seeds: 84.5
+    assert not re.search(r'finest"[^>]*>99\.000', html)
+    assert "seeds (mean of 2 seeds)" in html
+    ordered = [line.split()[0] for line in rows(page(web, "/comparisons?runs=1,2,3&sort=dice&descending=true"))[2:6]]
+    assert ordered == ["other", "seeds", "seeds", "seeds"]
 
 
 def test_names_are_text_everywhere(web: httpx.Client, finished: Callable[..., int]):

@@ -1,0 +1,196 @@
+"""What a reader must know before believing a comparison."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.spec import FOLD_KINDS, DatasetChoice
+from store.entries import Entry, factors, walk
+from store.models import Dataset
+
+SCORED = {
+    "test": "Scores are on the test part.",
+    "val": "Scores are on the val part, which early stopping also used; they do not measure generalisation.",
+}
+"""What a reader must know about each part that was scored."""
+
+PAPER_SPLIT = "paper split (very likely the same person on both sides)"
+SUBJECT_LEVEL = "subject-level"
+
+SOFTMAX = (
+    "Runs with the softmax head are scored under paper-2019 with their labels as 0, .5 and .999, since they have no "
+    "grey value: {runs}."
+)
+
+SEEDS = "Rows over several seeds show mean and standard deviation (n - 1) over the seeds; no best seed is picked."
+
+NO_REFERENCES = (
+    "Reference predictors (empty, whole liver as lesion, perfect, shifted) have not been scored on these slices, so "
+    "nothing here shows a column's floor and ceiling, and no run can be called collapsed."
+)
+
+MOST = 8
+"""How many pairs of rows are told to differ in several settings, before the rest is only counted."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Who is where in one run's split."""
+
+    both: Mapping[str, tuple[str, ...]]
+    """Part (``val``, ``test``) -> subjects with scans in train and there."""
+    everyone: int
+    """Subjects of the whole data set."""
+    assumed: bool
+    scored: Mapping[str, tuple[int, ...]]
+    """Part (``val``, ``test``) -> its scans."""
+    people: frozenset[str]
+    """Subjects of the part that is shown: test where there is one."""
+
+
+def sides(manifest: Manifest, choice: DatasetChoice) -> Sides:
+    """Which subjects are trained on and scored, and which scans each part holds."""
+    chosen = select(manifest, choice)
+    scans = {part: sorted({manifest.slices[index].scan for index in indices}) for part, indices in chosen.items()}
+    seen = {manifest.subjects[scan] for scan in scans["train"]}
+    scored = {part: tuple(scans[part]) for part in ("val", "test") if scans[part]}
+    people = {part: {manifest.subjects[scan] for scan in those} for part, those in scored.items()}
+    return Sides(
+        both={part: tuple(sorted(seen & there)) for part, there in people.items()},
+        everyone=len(set(manifest.subjects.values())),
+        assumed=manifest.subjects_assumed,
+        scored=scored,
+        people=frozenset(people["test" if "test" in people else "val"]),
+    )
+
+
+def fewest_subjects(asked: Iterable[tuple[Dataset, DatasetChoice]]) -> int:
+    """Over how many subjects the runs can be compared; folds of one set count together, of several sets the least."""
+    people: dict[str, set[str]] = {}
+    seen: dict[str, Sides] = {}
+    for dataset, choice in asked:
+        key = f"{dataset.content_hash} {choice.model_dump_json(exclude={'id'})}"
+        if key not in seen:
+            seen[key] = sides(Manifest.from_json(dataset.manifest), choice)
+            whole = choice.model_dump_json(exclude={"id": True, "split": {"fold"}})
+            people.setdefault(f"{dataset.content_hash} {whole}", set()).update(seen[key].people)
+    return min(map(len, people.values()))
+
+
+def warnings(entries: Sequence[Entry]) -> list[str]:
+    """What makes rows incomparable, and what is not there."""
+    found = [*_scopes(entries), *_incomplete(entries)]
+    unscored = [entry.ids[0] for entry in entries if not entry.members]
+    if unscored:
+        found.append(f"Without scores (yet): runs {_listed(unscored)}.")
+    return found
+
+
+def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Entry | None, paper: bool) -> list[str]:
+    """What the scores are; ``split``: run id -> its sides; ``paper``: whether the study's columns are shown."""
+    found = [SCORED[part] for part in sorted({entry.part for entry in entries if entry.part})]
+    found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
+    softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
+    if paper and softmax:
+        found.append(SOFTMAX.format(runs=_named_runs(softmax).lower()))
+    if any(entry.members and not entry.references for entry in entries):
+        found.append(NO_REFERENCES)
+    return [*found, *_several_factors(entries, baseline)]
+
+
+def overrides(entries: Sequence[Entry]) -> list[str]:
+    """Every written override of a split, with the runs that it touches."""
+    touched: dict[str, list[int]] = {}
+    for _, entry in walk(entries):
+        written = entry.settings.get("dataset.split.override")
+        if entry.what == "run" and written:
+            touched.setdefault(str(written), []).extend(entry.ids)
+    return [f"{_named_runs(runs)}: split override: {written}" for written, runs in touched.items()]
+
+
+def _scopes(entries: Sequence[Entry]) -> list[str]:
+    """More than one content, part or set of slices makes rows incomparable."""
+    scopes: dict[tuple[str, str, str], list[int]] = {}
+    sizes = {}
+    for entry in entries:
+        scope = entry.scope()
+        if scope is not None:
+            scopes.setdefault(scope, []).extend(entry.ids)
+            sizes[scope] = len(entry.members[0].scan)
+    if len(scopes) < 2:
+        return []
+    told = "; ".join(
+        f"{_named_runs(runs).lower()} on {sizes[scope]:,} of {scope[1]}" for scope, runs in scopes.items()
+    )
+    return [f"These runs were not scored on the same slices; their scores cannot be compared: {told}."]
+
+
+def _incomplete(entries: Sequence[Entry]) -> list[str]:
+    """Folds that stand alone are no row of the same table."""
+    alone = [
+        entry.ids[0]
+        for entry in entries
+        if entry.what == "run" and entry.settings.get("dataset.split.kind") in FOLD_KINDS and entry.members
+    ]
+    return [f"{_named_runs(alone)}: one fold alone; its other folds are not in this table."] if alone else []
+
+
+def _on_both_sides(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list[str]:
+    parts = {run: entry.part for entry in entries if entry.part for run in entry.ids}
+    both = {run: split[run].both.get(part, ()) for run, part in parts.items()}
+    mixed = [run for run, people in both.items() if people]
+    found = []
+    if mixed:
+        people = sorted({person for run in mixed for person in both[run]})
+        found.append(
+            f"{_named_runs(mixed)}: {PAPER_SPLIT}. Subjects on both sides: {', '.join(people)}. "
+            "These scores say nothing about new people."
+        )
+    if any(split[run].assumed for run in parts):
+        found.append(
+            "Nobody said who the subjects are, so each scan counts as its own; one person may be on both sides."
+        )
+    return found
+
+
+def _pools(entries: Sequence[Entry]) -> list[str]:
+    found = []
+    for _, entry in walk(entries):
+        if entry.what == "folds":
+            kind = entry.settings["dataset.split.kind"]
+            level = f" ({SUBJECT_LEVEL})" if kind in FOLD_KINDS else ""
+            found.append(
+                f"{_named_runs(entry.ids)}: folds of one set, {kind}{level}; their row pools the held-out slices of "
+                f"{len(entry.inside)} folds, each scored by the run that had not seen it."
+            )
+    return found
+
+
+def _repeats(entries: Sequence[Entry]) -> list[str]:
+    return [SEEDS] if any(entry.what == "seeds" for entry in entries) else []
+
+
+def _several_factors(entries: Sequence[Entry], baseline: Entry | None) -> list[str]:
+    """Rows that differ from the baseline, or from the first row, in more than one setting."""
+    if not entries:
+        return []
+    first = baseline or entries[0]
+    found = []
+    for entry in entries:
+        differing = factors(first, entry)
+        if len(differing) > 1:
+            found.append(
+                f"{_named_runs(entry.ids)} and {_named_runs(first.ids).lower()} differ in {len(differing)} settings "
+                f"at once ({', '.join(differing)}), so no difference belongs to one of them."
+            )
+    more = [f"So do {len(found) - MOST} more rows."] if len(found) > MOST else []
+    return found[:MOST] + more
+
+
+def _named_runs(runs: Sequence[int]) -> str:
+    return f"Run{'s' * (len(runs) > 1)} {_listed(runs)}"
+
+
+def _listed(runs: Sequence[int]) -> str:
+    shown = ", ".join(map(str, runs[:20]))
+    return shown if len(runs) <= 20 else f"{shown} and {len(runs) - 20} more"

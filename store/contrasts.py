@@ -1,0 +1,125 @@
+"""Rows against a baseline, paired by subject."""
+
+from collections.abc import Sequence
+
+from liverseg_core.statistics import (
+    MIN_SUBJECTS,
+    REFUSAL,
+    RESAMPLES,
+    bootstrap_interval,
+    holm,
+    reach,
+    redraw,
+    signed_rank,
+    smallest_p,
+)
+from store.entries import Entry
+from store.facts import of_scans
+from store.measure import Measure
+from store.rows import Contrast, Pair, Statistics
+
+METHOD = (
+    "The unit is the subject, never the slice. p: exact two-sided Wilcoxon signed-rank test of the differences by "
+    "subject, zeros left out; Holm: adjusted over all rows compared; effect: rank-biserial correlation, -1 to 1, "
+    f"positive where the row scores more than the baseline; interval: 95 % of {RESAMPLES:,} bootstrap resamples of "
+    "subjects, then of their scans, of the mean difference."
+)
+
+
+def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column: str) -> Statistics:
+    """Every entry but the baseline that was scored on the baseline's slices, in order.
+
+    ``column`` is a key of the measure's profile; each subject's slices are pooled, whatever the level of the table.
+    """
+    others = [entry for entry in entries if entry is not baseline and entry.members]
+    fair = [entry for entry in others if baseline.members and entry.scope() == baseline.scope()]
+    found = [_contrast(baseline, entry, measure, column) for entry in fair]
+    for contrast, p in zip(found, holm([one.p for one in found]), strict=True):
+        contrast.p_holm = p
+    told = {one.key: one for one in measure.profile.columns}[column]
+    return Statistics(
+        baseline=baseline.title,
+        runs=baseline.ids,
+        column=column,
+        label=told.label,
+        unit=told.unit,
+        contrasts=found,
+        notes=_limits(baseline, found),
+        skipped=_skipped(baseline, [entry for entry in others if entry not in fair]),
+    )
+
+
+def _contrast(baseline: Entry, entry: Entry, measure: Measure, column: str) -> Contrast:
+    before, after = measure.by_subject(baseline, column), measure.by_subject(entry, column)
+    pairs, without = [], []
+    for subject, first in before.items():
+        second = after[subject]
+        if first is None or second is None:
+            without.append(subject)
+        else:
+            pairs.append(Pair(subject=subject, baseline=first, value=second, difference=second - first))
+    differences = [pair.difference for pair in pairs]
+    test = signed_rank(differences)
+    return Contrast(
+        name=entry.title,
+        runs=entry.ids,
+        subjects=len(pairs),
+        zeros=test.zeros,
+        without=without,
+        mean_difference=sum(differences) / len(pairs) if pairs else None,
+        p=test.p,
+        p_holm=test.p,
+        effect=test.effect,
+        interval=_interval(baseline, entry, measure, column, [pair.subject for pair in pairs]),
+        smallest_p=smallest_p(len(pairs)),
+        pairs=pairs,
+    )
+
+
+def _interval(
+    baseline: Entry, entry: Entry, measure: Measure, column: str, subjects: Sequence[str]
+) -> tuple[float, float] | None:
+    """None below five subjects."""
+    if len(subjects) < MIN_SUBJECTS:
+        return None
+    draws = []
+    for subject in subjects:
+        facts = baseline.members[0]
+        scans = sorted(set(facts.scan[facts.subject == subject].tolist()))
+        draws.append(redraw(scans, lambda drawn: _difference(baseline, entry, measure, column, drawn)))
+    return bootstrap_interval(draws)
+
+
+def _difference(baseline: Entry, entry: Entry, measure: Measure, column: str, scans: Sequence[int]) -> float | None:
+    """Between the two over some scans of one subject."""
+    values = [_over(one, measure, column, scans) for one in (entry, baseline)]
+    return None if values[0] is None or values[1] is None else values[0] - values[1]
+
+
+def _over(entry: Entry, measure: Measure, column: str, scans: Sequence[int]) -> float | None:
+    members = tuple(of_scans(facts, scans) for facts in entry.members)
+    (value,) = measure.by_subject(entry.scored_as(members), column).values()
+    return value
+
+
+def _limits(baseline: Entry, found: Sequence[Contrast]) -> list[str]:
+    """What this design can and cannot show."""
+    if not baseline.members:
+        return ["The baseline has no scores (yet), so nothing can be compared with it."]
+    notes = [METHOD] if found else ["There is no other row to compare with the baseline."]
+    fewest = min((one.subjects for one in found), default=0)
+    if found:
+        notes.append(reach(fewest))
+    if found and fewest < MIN_SUBJECTS:
+        notes.append(f"Interval: {REFUSAL}.")
+    return notes
+
+
+def _skipped(baseline: Entry, unfair: Sequence[Entry]) -> list[str]:
+    if not baseline.members:
+        return []
+    return [
+        f"{entry.title} (runs {', '.join(map(str, entry.ids))}): no statistics, it was not scored on the slices that "
+        "the baseline was scored on."
+        for entry in unfair
+    ]

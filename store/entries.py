@@ -1,0 +1,162 @@
+"""What a row of a comparison stands for: a run, the folds of one set, the seeds of one setting."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from liverseg_core.spec import FOLD_KINDS
+from store.facts import joined
+from store.models import Run
+
+if TYPE_CHECKING:
+    from liverseg_core.facts import Facts
+
+SEED, FOLD = "training.seed", "dataset.split.fold"
+NO_FACTOR = frozenset({SEED, FOLD, "dataset.id", "dataset.split.override"})
+"""Settings that are no factor of an experiment: repeats, names, words."""
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no one truth value
+class Entry:
+    """A run or several runs that one row shows.
+
+    Attributes:
+        what: ``run``, ``folds`` (held-out slices pooled) or ``seeds`` (repeats of one setting).
+        name: of the runs, or what their names have in common.
+        runs: the runs it is made of.
+        settings: every setting by dotted path; of groups the first one's.
+        content: content hash of the data set.
+        part: ``test``, ``val``, or None where nothing was scored.
+        members: one ``Facts`` a repeat: one of a run or a pool of folds, several of seeds, none without scores.
+        references: predictor -> what it scored on the same slices.
+        inside: the entries of a group.
+    """
+
+    what: str
+    name: str
+    runs: tuple[Run, ...]
+    settings: Mapping[str, Any]
+    content: str
+    part: str | None
+    members: tuple["Facts", ...] = ()
+    references: Mapping[str, "Facts"] = field(default_factory=dict)
+    inside: tuple["Entry", ...] = ()
+
+    @property
+    def ids(self) -> list[int]:
+        return [run.id for run in self.runs]
+
+    @property
+    def title(self) -> str:
+        """The name and, of several runs, how they were taken together."""
+        name = self.name or f"run {self.ids[0]}"
+        if self.what == "seeds":
+            return f"{name} (mean of {len(self.inside)} seeds)"
+        return f"{name} ({len(self.inside)} folds)" if self.what == "folds" else name
+
+    def scored_as(self, members: tuple["Facts", ...]) -> "Entry":
+        """The same entry with other facts."""
+        return replace(self, members=members)
+
+    def scope(self) -> tuple[str, str, str] | None:
+        """Content, part and slices scored; only entries of one scope may be compared. None without scores."""
+        if not self.members or self.part is None:
+            return None
+        facts = self.members[0]
+        which = sorted(zip(facts.scan.tolist(), facts.slice.tolist(), strict=True))
+        return self.content, self.part, hashlib.sha256(repr(which).encode()).hexdigest()
+
+
+def grouped(entries: Sequence[Entry]) -> list[Entry]:
+    """Folds of one set taken together, then seeds of one setting; groups stand where their first run stood."""
+    return _gathered(_gathered(entries, _fold_set, _pool), _repeat, _repeats)
+
+
+def factors(first: Entry, second: Entry) -> list[str]:
+    """The settings in which two entries differ, seeds, folds and names apart."""
+    paths = dict.fromkeys([*first.settings, *second.settings])
+    return [path for path in paths if path not in NO_FACTOR and first.settings.get(path) != second.settings.get(path)]
+
+
+def walk(entries: Sequence[Entry], depth: int = 0) -> list[tuple[int, Entry]]:
+    """Every entry with its depth, groups before what is in them."""
+    found = []
+    for entry in entries:
+        found += [(depth, entry), *walk(entry.inside, depth + 1)]
+    return found
+
+
+Make = Callable[[Sequence[Entry]], list[Entry]]
+
+
+def _gathered(entries: Sequence[Entry], key: Callable[[Entry], str | None], make: Make) -> list[Entry]:
+    alike: dict[str, list[Entry]] = {}
+    for number, entry in enumerate(entries):
+        alike.setdefault(key(entry) or f"alone {number}", []).append(entry)
+    return [made for some in alike.values() for made in (make(some) if len(some) > 1 else some)]
+
+
+def _fold_set(entry: Entry) -> str | None:
+    if not entry.members or entry.settings.get("dataset.split.kind") not in FOLD_KINDS:
+        return None
+    return _setting(entry, {FOLD, "dataset.split.override"})
+
+
+def _repeat(entry: Entry) -> str | None:
+    """Imported weights are no repeats: nobody knows their seeds."""
+    trained = all(run.kind in ("train", "rescore") for run in entry.runs)
+    return _setting(entry, {SEED}) if entry.members and trained else None
+
+
+def _setting(entry: Entry, apart: set[str]) -> str:
+    kept = {path: value for path, value in entry.settings.items() if path not in apart | {"dataset.id"}}
+    kinds = sorted({run.kind for run in entry.runs})
+    return json.dumps([entry.what, entry.content, entry.part, kinds, kept], sort_keys=True)
+
+
+def _pool(some: Sequence[Entry]) -> list[Entry]:
+    folds = _first_of_each(some, FOLD)
+    if len(folds) < 2:
+        return list(some)
+    shared = set.intersection(*(set(one.references) for one in folds))
+    references = {name: joined([one.references[name] for one in folds]) for name in sorted(shared)}
+    together = joined([one.members[0] for one in folds])
+    return [_group("folds", folds, (together,), references), *_others(some, folds)]
+
+
+def _repeats(some: Sequence[Entry]) -> list[Entry]:
+    seeds = [one for one in _first_of_each(some, SEED) if one.scope() == some[0].scope()]
+    if len(seeds) < 2:
+        return list(some)
+    members = tuple(facts for one in seeds for facts in one.members)
+    return [_group("seeds", seeds, members, seeds[0].references), *_others(some, seeds)]
+
+
+def _group(
+    what: str, inside: Sequence[Entry], members: tuple["Facts", ...], references: Mapping[str, "Facts"]
+) -> Entry:
+    first = inside[0]
+    runs = tuple(run for one in inside for run in one.runs)
+    name = _common_name([one.name for one in inside])
+    return Entry(what, name, runs, first.settings, first.content, first.part, members, references, tuple(inside))
+
+
+def _first_of_each(some: Sequence[Entry], path: str) -> list[Entry]:
+    """One entry a value: a result shown twice must not count twice."""
+    first: dict[int, Entry] = {}
+    for entry in some:
+        first.setdefault(entry.settings[path], entry)
+    return list(first.values())
+
+
+def _others(some: Sequence[Entry], used: Sequence[Entry]) -> list[Entry]:
+    return [entry for entry in some if entry not in used]
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """The words with which all names begin, or the first name."""
+    shared = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split() for name in names), strict=False))
+    return " ".join(words[0] for words in shared) or names[0]

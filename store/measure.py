@@ -1,0 +1,126 @@
+"""A profile at a level: the one way in which a comparison scores facts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+from liverseg_core.errors import InputError
+from store.entries import Entry
+from store.rows import Count
+
+if TYPE_CHECKING:
+    from liverseg_core.facts import Facts
+    from liverseg_core.profiles import Profile, Value
+
+PREFERRED = ("pooled_lesion_dice", "lesion_dice", "dice_tumor", "Dice_2")
+"""The column that statistics take unless told otherwise: the first of these that the profile has."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one entry scored: column -> value, standard deviation over seeds, and what it was taken over."""
+
+    scores: dict[str, float | None]
+    counts: dict[str, Count]
+    deviations: dict[str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A profile at one of its levels."""
+
+    profile: "Profile"
+    level: str
+
+    @classmethod
+    def of(cls, profile: str, level: str | None) -> "Measure":
+        """The profile that is called so, at ``level`` or at its own.
+
+        Raises:
+            InputError: there is no such profile, or it has no such level.
+        """
+        from liverseg_core.profiles import named
+
+        found = named(profile)
+        if level is not None and level not in found.levels:
+            raise InputError("level", f"profile {profile} is made for {' and '.join(found.levels)}", level)
+        return cls(found, level or found.levels[0])
+
+    def column(self, wanted: str | None) -> str:
+        """The column for statistics: ``wanted``, or the profile's lesion Dice.
+
+        Raises:
+            InputError: the profile has no such column.
+        """
+        from liverseg_core import profiles
+
+        if wanted is not None:
+            return profiles.column(self.profile.key, wanted).key
+        known = [column.key for column in self.profile.columns]
+        return next((key for key in PREFERRED if key in known), known[0])
+
+    def values(self, facts: "Facts") -> dict[str, "Value"]:
+        from liverseg_core import profiles
+
+        return profiles.scores(self.profile.key, self.level, facts)
+
+    def by_subject(self, entry: Entry, column: str) -> dict[str, float | None]:
+        """Subject -> the entry's value over all slices of that subject; of repeats the mean."""
+        from liverseg_core import profiles
+
+        members = [profiles.per_subject(self.profile.key, facts) for facts in entry.members]
+        return {subject: _mean([found[subject][column].value for found in members]) for subject in sorted(members[0])}
+
+    def scored(self, entry: Entry) -> Scored | None:
+        """What the entry scored; None where it has no scores."""
+        if not entry.members:
+            return None
+        members = [self.values(facts) for facts in entry.members]
+        keys = [column.key for column in self.profile.columns]
+        if entry.what != "seeds":
+            (only,) = members
+            return Scored({key: only[key].value for key in keys}, {key: counted(only[key]) for key in keys})
+        repeats = {key: [one[key].value for one in members] for key in keys}
+        return Scored(
+            {key: _mean(values) for key, values in repeats.items()},
+            {key: _over_repeats(values) for key, values in repeats.items()},
+            {key: _deviation(values) for key, values in repeats.items()},
+        )
+
+    def collapsed(self, entry: Entry) -> bool:
+        """Whether every repeat scores as if it had predicted nothing."""
+        from liverseg_core import profiles
+
+        empty = entry.references.get("empty")
+        if empty is None or not entry.members:
+            return False
+        floor = self.values(empty)
+        return all(profiles.collapsed(self.values(facts), floor) for facts in entry.members)
+
+    def misleading(self, references: Mapping[str, "Facts"]) -> dict[str, str]:
+        """Column -> what the reference predictors show to be wrong with it."""
+        from liverseg_core import profiles
+
+        return profiles.warnings(self.profile.key, {name: self.values(facts) for name, facts in references.items()})
+
+
+def counted(value: "Value") -> Count:
+    """What a value was taken over."""
+    return Count(n=value.n, empty=value.empty, failed=value.failed)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _deviation(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return stdev(known) if len(known) > 1 else None
+
+
+def _over_repeats(values: list[float | None]) -> Count:
+    """Of seeds: how many have a value."""
+    known = [value for value in values if value is not None]
+    return Count(n=len(known), empty=len(values) - len(known), failed=known.count(0))

@@ -1,0 +1,118 @@
+"""Rows pinned at the foot of a comparison: reference predictors and printed tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from liverseg_core.errors import InputError
+from store import facts
+from store import printed as printed_tables
+from store.cautions import Sides
+from store.entries import Entry
+from store.measure import Measure, counted
+from store.models import Run
+from store.references import reference_hash
+from store.rows import Row
+from store.states import State
+
+if TYPE_CHECKING:
+    from liverseg_core.facts import Facts
+
+SIZE = "data.image_size"
+
+Scored = dict[str, dict[str, "Facts"]]
+"""Predictor -> part -> what it scored."""
+
+
+def found(
+    session: Session, project_id: int, runs: Sequence[Run], contents: Mapping[int, str], split: Mapping[int, Sides]
+) -> dict[int, Scored]:
+    """Run id -> the reference predictors scored on the same content, slices and network size."""
+    from liverseg_core.references import PREDICTORS
+
+    wanted = {
+        run.id: {
+            name: reference_hash(
+                name,
+                contents[run.dataset_id],
+                run.spec["data"]["image_size"],
+                split[run.id].scored,
+                run.spec.get("evaluation", {}),
+            )
+            for name in PREDICTORS
+        }
+        for run in runs
+    }
+    hashes = {one for hashes in wanted.values() for one in hashes.values()}
+    query = select(Run).where(
+        Run.project_id == project_id,
+        Run.kind == "reference",
+        Run.state == State.SUCCEEDED,
+        Run.training_hash.in_(hashes),
+    )
+    known = {run.training_hash: run for run in session.scalars(query.order_by(Run.id.desc()))}
+    scored = facts.read(session, list(known.values()))
+    return {
+        run: {name: scored[known[one].id] for name, one in hashes.items() if one in known}
+        for run, hashes in wanted.items()
+    }
+
+
+def references(entries: Sequence[Entry], measure: Measure) -> list[Row]:
+    """A row a predictor for each set of slices and network size among the entries."""
+    rows, seen = [], set()
+    for entry in entries:
+        key = entry.scope(), entry.settings.get(SIZE)
+        if key in seen:
+            continue
+        seen.add(key)
+        rows += [_reference(entry, name, measure) for name in entry.references]
+    return rows
+
+
+def _reference(entry: Entry, name: str, measure: Measure) -> Row:
+    scored = entry.references[name]
+    values = measure.values(scored)
+    return Row(
+        what="reference",
+        name=name.replace("-", " "),
+        settings={SIZE: entry.settings.get(SIZE)},
+        part=entry.part,
+        slices=len(scored.scan),
+        scans=len(set(scored.scan.tolist())),
+        subjects=len(set(scored.subject.tolist())),
+        scores={key: value.value for key, value in values.items()},
+        counts={key: counted(value) for key, value in values.items()},
+    )
+
+
+def printed(session: Session, project_id: int, names: Sequence[str], measure: Measure) -> list[Row]:
+    """The rows of printed tables, in the order asked for; their percent become fractions.
+
+    Scores that are no columns of the profile are left out, and with them rows that have no others.
+
+    Raises:
+        InputError: there is no such table.
+    """
+    known = {table.name: table.content for table in printed_tables.listed(session, project_id)}
+    rows = []
+    for name in dict.fromkeys(names):
+        if name not in known:
+            there = ", ".join(known) or "none yet, see `liverseg table import`"
+            raise InputError("tables", f"there is no such printed table; there are: {there}", name)
+        rows += [_printed(name, row, known[name]["notes"], measure) for row in known[name]["rows"]]
+    return [row for row in rows if row.scores]
+
+
+def _printed(table: str, row: Mapping[str, Any], notes: Sequence[Mapping[str, Any]], measure: Measure) -> Row:
+    columns = {column.key for column in measure.profile.columns}
+    return Row(
+        what="printed",
+        name=row["name"],
+        table=table,
+        settings=row["parameters"],
+        scores={key: percent / 100 for key, percent in row["scores"].items() if key in columns},
+        notes=[note["message"] for note in notes if row["name"] in note["rows"]],
+    )
