@@ -12,6 +12,7 @@ from rich.measure import Measurement
 
 from api.commands.connect import connect
 from api.commands.show import (
+    NOTE_WIDTH,
     NOTHING,
     Sheet,
     clean,
@@ -69,7 +70,7 @@ def print_comparison(comparison: Json) -> None:
         print_sheet(sheet)
     click.echo()
     for note in comparison_notes(comparison):
-        click.echo(textwrap.fill(note, show.NOTE_WIDTH))
+        click.echo(textwrap.fill(note, NOTE_WIDTH))
 
 
 def comparison_sheet(comparison: Json) -> Sheet:
