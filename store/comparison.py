@@ -1,7 +1,7 @@
 """The comparison of runs: settings that differ, scores under a profile, and what may be said about them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -57,7 +57,10 @@ def compare(
     tested = measure.column(column)
     if column is not None and baseline is None:
         raise InputError("column", "says what the statistics are about, and they need a baseline; give one", column)
-    entries, split = _entries(session, project_id, run_ids)
+    runs = _runs(session, project_id, run_ids)
+    datasets = _datasets(session, runs)
+    split = _sides(runs, datasets)
+    entries = _entries(session, runs, datasets, split)
     chosen = _chosen(entries, baseline)
     shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
     misleading = _misleading(measure, entries)
@@ -69,7 +72,7 @@ def compare(
         comparable=len({entry.scope() for entry in entries if entry.members}) < 2,
         parameters=shown,
         columns=_columns(measure, misleading),
-        rows=_rows(session, entries, measure, shown, split),
+        rows=_rows(session, entries, measure, shown, split, datasets),
         references=pinned.references(entries, measure),
         printed=printed,
         statistics=_statistics(chosen, entries, measure, tested),
@@ -79,19 +82,25 @@ def compare(
     )
 
 
-def _entries(
-    session: Session, project_id: int, run_ids: Sequence[int]
-) -> tuple[list[Entry], dict[int, cautions.Sides]]:
-    """The runs in order, folds and seeds taken together, and run id -> the sides of its split."""
+def _runs(session: Session, project_id: int, run_ids: Sequence[int]) -> list[Run]:
     query = select(Run).where(Run.project_id == project_id, Run.id.in_(run_ids))
     known = {run.id: run for run in session.scalars(query)}
-    runs = [known[wanted] for wanted in dict.fromkeys(run_ids) if wanted in known]
+    return [known[wanted] for wanted in dict.fromkeys(run_ids) if wanted in known]
+
+
+def _datasets(session: Session, runs: Sequence[Run]) -> dict[int, Dataset]:
+    wanted = {run.dataset_id for run in runs}
+    return {one.id: one for one in session.scalars(select(Dataset).where(Dataset.id.in_(wanted)))}
+
+
+def _entries(
+    session: Session, runs: Sequence[Run], datasets: Mapping[int, Dataset], split: Mapping[int, cautions.Sides]
+) -> list[Entry]:
+    """The runs in order, folds and seeds taken together."""
     scored = facts.read(session, runs)
-    split = _sides(session, runs)
-    contents = _contents(session, runs)
-    references = pinned.found(session, project_id, runs, contents, split)
-    entries = [_entry(run, contents[run.dataset_id], scored[run.id], references[run.id]) for run in runs]
-    return grouped(entries), split
+    contents = {one.id: one.content_hash for one in datasets.values()}
+    references = pinned.found(session, runs, contents, split)
+    return grouped([_entry(run, contents[run.dataset_id], scored[run.id], references[run.id]) for run in runs])
 
 
 def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[str, dict[str, "Facts"]]) -> Entry:
@@ -108,15 +117,9 @@ def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[
     )
 
 
-def _contents(session: Session, runs: Sequence[Run]) -> dict[int, str]:
-    query = select(Dataset.id, Dataset.content_hash).where(Dataset.id.in_({run.dataset_id for run in runs}))
-    return dict(session.execute(query).all())
-
-
-def _sides(session: Session, runs: Sequence[Run]) -> dict[int, cautions.Sides]:
+def _sides(runs: Sequence[Run], datasets: Mapping[int, Dataset]) -> dict[int, cautions.Sides]:
     """Run id -> who is on which side of its split; every different split of a data set is looked at once."""
-    wanted = {run.dataset_id for run in runs}
-    manifests = {one: Manifest.from_json(session.get_one(Dataset, one).manifest) for one in wanted}
+    manifests = {one.id: Manifest.from_json(one.manifest) for one in datasets.values()}
     known: dict[tuple[int, str], cautions.Sides] = {}
     found = {}
     for run in runs:
@@ -153,17 +156,17 @@ def _rows(
     entries: Sequence[Entry],
     measure: Measure,
     shown: Sequence[str],
-    split: dict[int, cautions.Sides],
+    split: Mapping[int, cautions.Sides],
+    datasets: Mapping[int, Dataset],
 ) -> list[Row]:
     every = walk(entries)
     runs = [entry.runs[0] for _, entry in every if entry.what == "run"]
     epochs, best = _epochs(session, runs)
-    names = {run.dataset_id: session.get_one(Dataset, run.dataset_id).name for run in runs}
     rows = []
     for depth, entry in every:
         first = entry.runs[0]
         row = scored_row(entry, measure, shown)
-        row.depth, row.runs, row.dataset = depth, entry.ids, names[first.dataset_id]
+        row.depth, row.runs, row.dataset = depth, entry.ids, datasets[first.dataset_id].name
         row.collapsed = measure.collapsed(entry)
         if entry.what == "run":
             row.run, row.state, row.kind, row.reused_from = first.id, first.state, first.kind, first.reused_from
@@ -193,7 +196,7 @@ def scored_row(entry: Entry, measure: Measure, shown: Sequence[str]) -> Row:
     return row
 
 
-def _expected(entry: Entry, split: dict[int, cautions.Sides]) -> int | None:
+def _expected(entry: Entry, split: Mapping[int, cautions.Sides]) -> int | None:
     """How many folds the set has."""
     if entry.what != "folds":
         return None

@@ -27,7 +27,7 @@ Scored = dict[str, dict[str, "Facts"]]
 
 
 def found(
-    session: Session, project_id: int, runs: Sequence[Run], contents: Mapping[int, str], split: Mapping[int, Sides]
+    session: Session, runs: Sequence[Run], contents: Mapping[int, str], split: Mapping[int, Sides]
 ) -> dict[int, Scored]:
     """Run id -> the reference predictors scored on the same content, slices and network size."""
     from liverseg_core.references import PREDICTORS
@@ -47,7 +47,7 @@ def found(
     }
     hashes = {one for hashes in wanted.values() for one in hashes.values()}
     query = select(Run).where(
-        Run.project_id == project_id,
+        Run.project_id.in_({run.project_id for run in runs}),
         Run.kind == "reference",
         Run.state == State.SUCCEEDED,
         Run.training_hash.in_(hashes),
