@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from liverseg_core.data.manifest import Manifest
+from liverseg_core.data.leaks import leaks
+from liverseg_core.data.manifest import Manifest, given
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
 from store.experiments import Planned
@@ -156,6 +157,7 @@ class PlannedOut(BaseModel):
     training_hash: str
     evaluation_hash: str
     reused_from: int | None
+    leaks: list[str] = Field(description="who lies on both sides of the split, let pass by dataset.split.override")
 
     @classmethod
     def of(cls, planned: Planned) -> "PlannedOut":
@@ -165,6 +167,7 @@ class PlannedOut(BaseModel):
             training_hash=planned.training_hash,
             evaluation_hash=planned.evaluation_hash,
             reused_from=planned.reused_from,
+            leaks=list(planned.leaks),
         )
 
 
@@ -228,6 +231,7 @@ class DatasetOut(BaseModel):
     parts: dict[str, PartOut]
     subjects: dict[str, str]
     subjects_assumed: bool
+    leaks: list[str] = Field(description="subjects or equal pictures on both sides of the folders train, val, test")
     created_at: datetime
 
     @classmethod
@@ -242,6 +246,7 @@ class DatasetOut(BaseModel):
             parts={part: _part(manifest, part) for part in manifest.parts},
             subjects=dataset.manifest["subjects"],
             subjects_assumed=manifest.subjects_assumed,
+            leaks=[str(leak) for leak in leaks(manifest, given(manifest))],
             created_at=dataset.created_at,
         )
 
