@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from liverseg_core.data.manifest import Manifest
+from liverseg_core.data.leaks import leaks
+from liverseg_core.data.manifest import Manifest, given
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
 from store.cautions import fewest_subjects
@@ -189,6 +190,7 @@ class PlannedOut(BaseModel):
     reused_from: int | None
     kind: str
     scored_from: int | None
+    leaks: list[str] = Field(description="who lies on both sides of the split, let pass by dataset.split.override")
 
     @classmethod
     def of(cls, planned: Planned) -> "PlannedOut":
@@ -200,6 +202,7 @@ class PlannedOut(BaseModel):
             reused_from=planned.reused_from,
             kind=planned.kind,
             scored_from=planned.scored_from.id if planned.scored_from else None,
+            leaks=list(planned.leaks),
         )
 
 
@@ -335,6 +338,7 @@ class DatasetOut(BaseModel):
     subjects: dict[str, str]
     subjects_assumed: bool
     similarity: SimilarityOut | None
+    leaks: list[str] = Field(description="subjects or equal pictures on both sides of the folders train, val, test")
     created_at: datetime
 
     @classmethod
@@ -350,6 +354,7 @@ class DatasetOut(BaseModel):
             subjects=dataset.manifest["subjects"],
             subjects_assumed=manifest.subjects_assumed,
             similarity=SimilarityOut.of(dataset.similarity, manifest) if dataset.similarity else None,
+            leaks=[str(leak) for leak in leaks(manifest, given(manifest))],
             created_at=dataset.created_at,
         )
 

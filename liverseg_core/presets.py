@@ -19,6 +19,10 @@ EMPTY_PREDICTION = {
 Dice is the mean over slices of 1 / (sum y^2 + 1)."""
 
 
+PAPER_2019_OVERRIDE = "as in the study: scans of one person may lie on both sides"
+"""Why the study's own split may be used although subjects lie in train and val (``dataset.split.override``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class PaperRow:
     """One experiment of the study.
@@ -109,6 +113,7 @@ def paper_2019_overrides(row: PaperRow) -> dict[str, Any]:
     """The row as one of ``Submission.variants``: dotted path -> value, every setting written out."""
     overrides: dict[str, Any] = {
         "name": row.name,
+        "dataset.split.override": PAPER_2019_OVERRIDE,
         "data.shuffle": row.shuffle,
         "data.image_size": row.image_size,
         "data.augmentation": "paper-2019" if row.augmented else "none",

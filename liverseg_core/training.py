@@ -14,7 +14,7 @@ from liverseg_core import checkpoints
 from liverseg_core.backend import compile_model, keras, out_of_memory_named, provenance
 from liverseg_core.backend import prepare_backend as prepare_backend
 from liverseg_core.data.cache import SliceCache
-from liverseg_core.data.manifest import Manifest, Selection, check_runnable, select
+from liverseg_core.data.manifest import Manifest, Selection, check_runnable, select, training_hash
 from liverseg_core.data.sampling import Batch, make_batch, steps_per_epoch
 from liverseg_core.errors import Interrupted, TrainingFailed, WeightsError
 from liverseg_core.evaluation import evaluate
@@ -142,7 +142,7 @@ class _Training:
         self.folder = workdir / "checkpoints"
         self.chosen: Selection = select(manifest, spec.dataset)
         self.steps = steps_per_epoch(len(self.chosen["train"]), spec)
-        self.training_hash = spec.training_hash(manifest.content_hash)
+        self.training_hash = training_hash(spec, manifest)
         self.model = _build(spec)
         self.history: list[EpochRecord] = []
         self.best: checkpoints.Arrays = []

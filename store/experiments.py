@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from liverseg_core.data.manifest import Manifest, check_runnable
+from liverseg_core.data.leaks import guarded
+from liverseg_core.data.manifest import Manifest, check_runnable, fold_subjects, training_hash
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import DatasetChoice, ExperimentSpec
 from liverseg_core.submission import Submission, check_storable
 from store import datasets, scores
 from store.models import Dataset, Experiment, Run
@@ -35,6 +36,8 @@ class Planned:
     """A finished run with the same training hash, whose maps or weights will be scored under other options."""
     predictor: str | None = None
     """Which reference predictor is scored, where nothing is trained."""
+    leaks: tuple[str, ...] = ()
+    """Who lies on both sides of its split, under the reason written in ``dataset.split.override``."""
 
     @property
     def kind(self) -> str:
@@ -53,13 +56,18 @@ def plan(session: Session, project_id: int, submission: Submission, *, reuse: bo
     Raises:
         SpecError: the first thing in it that cannot be run, with its path.
     """
-    specs = submission.expand()
+    specs = submission.expand(_subjects(session, project_id, submission))
     chosen = _resolve_all(session, project_id, specs)
-    hashes = [(spec.training_hash(chosen[spec.dataset.id].content_hash), spec.evaluation_hash()) for spec in specs]
+    manifests = {wanted: Manifest.from_json(dataset.manifest) for wanted, dataset in chosen.items()}
+    hashes = [(training_hash(spec, manifests[spec.dataset.id]), spec.evaluation_hash()) for spec in specs]
     done = finished(session, project_id, {training for training, _ in hashes}) if reuse else {}
     trained = {training: run for (training, _), run in done.items()}
+    leaks = _let_pass(specs, manifests)
     return [
-        planned(spec, chosen[spec.dataset.id], pair, done.get(pair), trained.get(pair[0]))
+        replace(
+            planned(spec, chosen[spec.dataset.id], pair, done.get(pair), trained.get(pair[0])),
+            leaks=leaks[spec.dataset],
+        )
         for spec, pair in zip(specs, hashes, strict=True)
     ]
 
@@ -71,6 +79,22 @@ def planned(
     if same is not None:
         return Planned(spec, dataset, *hashes, reused_from=same.id)
     return Planned(spec, dataset, *hashes, scored_from=trained)
+
+
+def _subjects(session: Session, project_id: int, submission: Submission) -> int:
+    """How many folds ``folds: subject`` makes."""
+    if submission.folds != "subject":
+        return 0
+    dataset = datasets.resolve(session, project_id, submission.dataset_id())
+    return len(fold_subjects(Manifest.from_json(dataset.manifest)))
+
+
+def _let_pass(
+    specs: Sequence[ExperimentSpec], manifests: Mapping[str, Manifest]
+) -> dict[DatasetChoice, tuple[str, ...]]:
+    """The leaks of each choice of slices that a written override lets pass; without one a leak is refused."""
+    choices = dict.fromkeys(spec.dataset for spec in specs)
+    return {choice: tuple(map(str, guarded(manifests[choice.id], choice))) for choice in choices}
 
 
 def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSpec]) -> dict[str, Dataset]:

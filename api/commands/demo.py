@@ -19,6 +19,7 @@ from api.commands.data import sending
 from api.commands.up import Choice, Stack, Stop, can_work, free_port, running, say, tend_for_ever
 from api.commands.watch import viewing, watch
 from liverseg_core.phantom import draw_phantom
+from liverseg_core.presets import PAPER_2019_OVERRIDE
 from store import bundled
 from store.bundled import ServiceError
 from store.settings import settings
@@ -146,7 +147,8 @@ def submission(wishes: Wishes, folder: Path) -> Json:
     if wishes.epochs:
         settings["training"]["epochs"] = wishes.epochs
     name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip("._-")[:100] or "data"
-    return {"spec": {"name": f"demo on {name}", "dataset": {"id": name}, **settings}, "variants": _variants(folder)}
+    dataset = {"id": name, "split": {"override": PAPER_2019_OVERRIDE}} if wishes.data else {"id": name}
+    return {"spec": {"name": f"demo on {name}", "dataset": dataset, **settings}, "variants": _variants(folder)}
 
 
 def _variants(folder: Path) -> list[Json]:

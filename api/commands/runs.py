@@ -39,6 +39,7 @@ class ListingFields(click.Command):
 @click.option(
     "--grid", "grids", multiple=True, metavar="PATH=VALUE,VALUE", help="one run a value; several multiply each other"
 )
+@click.option("--folds", help="cross-validate: how many folds of subjects (3), or `subject`: leave one subject out")
 @click.option("--seeds", help="how many repeats (5), or their seeds (3,4,9)")
 @click.option("--reuse/--no-reuse", default=True, help="whether finished runs may stand for equal new ones")
 @dry_run_option
@@ -49,6 +50,7 @@ def submit(
     name: str | None,
     sets: Sequence[str],
     grids: Sequence[str],
+    folds: str | None,
     seeds: str | None,
     reuse: bool,
     dry_run: bool,
@@ -57,13 +59,15 @@ def submit(
 ) -> None:
     """Submit the experiment in FILE (YAML).
 
-    FILE holds a spec, or `spec` with any of `grid` (path: [values]), `variants` ([{path: value}]) and `seeds`
-    beside it. Those multiply: variants, then grid, then seeds.
+    FILE holds a spec, or `spec` with any of `grid` (path: [values]), `variants` ([{path: value}]), `folds` and
+    `seeds` beside it. Those multiply: variants, then grid, then folds, then seeds.
     """
     body = specs.read_submission(file)
     specs.change(body, sets, grids)
     if name is not None:
         body["spec"]["name"] = name
+    if folds is not None:
+        body["folds"] = specs.parse_folds(folds)
     if seeds is not None:
         body["seeds"] = specs.parse_seeds(seeds)
     if not reuse:
@@ -89,6 +93,8 @@ def print_plan(plan: Json, as_json: bool) -> None:
     click.echo(plan["reach"])
     plural = "s" * (plan["count"] != 1)
     click.echo(f"{plan['count']} run{plural}, {plan['reused']} done already; nothing was submitted")
+    for leak in dict.fromkeys(leak for run in plan["runs"] for leak in run["leaks"]):
+        click.echo(f"let pass by dataset.split.override: {show.clean(leak)}")
 
 
 def follow(client: Client, experiment: Json, wait: bool, as_json: bool) -> None:

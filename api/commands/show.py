@@ -281,6 +281,7 @@ def dataset_facts(dataset: Json) -> list[tuple[str, str]]:
         ("Height x width", f"{dataset['height']} x {dataset['width']}"),
         ("Slices (scans)", parts(dataset)),
         ("Subjects", f"{people(dataset)}{assumed}"),
+        *(("On both sides", clean(leak)) for leak in dataset["leaks"]),
         ("Content", dataset["content_hash"]),
     ]
 

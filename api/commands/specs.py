@@ -17,7 +17,7 @@ from liverseg_core.submission import set_path
 
 Json = dict[str, Any]
 
-AROUND_SPEC = ("spec", "grid", "variants", "seeds", "reuse", "references")
+AROUND_SPEC = ("spec", "grid", "variants", "folds", "seeds", "reuse", "references")
 """Keys of a file that holds a whole submission; a file without ``spec`` is a spec itself."""
 
 
@@ -148,6 +148,18 @@ def parse_seeds(text: str) -> int | list[int]:
     if not all(type(value) is int for value in values):
         raise SpecError("--seeds", "is how many repeats, such as 5, or the seeds, such as 3,4,9", text)
     return int(values[0]) if len(values) == 1 and "[" not in text else values
+
+
+def parse_folds(text: str) -> int | str:
+    """``3`` -> 3 folds, ``subject`` -> one fold a subject.
+
+    Raises:
+        SpecError: something else.
+    """
+    value = parse_yaml(text, "--folds")
+    if type(value) is not int and value != "subject":
+        raise SpecError("--folds", "is how many folds, such as 3, or the word subject: one fold a subject", text)
+    return int(value) if type(value) is int else "subject"
 
 
 def _values(text: str, where: str) -> list[Any]:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import DatasetChoice, ExperimentSpec
+from liverseg_core.spec import FOLD_KINDS, DatasetChoice, ExperimentSpec, Split
 
 PARTS = ("train", "val", "test")
 Selection = dict[str, tuple[int, ...]]
@@ -67,14 +69,19 @@ class Manifest:
         content = {"height": self.height, "width": self.width, "slices": [asdict(entry) for entry in self.slices]}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
+    @cached_property
+    def sizes(self) -> Counter[tuple[str, int]]:
+        """(part, scan) -> how many slices."""
+        return Counter((entry.part, entry.scan) for entry in self.slices)
+
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that hold slices, in the order train, val, test."""
-        return tuple(part for part in PARTS if any(entry.part == part for entry in self.slices))
+        return tuple(part for part in PARTS if any(held == part for held, _ in self.sizes))
 
     def scans(self, part: str | None = None) -> tuple[int, ...]:
         """Scan numbers of one part (or of all), rising."""
-        return tuple(sorted({entry.scan for entry in self.slices if part in (None, entry.part)}))
+        return tuple(sorted({scan for held, scan in self.sizes if part in (None, held)}))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for ``json.dumps`` or a JSONB column."""
@@ -106,19 +113,38 @@ def in_order(entries: Iterable[SliceEntry]) -> tuple[SliceEntry, ...]:
 def select(manifest: Manifest, choice: DatasetChoice) -> Selection:
     """Which slices train, validate and test.
 
+    Folds are of the subjects in the data set's train and val parts together; its test part stays test.
+
     Returns:
         ``train``, ``val`` and ``test`` -> indices into ``manifest.slices``, rising; ``test`` may be empty.
 
     Raises:
-        SpecError: scans or slices that are not there, an exclusion outside train, an empty train or val part.
+        SpecError: scans or slices that are not there, an exclusion outside train (outside train and val where they
+            are dealt into folds; then train alone is thinned), more folds than subjects, an empty train or val part.
     """
     chosen = _split(manifest, choice)
-    chosen["train"] = _without_excluded(manifest, choice, chosen["train"])
+    chosen["train"] = _without_excluded(manifest, choice, chosen)
     if not chosen["train"]:
         raise SpecError("dataset.exclude", "leaves nothing to train on; exclude less")
     if not chosen["val"]:
         raise SpecError("dataset.split", "leaves nothing to validate on; name at least one val scan")
     return chosen
+
+
+def training_hash(spec: ExperimentSpec, manifest: Manifest) -> str:
+    """:meth:`ExperimentSpec.training_hash` on this data set: folds count by the scans that they come to.
+
+    Raises:
+        SpecError: there is no such fold.
+    """
+    split = spec.dataset.split
+    scans = _fold(manifest, split) if split.kind in FOLD_KINDS else None
+    return spec.training_hash(manifest.content_hash, scans)
+
+
+def fold_subjects(manifest: Manifest) -> tuple[str, ...]:
+    """The subjects that folds are made of: those of train and val, in natural order (``2`` before ``10``)."""
+    return tuple(sorted(_slices_by_subject(manifest), key=_natural))
 
 
 def train_samples(spec: ExperimentSpec, slices: int) -> int:
@@ -144,25 +170,94 @@ def check_runnable(spec: ExperimentSpec, manifest: Manifest) -> None:
 
 def _split(manifest: Manifest, choice: DatasetChoice) -> Selection:
     if choice.split.kind == "given":
-        return {part: _indices(manifest, lambda entry, part=part: entry.part == part) for part in PARTS}
+        return given(manifest)
+    lists = _fold(manifest, choice.split) if choice.split.kind in FOLD_KINDS else _listed(manifest, choice.split)
+    return {
+        part: _indices(manifest, lambda entry, wanted=frozenset(scans): entry.scan in wanted)
+        for part, scans in lists.items()
+    }
+
+
+def given(manifest: Manifest) -> Selection:
+    """The folders of the data set as train, val and test, whatever they hold."""
+    return {part: _indices(manifest, lambda entry, part=part: entry.part == part) for part in PARTS}
+
+
+def _listed(manifest: Manifest, split: Split) -> dict[str, tuple[int, ...]]:
+    """The scans of kind ``scans``."""
     known = set(manifest.scans())
-    chosen: Selection = {}
-    for part in PARTS:
-        wanted = set(getattr(choice.split, part))
-        _refuse_unknown(f"dataset.split.{part}", wanted - known, f"the data set has scans {sorted(known)}")
-        chosen[part] = _indices(manifest, lambda entry, wanted=wanted: entry.scan in wanted)
-    return chosen
+    lists: dict[str, tuple[int, ...]] = {part: getattr(split, part) for part in PARTS}
+    for part, scans in lists.items():
+        _refuse_unknown(f"dataset.split.{part}", set(scans) - known, f"the data set has scans {sorted(known)}")
+    return lists
 
 
-def _without_excluded(manifest: Manifest, choice: DatasetChoice, train: tuple[int, ...]) -> tuple[int, ...]:
-    entries = [manifest.slices[index] for index in train]
+def _fold(manifest: Manifest, split: Split) -> dict[str, tuple[int, ...]]:
+    """The scans of the kinds of ``FOLD_KINDS``, rising."""
+    held_out = _held_out(manifest, split)
+    pool = sorted({*manifest.scans("train"), *manifest.scans("val")})
+    return {
+        "train": tuple(scan for scan in pool if manifest.subjects[scan] not in held_out),
+        "val": tuple(scan for scan in pool if manifest.subjects[scan] in held_out),
+        "test": manifest.scans("test"),
+    }
+
+
+def _held_out(manifest: Manifest, split: Split) -> set[str]:
+    """The subjects that validate in this fold."""
+    subjects = fold_subjects(manifest)
+    count = len(subjects)
+    if count < 2:
+        raise SpecError(
+            "dataset.split.kind", f"folds need at least 2 subjects in train and val, there is {count}", split.kind
+        )
+    if split.folds is None:
+        if split.fold >= count:
+            problem = f"counts from 0, and train and val have {count} subjects, so it is at most {count - 1}"
+            raise SpecError("dataset.split.fold", problem, split.fold)
+        return {subjects[split.fold]}
+    if split.folds > count:
+        problem = f"is more than the {count} subjects of train and val, and each fold needs one; at most {count}"
+        raise SpecError("dataset.split.folds", problem, split.folds)
+    return _deal(manifest, split.folds)[split.fold]
+
+
+def _deal(manifest: Manifest, folds: int) -> list[set[str]]:
+    """Subjects in folds of about equally many slices: the largest first, each to the smallest fold so far."""
+    sizes = _slices_by_subject(manifest)
+    dealt: list[set[str]] = [set() for _ in range(folds)]
+    filled = [0] * folds
+    for subject in sorted(sizes, key=lambda one: (-sizes[one], _natural(one))):
+        smallest = filled.index(min(filled))
+        dealt[smallest].add(subject)
+        filled[smallest] += sizes[subject]
+    return dealt
+
+
+def _slices_by_subject(manifest: Manifest) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for (part, scan), count in manifest.sizes.items():
+        if part != "test":
+            sizes[manifest.subjects[scan]] += count
+    return sizes
+
+
+def _natural(text: str) -> tuple[list[str | int], str]:
+    """Sorts numbers inside a text by value; words and numbers alternate, so like is compared with like."""
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"([0-9]+)", text))], text
+
+
+def _without_excluded(manifest: Manifest, choice: DatasetChoice, chosen: Selection) -> tuple[int, ...]:
+    train = [manifest.slices[index] for index in chosen["train"]]
+    # What one fold trains on, another validates on: there naming it is no mistake, it stays whole in val.
+    dealt = [manifest.slices[index] for index in chosen["val"]] if choice.split.kind in FOLD_KINDS else []
     scans, slices = set(choice.exclude.scans), {_canonical(key) for key in choice.exclude.slices}
     advice = "only train is ever thinned, val and test never"
-    _refuse_unknown("dataset.exclude.scans", scans - {entry.scan for entry in entries}, advice)
-    _refuse_unknown("dataset.exclude.slices", slices - {entry.key for entry in entries}, advice)
+    _refuse_unknown("dataset.exclude.scans", scans - {entry.scan for entry in [*train, *dealt]}, advice)
+    _refuse_unknown("dataset.exclude.slices", slices - {entry.key for entry in [*train, *dealt]}, advice)
     return tuple(
         index
-        for index, entry in zip(train, entries, strict=True)
+        for index, entry in zip(chosen["train"], train, strict=True)
         if entry.scan not in scans and entry.key not in slices
     )
 

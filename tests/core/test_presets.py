@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from liverseg_core.presets import PAPER_2019_ROWS, TABLE_6_COLUMNS, paper_2019_overrides
+from liverseg_core.presets import PAPER_2019_OVERRIDE, PAPER_2019_ROWS, TABLE_6_COLUMNS, paper_2019_overrides
+from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
 
 
@@ -38,7 +39,14 @@ def test_settings_that_no_table_prints():
 
 def test_the_default_row_is_the_study_s_table_1():
     shuffled = expanded()["Shuffled 1"]
-    assert shuffled.model_copy(update={"name": ""}) == type(shuffled).parse({"dataset": {"id": "study"}})
+    written = {"dataset": {"id": "study", "split": {"override": PAPER_2019_OVERRIDE}}}
+    assert shuffled.model_copy(update={"name": ""}) == type(shuffled).parse(written)
+
+
+def test_every_row_writes_down_that_its_split_leaks_and_trains_no_differently_for_it():
+    assert {spec.dataset.split.override for spec in expanded().values()} == {PAPER_2019_OVERRIDE}
+    plain = ExperimentSpec.parse({"dataset": {"id": "study"}})
+    assert expanded()["Shuffled 1"].training_hash("content") == plain.training_hash("content")
 
 
 @pytest.mark.study

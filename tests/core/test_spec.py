@@ -3,6 +3,7 @@ import sys
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
@@ -107,6 +108,63 @@ def test_variants_grid_and_seeds_multiply_in_that_order():
     assert cells[-1].name == "b"
 
 
+def test_folds_multiply_after_the_grid_and_before_the_seeds():
+    cells = Submission(spec=STUDY, grid={"model.filters": [2, 4]}, folds=3, seeds=[5, 9]).expand()
+    assert [(c.model.filters, c.dataset.split.fold, c.training.seed) for c in cells[:7]] == [
+        (2, 0, 5), (2, 0, 9), (2, 1, 5), (2, 1, 9), (2, 2, 5), (2, 2, 9), (4, 0, 5),
+    ]  # fmt: skip
+    assert len(cells) == 12
+    assert {(c.dataset.split.kind, c.dataset.split.folds) for c in cells} == {("subject-folds", 3)}
+
+
+def test_a_fold_a_subject():
+    submission = Submission(spec=STUDY, folds="subject", seeds=2)
+    splits = [cell.dataset.split for cell in submission.expand(subjects=4)]
+    assert submission.count(subjects=4) == len(splits) == 8
+    assert [split.fold for split in splits] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {(split.kind, split.folds) for split in splits} == {("leave-one-subject-out", None)}
+
+
+def test_folds_count_among_the_most_runs():
+    submission = Submission(spec=STUDY, folds="subject", seeds=MAX_RUNS // 100)
+    assert submission.count(subjects=100) == MAX_RUNS
+    with pytest.raises(SpecError, match="10,100 runs"):
+        submission.count(subjects=101)
+
+
+@pytest.mark.parametrize("folds", [1, 0, 1001, True, 2.0, "3", "scan", [2]])
+def test_folds_are_a_number_or_the_word_subject(folds):
+    with pytest.raises(ValidationError, match="folds"):
+        Submission(spec=STUDY, folds=folds)
+
+
+def test_folds_leave_the_written_override():
+    written = {"dataset": {"id": "study", "split": {"override": "why"}}}
+    assert [cell.dataset.split.override for cell in Submission(spec=written, folds=2).expand()] == ["why", "why"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"dataset": {"id": "x", "split": {"kind": "scans", "train": [0], "val": [1]}}}},
+        {"grid": {"dataset.split.fold": [1, 2]}},
+        {"variants": [{"dataset.split.kind": "leave-one-subject-out"}]},
+    ],
+)
+def test_folds_and_a_split_of_its_own_do_not_go_together(change):
+    with pytest.raises(SpecError, match="makes the split itself") as caught:
+        Submission(**{"spec": STUDY, "folds": 3, **change}).expand()
+    assert caught.value.path == "folds"
+
+
+@pytest.mark.parametrize("path", ["dataset", "dataset.id"])
+def test_a_fold_a_subject_is_of_one_data_set(path):
+    submission = Submission(spec=STUDY, folds="subject", grid={path: ["a", "b"]})
+    with pytest.raises(SpecError, match="one data set"):
+        submission.dataset_id()
+    assert Submission(spec=STUDY, folds="subject").dataset_id() == "study"
+
+
 def test_a_number_of_seeds_counts_from_zero():
     assert [cell.training.seed for cell in Submission(spec=STUDY, seeds=3).expand()] == [0, 1, 2]
 
@@ -134,6 +192,11 @@ def test_the_most_runs_are_counted_and_one_more_refused():
         ({"variants": [{"training.nothing": 1}]}, "training.nothing"),
         ({"grid": {"name.x": [1]}}, "name.x"),
         ({"seeds": [-1]}, "training.seed"),
+        ({"seeds": [1, 2, 1]}, "seeds"),
+        ({"seeds": 2, "grid": {"training.seed": [1, 2]}}, "seeds"),
+        ({"grid": {"model.filters": [2, 4, 2]}}, "grid.model.filters"),
+        ({"grid": {"training.learning_rate": [1, 0.1, 1.0]}}, "grid.training.learning_rate"),
+        ({"grid": {"dataset.exclude.scans": [[0, 1], [0, 1]]}}, "grid.dataset.exclude.scans"),
     ],
 )
 def test_bad_submissions_are_named_by_their_path(change, path):

@@ -29,6 +29,19 @@ def manifest(train: int = 8, val: int = 4, test: int = 4, mark: str = "a") -> Ma
     return Manifest(512, 512, in_order(entries), scans, subjects_assumed=True)
 
 
+def people(*subjects: str, name: str = "people") -> Dataset:
+    """A data set of one scan of four slices a subject given; the last one is val, all others are train."""
+    last = len(subjects) - 1
+    entries = [
+        SliceEntry("val" if scan == last else "train", scan, number, _hash(f"{name}i{scan}_{number}"), _hash("m"))
+        for scan in range(len(subjects))
+        for number in range(4)
+    ]
+    made = Manifest(512, 512, in_order(entries), dict(enumerate(subjects)), subjects_assumed=False)
+    with transaction() as session:
+        return datasets.add(session, DEFAULT_PROJECT, name, made, _hash(name))
+
+
 def dataset(name: str = "phantom", project: int = DEFAULT_PROJECT, **parts: Any) -> Dataset:
     with transaction() as session:
         return datasets.add(session, project, name, manifest(**parts), _hash(name))

@@ -151,6 +151,58 @@ def test_another_projects_result_is_not_reused():
     assert ledger.run(run_id).reused_from is None
 
 
+# --- folds and the leak guard ----------------------------------------------------------------------------------
+
+
+def people(**split) -> dict:
+    return factories.tiny_spec() | {"dataset": {"id": "people", "split": split}}
+
+
+def test_a_fold_a_subject_is_a_run_a_subject(count_rows):
+    ledger.people("A", "B", "B", "C")
+    submit(spec=people(), folds="subject", seeds=2)
+    assert ledger.rows("""SELECT spec->'dataset'->'split'->>'kind', spec->'dataset'->'split'->'fold',
+        spec->'training'->'seed' FROM runs ORDER BY id""") == [
+        ("leave-one-subject-out", fold, seed) for fold in range(3) for seed in range(2)
+    ]  # fmt: skip
+    assert ledger.rows("SELECT count(DISTINCT training_hash) FROM runs") == [(6,)]
+
+
+def test_a_fold_is_reused_for_as_long_as_its_subjects_are_the_same():
+    ledger.people("A", "B", "C")
+    done = ledger.finished(spec=people(), folds=2)  # fold 0 of two
+    assert [one.reused_from for one in plan(spec=people(), folds=2)] == [done, None]
+    assert [one.reused_from for one in plan(spec=people(), folds=3)] == [None] * 3
+
+
+def test_more_folds_than_subjects_are_refused(count_rows):
+    ledger.people("A", "B", "B")
+    error = refused(count_rows, spec=people(), folds=3)
+    assert (error.path, error.received) == ("dataset.split.folds", 3)
+    assert "2 subjects" in error.problem
+
+
+def test_the_same_person_on_both_sides_is_refused_by_name(count_rows):
+    ledger.people("A", "F", "F")
+    error = refused(count_rows, spec=people())
+    assert error.path == "dataset.split"
+    assert "subject F lies in train (scan 1) and in val (scan 2)" in error.problem
+    assert "dataset.split.override" in error.problem
+
+
+def test_folds_by_subject_mend_the_leak():
+    ledger.people("A", "F", "F")
+    assert [one.leaks for one in plan(spec=people(), folds="subject")] == [(), ()]
+
+
+def test_a_written_override_lets_a_leak_pass_and_the_plan_tells_it():
+    ledger.people("A", "F", "F")
+    (planned,) = plan(spec=people(override="a test of the guard"))
+    assert planned.leaks == ("subject F lies in train (scan 1) and in val (scan 2)",)
+    submit(spec=people(override="a test of the guard"))
+    assert ledger.rows("SELECT spec->'dataset'->'split'->>'override' FROM runs") == [("a test of the guard",)]
+
+
 # --- idempotency keys ------------------------------------------------------------------------------------------
 
 
