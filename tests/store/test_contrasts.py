@@ -237,7 +237,8 @@ def test_references_of_another_size_are_not_this_runs(six):
 
 def test_the_same_person_on_both_sides_is_said(database):
     people(["t", "b"])
-    (told,) = [note for note in asked(run([5, 6])).notes if "on both sides" in note]
+    split = {"id": "people", "split": {"override": "on purpose"}}
+    (told,) = [note for note in asked(run([5, 6], dataset=split)).notes if "on both sides" in note]
     assert "paper split (very likely the same person on both sides). Subjects on both sides: t." in told
 
 
