@@ -131,8 +131,8 @@ def test_lesions_of_a_scan_worked_by_hand():
     assert [found[f"lesions_recall_{t}"] for t in ("0", "0.1", "0.5")] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
     assert [found[f"lesions_precision_{t}"] for t in ("0", "0.1", "0.5")] == pytest.approx([1, 1 / 2, 1 / 2])
     assert [found[f"lesions_f1_{t}"] for t in ("0", "0.1", "0.5")] == pytest.approx([4 / 5, 2 / 5, 2 / 5])
-    sizes = [found[f"lesions_recall_{size}"] for size in ("1-10", "11-100", "101-1000", "1001+")]
-    assert sizes == [1, 1, None, 0]
+    sizes = [found[f"lesions_recall_{size}"] for size in ("1-10", "11-100", "101-1000", "1001-10000", "10001+")]
+    assert sizes == [1, 1, None, 0, None]
 
 
 def test_lesions_of_slices_worked_by_hand():
