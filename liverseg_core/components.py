@@ -67,6 +67,8 @@ def paint(found: Labelled, chosen: Mask, labels: NDArray[np.uint8], value: int) 
 
 def overlaps(one: Labelled, other: Labelled) -> Numbers:
     """``[m, 3]``: a component of ``one``, a component of ``other``, the pixels that both have."""
+    if not one.sizes.size or not other.sizes.size:
+        return np.zeros((0, 3), np.int64)
     a, b = _shared_window(one, other)
     both = (a > 0) & (b > 0)
     step = len(other.sizes) + 1
@@ -156,14 +158,32 @@ def _shared_window(one: Labelled, other: Labelled) -> tuple[NDArray[Any], NDArra
 
 def _touching(lower: Labelled, upper: Labelled) -> Numbers:
     """``[m, 2]``: components of two neighbouring slices with pixels at most one row and one column apart."""
+    if not lower.sizes.size or not upper.sizes.size:
+        return np.zeros((0, 2), np.int64)
+    width = upper.labels.shape[1]
+    padded = np.pad(upper.labels, 2).ravel()
+    own, places = _in_frame(lower, upper)
+    above = padded[places]
+    # Where a pixel has one straight above, all its other neighbours there belong to the same component.
+    alone = above == 0
+    around = [row * (width + 4) + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column]
+    beside = padded[places[alone][:, None] + around]
+    pairs = _pairs(own, above, len(upper.sizes)), _pairs(own[alone][:, None], beside, len(upper.sizes))
+    return np.concatenate(pairs)
+
+
+def _in_frame(lower: Labelled, upper: Labelled) -> tuple[NDArray[Any], Numbers]:
+    """Component and place of each pixel of ``lower`` that can touch ``upper``, in its raveled frame padded by 2."""
     height, width = upper.labels.shape
     rows, columns = np.nonzero(lower.labels)
     own = lower.labels[rows, columns]
     rows, columns = rows + (lower.top - upper.top), columns + (lower.left - upper.left)
     near = (rows >= -1) & (rows <= height) & (columns >= -1) & (columns <= width)
-    stride = width + 4
-    places = ((rows[near] + 2) * stride + columns[near] + 2)[:, None]
-    shifts = [row * stride + column for row in (-1, 0, 1) for column in (-1, 0, 1)]
-    above = np.pad(upper.labels, 2).ravel()[places + shifts]
-    codes = np.unique((own[near][:, None].astype(np.int64) * (len(upper.sizes) + 1) + above)[above > 0])
-    return np.stack(np.divmod(codes, len(upper.sizes) + 1), axis=1)
+    return own[near], (rows[near] + 2) * (width + 4) + columns[near] + 2
+
+
+def _pairs(own: NDArray[Any], other: NDArray[Any], others: int) -> Numbers:
+    """``[m, 2]``: each pair of numbers once, where both are above 0."""
+    codes = (own.astype(np.int64) * (others + 1) + other)[other > 0]
+    codes = np.concatenate([codes[:1], codes[1:][codes[1:] != codes[:-1]]])  # sorting long runs is slow
+    return np.stack(np.divmod(np.unique(codes), others + 1), axis=1)

@@ -42,7 +42,9 @@ def write_summary(facts: Facts) -> str:
         for place, scan in enumerate(np.unique(facts.scan))
     ]
     mean = {label: {metric: _nanmean(columns[label, metric]) for metric in NNUNET} for label in LABELS}
-    return json.dumps({"foreground_mean": _foreground(mean), "mean": mean, "metric_per_case": cases}, indent=4)
+    return json.dumps(
+        {"foreground_mean": _foreground(mean), "mean": mean, "metric_per_case": cases}, indent=4, sort_keys=True
+    )
 
 
 def read_summary(text: str) -> dict[str, Value]:

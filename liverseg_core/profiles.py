@@ -120,7 +120,7 @@ def _volume(target: Target) -> Column:
 THRESHOLDS = (0.0, 0.1, 0.5)
 """A lesion is found where the IoU with its one-to-one partner is above this."""
 
-STRATA: tuple[tuple[int, float], ...] = ((1, 10), (11, 100), (101, 1000), (1001, float("inf")))
+STRATA: tuple[tuple[int, float], ...] = ((1, 10), (11, 100), (101, 1000), (1001, 10_000), (10_001, float("inf")))
 """Sizes of true lesions, pixels of a slice or voxels of a scan; fixed, so that tables can be compared."""
 
 LESIONS = "lesions are 26-connected in a scan, 8-connected at level slice, matched one to one by highest IoU"

@@ -4,12 +4,16 @@ The one way in which counts are taken: :func:`liverseg_core.evaluation.evaluate`
 back through :func:`rescore`, so re-scoring with unchanged options gives the same counts.
 """
 
+import functools
 import io
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,6 +35,10 @@ Scored = tuple[tuple[SliceScore, ...], tuple[LesionComponent, ...]]
 PLAIN = EvaluationOptions()
 
 BACKGROUND, PARENCHYMA, LESION = 0, 1, 2
+
+THREADS = min(4, os.cpu_count() or 1)
+
+Result = TypeVar("Result")
 
 
 def rescore(
@@ -88,14 +96,9 @@ def score_parts(
             raise DataError(
                 f"{part}/{scan}_{missing[0]}", "has no stored score to score anew; evaluate the run again"
             )
-        counts, lesions = score_scan(
-            part,
-            scan,
-            numbers,
-            [labels[index] for index in indices],
-            [predict(part, index) for index in indices],
-            options,
-        )
+        truth = [labels[index] for index in indices]
+        prediction = _each(functools.partial(predict, part), indices)
+        counts, lesions = score_scan(part, scan, numbers, truth, prediction, options)
         for index, number, row in zip(indices, numbers, counts, strict=True):
             scores[part, index] = slice_score((part, scan, number), row, soft[part, scan, number])
         found.extend(lesions)
@@ -135,10 +138,15 @@ def score_scan(
     """
     if options.largest_component:
         prediction = keep_largest(prediction)
-    true_lesions, truth = _lesions(truth, options.min_lesion)
-    predicted_lesions, prediction = _lesions(prediction, options.min_lesion)
-    counts = [count_3x3(one, other) for one, other in zip(truth, prediction, strict=True)]
-    return counts, [*_matched(part, scan, numbers, true_lesions, predicted_lesions)]
+    judged = _each(functools.partial(_judge, min_lesion=options.min_lesion), truth, prediction)
+    lesions = _matched(part, scan, numbers, [one.true for one in judged], [one.predicted for one in judged])
+    return [one.counts for one in judged], list(lesions)
+
+
+def _each(work: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
+    """``work`` on each slice, in threads: unpacking and counting run outside Python's lock."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, *columns))
 
 
 # --- from a stored map to labels ---------------------------------------------------------------------------------
@@ -207,23 +215,31 @@ def _scans(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> Iterator[t
 
 def keep_largest(prediction: Sequence[Labels]) -> list[Labels]:
     """The labels of a scan with only its largest 26-connected liver (1 and 2 together), the first of equals."""
-    livers = [components.find(labels > 0) for labels in prediction]
+    livers = _each(lambda labels: components.find(labels > 0), prediction)
     owners = components.link(livers)
-    sizes = np.bincount(np.concatenate(owners), np.concatenate([found.sizes for found in livers]))
+    sizes = components.volumes(livers, owners)
+    largest = int(sizes.argmax()) + 1 if sizes.size else 0
     return [
-        _repaint(labels, found, owner != sizes.argmax(), BACKGROUND)
+        _repaint(labels, found, owner != largest, BACKGROUND)
         for labels, found, owner in zip(prediction, livers, owners, strict=True)
     ]
 
 
-def _lesions(stack: Sequence[Labels], min_lesion: int) -> tuple[list[Labelled], list[Labels]]:
-    """The lesions of each slice, and its labels with lesions of fewer than ``min_lesion`` pixels as liver."""
-    found = [components.find(labels == LESION) for labels in stack]
-    kept = [components.without_small(one, min_lesion) for one in found]
-    painted = [
-        _repaint(labels, one, one.sizes < min_lesion, PARENCHYMA) for labels, one in zip(stack, found, strict=True)
-    ]
-    return kept, painted
+class _Judged(NamedTuple):
+    true: Labelled
+    predicted: Labelled
+    counts: tuple[int, ...]
+
+
+def _judge(truth: Labels, prediction: Labels, min_lesion: int) -> _Judged:
+    """Lesions and counts of one slice, in which lesions of fewer than ``min_lesion`` pixels are liver."""
+    (true, truth), (predicted, prediction) = (_lesions(labels, min_lesion) for labels in (truth, prediction))
+    return _Judged(true, predicted, count_3x3(truth, prediction))
+
+
+def _lesions(labels: Labels, min_lesion: int) -> tuple[Labelled, Labels]:
+    found = components.find(labels == LESION)
+    return components.without_small(found, min_lesion), _repaint(labels, found, found.sizes < min_lesion, PARENCHYMA)
 
 
 def _repaint(labels: Labels, found: Labelled, chosen: NDArray[np.bool_], value: int) -> Labels:
