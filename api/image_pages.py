@@ -23,7 +23,7 @@ def image_page(request: Request, run: RunId, part: Part, image: ImageKey) -> Res
         source = views.source(found)
         around = views.slices_of_scan(session, source, part, scan)
         if number not in around:
-            raise not_found("evaluated slice in this run", f"{part}/{image}")
+            raise not_found("evaluated slice", f"{part}/{image}")
         row = scores.image(session, source, part, scan, number)
         out = RunOut.of(found)
     place = around.index(number)

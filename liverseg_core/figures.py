@@ -38,8 +38,8 @@ INK, MUTED, RULE = "#1a1e23", "#5c6670", "#d5d9de"
 
 SIX_CAPTION = (
     "Quantised predictions and masks. Dice: total = the study's D(y, p), profile paper-2019; liver (without its"
-    "\nlesions) and lesion = one label against the rest at network size, profile paper-2019-fig4; a dash where the"
-    " mask has none."
+    " lesions) and lesion =\n"
+    "one label against the rest at network size, profile paper-2019-fig4; a dash where the mask has none."
 )
 
 
@@ -125,14 +125,14 @@ def histogram(counts: Mapping[str, Mapping[str, int]], what: str) -> bytes:
     every = 1 + len(counts) // 40
     axes.set_xticks(places[::every], [_plain(name) for name in counts][::every], parse_math=False)
     axes.margins(y=0.1)
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+    figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside upper right")
     _quiet(axes, what.capitalize(), "Slices", grid="y")
     return _png(figure)
 
 
-def side_by_side(images: Sequence[NDArray[np.uint8]], names: Sequence[str], caption: str) -> bytes:
+def side_by_side(images: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> bytes:
     """Slices of two scans, uint8 ``[H, W]`` each, to be judged by eye."""
-    return _grid([""], names, [images], [("",) * len(images)], caption)
+    return _grid([""], names, [images], [("",) * len(images)], "", width=WIDTH / 2)
 
 
 # ---- what the panels are made from ---------------------------------------------------------------------------------
@@ -201,32 +201,40 @@ def _grid(
     pictures: Sequence[Sequence[NDArray[Any]]],
     notes: Sequence[Sequence[str]],
     caption: str,
+    width: float = WIDTH,
 ) -> bytes:
     """Rows of pictures: heads above the first row, a name left of each row, a note above each picture."""
     assert 0 < len(names) <= MOST_ROWS
-    noted = any(note for row in notes for note in row)
-    left, top, gap, between = 0.2 * any(names), 0.2, 0.05, 0.05 + 0.14 * noted
-    side = (WIDTH - left - gap * (len(heads) - 1)) / len(heads)
+    left, top, gap = 0.2 * any(names), 0.2, 0.05
+    between = 0.19 if any(note for row in notes for note in row) else 0.05
+    side = (width - left - gap * (len(heads) - 1)) / len(heads)
     foot = 0.06 + 0.13 * (caption.count("\n") + 1) * bool(caption)
     height = top + len(names) * (side + between) + foot
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    small: dict[str, Any] = {"fontsize": 7, "color": INK, "parse_math": False}
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    columns = [left + number * (side + gap) for number in range(len(heads))]
+    for x, head in zip(columns, heads, strict=True):
+        _write(figure, x + side / 2, height - 0.15, head, fontsize=7.5, ha="center")
     for number, (name, row, texts) in enumerate(zip(names, pictures, notes, strict=True)):
-        bottom = height - top - (number + 1) * (side + between) + 0.0
-        figure.text(0.12 / WIDTH, (bottom + side / 2) / height, name, rotation=90, ha="center", va="center", **small)
-        for column, (picture, text) in enumerate(zip(row, texts, strict=True)):
-            x = left + column * (side + gap)
-            axes = figure.add_axes((x / WIDTH, bottom / height, side / WIDTH, side / height))
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
-            axes.set_axis_off()
-            figure.text((x + side / 2) / WIDTH, (bottom + side + 0.03) / height, text, ha="center", **small)
-    for column, head in enumerate(heads):
-        x = left + column * (side + gap) + side / 2
-        figure.text(x / WIDTH, 1 - 0.15 / height, head, ha="center", fontsize=7.5, color=INK, parse_math=False)
-    figure.text(
-        left / WIDTH, 0.05 / height, caption, ha="left", va="bottom", fontsize=6, color=MUTED, parse_math=False
-    )
+        y = height - top - (number + 1) * (side + between)
+        _write(figure, 0.12, y + side / 2, name, rotation=90, ha="center", va="center")
+        for x, picture, text in zip(columns, row, texts, strict=True):
+            _show(figure, (x / width, y / height, side / width, side / height), picture)
+            _write(figure, x + side / 2, y + side + 0.03, text, ha="center")
+    _write(figure, left, 0.05, caption, fontsize=6, color=MUTED)
     return _png(figure)
+
+
+def _write(figure: Figure, x: float, y: float, text: str, **how: Any) -> None:
+    """``text`` at a place in inches from the lower left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, y / height, text, **{"fontsize": 7, "color": INK, "parse_math": False, **how})
+
+
+def _show(figure: Figure, place: tuple[float, float, float, float], picture: NDArray[Any]) -> None:
+    """A picture in grey: uint8 from 0 to 255, floats from 0 to 1."""
+    axes = figure.add_axes(place)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
+    axes.set_axis_off()
 
 
 def _quiet(axes: Axes, x: str, y: str, grid: Any) -> None:
@@ -241,8 +249,8 @@ def _quiet(axes: Axes, x: str, y: str, grid: Any) -> None:
 
 
 def _plain(name: str) -> str:
-    """A subject's name as Matplotlib's own font can show it: ASCII, short."""
-    shown = name.encode("ascii", "replace").decode()
+    """A subject's name as Matplotlib's own font can show it: printable ASCII, short."""
+    shown = "".join(char if char.isascii() and char.isprintable() else "?" for char in name)
     return shown if len(shown) <= 10 else shown[:9] + "~"
 
 

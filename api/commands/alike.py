@@ -41,7 +41,8 @@ def similarity_notes(dataset: Json) -> list[str]:
     pairs = found["pairs"]
     margin = f"; the next one scores {found['next']['score']:.3f}" if found["next"] else ""
     count = f"{len(pairs)} of {found['compared']} pairs of scans score above {found['threshold']}{margin}."
-    notes = [f"{count} They may show one person: look at /datasets/{dataset['name']} before you believe it."]
+    hint = f" They may show one person: look at /datasets/{dataset['name']} before you believe it." if pairs else ""
+    notes = [count + hint]
     apart = [_scans(pair["scans"]) for pair in pairs if not pair["same_subject"]]
     source = "assumed to be one a scan" if dataset["subjects_assumed"] else "told at import"
     if apart:

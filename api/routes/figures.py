@@ -119,7 +119,7 @@ def pair(name: NameOrHash, pair: PairKey) -> Picture:
 
         with open_archive(archive) as bundle:
             images = [image_of(bundle, entry) for entry in entries]
-        return Picture(draw.side_by_side(images, names, f"Score {match['score']:.3f}: do these show one person?"))
+        return Picture(draw.side_by_side(images, names))
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _kept(session: Session, run: int, wanted: Sequence[tuple[str, int, int]]) ->
     source = views.run(session, DEFAULT_PROJECT, views.source(asked)) or asked
     rows = [session.get(SliceScore, (source.id, *one)) for one in wanted]
     if not rows or None in rows:
-        raise not_found("evaluated slice in this run", ", ".join(f"{part}/{a}_{b}" for part, a, b in wanted) or None)
+        raise not_found("evaluated slice", ", ".join(f"{part}/{a}_{b}" for part, a, b in wanted) or None)
     dataset = session.get_one(Dataset, source.dataset_id)
     # By scan and slice: a split of its own may score a slice as another part than the data set has it in.
     places = {(one.scan, one.slice): one for one in Manifest.from_json(dataset.manifest).slices}
@@ -149,7 +149,7 @@ def _maps(session: Session, run: Run) -> str:
         for one in views.artifacts(session, owner):
             if one.kind == "probabilities":
                 return one.sha256
-    raise not_found("file of probability maps in this run", run.id)
+    raise Problem(404, f"run {run.id} kept no probability maps, so there is no prediction to draw")
 
 
 def _file(sha256: str, what: str) -> FilePath:
