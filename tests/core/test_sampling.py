@@ -6,21 +6,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liverseg_core.data.cache import SliceCache
-from liverseg_core.data.sampling import epoch_order, make_batch, samples, steps_per_epoch
+from liverseg_core.data.manifest import Manifest, SliceEntry
+from liverseg_core.data.sampling import TrainPart, ValPart, epoch_order
+from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 
 N, SIZE = 10, 16
 TRAIN = (1, 2, 3, 5, 8)
 
 
-def spec(batch_size: int = 2, augmentation: str = "none", shuffle: bool = True, seed: int = 0) -> ExperimentSpec:
+def spec(batch_size=2, augmentation="none", shuffle=True, seed=0, model=None, **data) -> ExperimentSpec:
     return ExperimentSpec.parse(
         {
             "dataset": {"id": "x"},
-            "data": {"image_size": SIZE, "augmentation": augmentation, "shuffle": shuffle},
+            "data": {"image_size": SIZE, "augmentation": augmentation, "shuffle": shuffle, **data},
             "training": {"batch_size": batch_size, "seed": seed},
+            "model": model or {},
         }
     )
+
+
+def manifest_of(n: int, per_scan: int = 4) -> Manifest:
+    """Scan 0 with slices 3, 2, 1, 0, then scan 1 and so on: falling, so that order in the file says nothing."""
+    entries = [SliceEntry("train", index // per_scan, per_scan - 1 - index % per_scan, "", "") for index in range(n)]
+    return Manifest(4, 4, tuple(entries), {}, True)
+
+
+def part_of(cache, train, chosen) -> TrainPart:
+    return TrainPart(chosen, manifest_of(len(cache.images)), cache, train)
+
+
+def make_batch(cache, train, chosen, epoch, step):
+    return part_of(cache, train, chosen).piece(epoch, step)
+
+
+def samples(cache, train, chosen, seed, epoch):
+    return part_of(cache, train, spec(augmentation="paper-2019", seed=seed)).make(chosen, epoch)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +70,10 @@ def turns_of(changed, original) -> int:
     ],
 )
 def test_steps_are_rounded_down(n, batch, augmentation, steps):
-    assert steps_per_epoch(n, spec(batch, augmentation)) == steps  # 1037 * 3 = 3111 = 97 * 32 + 7
+    empty = SliceCache(
+        np.zeros((n, 1, 1), np.float32), np.zeros((n, 1, 1), np.float32), np.zeros((n, 1, 1), np.uint8)
+    )
+    assert part_of(empty, range(n), spec(batch, augmentation)).steps == steps  # 1037 * 3 = 3111 = 97 * 32 + 7
 
 
 @given(st.integers(1, 300), st.integers(0, 2**31 - 1), st.integers(1, 10_000))
