@@ -225,16 +225,15 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def decode(options: argparse.Namespace) -> dict[str, Any]:
     from liverseg_core.data.manifest import select
-    from liverseg_core.data.sampling import make_batch, steps_per_epoch
+    from liverseg_core.data.sampling import TrainPart
 
     start = time.monotonic()
     spec, manifest, cache = ours(options)
     build_s = time.monotonic() - start
-    train = select(manifest, spec.dataset)["train"]
-    steps = steps_per_epoch(len(train), spec)
-    cached = rate(lambda: [make_batch(cache, train, spec, 1, step) for step in range(steps)], steps * options.batch)
+    part = TrainPart(spec, manifest, cache, select(manifest, spec.dataset)["train"])
+    cached = rate(lambda: [part.piece(1, step) for step in range(part.steps)], part.samples)
     data = tf_data(options)
-    decoded = rate(lambda: [None for _ in data], steps * options.batch)
+    decoded = rate(lambda: [None for _ in data], part.samples)
     return {"build_s": build_s, "cache": cached, "tf_data": decoded, "peak_mb": peak_mb()}
 
 

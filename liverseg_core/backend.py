@@ -4,14 +4,16 @@ Every module that computes takes ``keras`` from here, so that what must be said 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 # TensorFlow leaves oneDNN off where the CPU lacks AVX-512; a step at 256 pixels then takes four times as long.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras as keras
+import numpy as np
+from numpy.typing import NDArray
 
 from liverseg_core.errors import TrainingFailed
 from liverseg_core.spec import ExperimentSpec
@@ -48,14 +50,89 @@ def _prepare_tensorflow(deterministic: bool, threads: int | None) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def compile_model(model: keras.Model, spec: ExperimentSpec, loss: Any) -> None:
+def compile_model(model: keras.Model, spec: ExperimentSpec, loss: Any, metrics: Sequence[Any] = ()) -> None:
     """Compile ``model`` with the spec's optimizer, its variables made, so that they can be restored.
 
     TensorFlow runs without XLA: on CPUs it gained nothing and cost ten seconds at the start.
     """
     optimizer = OPTIMIZERS[spec.training.optimizer](learning_rate=spec.training.learning_rate)
-    model.compile(optimizer=optimizer, loss=loss, jit_compile=keras.backend.backend() != "tensorflow")
+    jit = keras.backend.backend() != "tensorflow"
+    model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=jit)
     optimizer.build(model.trainable_variables)
+
+
+Sums = NDArray[np.float64]
+
+
+class Pieces(Protocol):
+    """Sums over a batch that is computed in pieces, and their gradient; each call draws its dropout anew."""
+
+    def sums(self, x: Any, y: Any, training: bool) -> Sums:
+        """``sums(y, model(x))`` [K] of one piece."""
+
+    def gradient(self, x: Any, y: Any, slopes: Sums) -> list[Any]:
+        """Gradient of ``slopes . sums(y, model(x))`` by each trainable variable, for one piece in training."""
+
+
+def pieces_of(model: keras.Model, sums: Callable[[Any, Any], Any]) -> Pieces:
+    """The backend's :class:`Pieces` of ``sums(y, p)``."""
+    return (_TensorFlowPieces if keras.backend.backend() == "tensorflow" else _JaxPieces)(model, sums)
+
+
+class _TensorFlowPieces:
+    def __init__(self, model: keras.Model, sums: Callable[[Any, Any], Any]) -> None:
+        import tensorflow as tf
+
+        def forward(x: Any, y: Any, training: bool) -> Any:
+            return sums(y, model(x, training=training))
+
+        def gradient(x: Any, y: Any, slopes: Any) -> Any:
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(slopes * forward(x, y, True))
+            return tape.gradient(value, [variable.value for variable in model.trainable_variables])
+
+        # Pieces differ in size: without a free axis each size would be traced anew.
+        self._forward, self._gradient = (tf.function(step, reduce_retracing=True) for step in (forward, gradient))
+        self._tensor = tf.convert_to_tensor
+
+    def sums(self, x: Any, y: Any, training: bool) -> Sums:
+        return np.asarray(self._forward(self._tensor(x), self._tensor(y), training), np.float64)
+
+    def gradient(self, x: Any, y: Any, slopes: Sums) -> list[Any]:
+        found: list[Any] = self._gradient(self._tensor(x), self._tensor(y), self._tensor(slopes, "float32"))
+        return found
+
+
+class _JaxPieces:
+    def __init__(self, model: keras.Model, sums: Callable[[Any, Any], Any]) -> None:
+        import jax
+
+        def weighted(trainable: Any, fixed: Any, x: Any, y: Any, slopes: Any, training: bool) -> Any:
+            p, fixed = model.stateless_call(trainable, fixed, x, training=training)
+            found = sums(y, p)
+            return (found * slopes).sum(), (found, fixed)
+
+        self._model = model
+        self._forward = jax.jit(weighted, static_argnames="training")
+        self._gradient = jax.jit(jax.grad(weighted, has_aux=True), static_argnames="training")
+
+    def sums(self, x: Any, y: Any, training: bool) -> Sums:
+        _, (found, fixed) = self._forward(*self._state(), x, y, np.float32(0), training=training)
+        self._keep(fixed)
+        return np.asarray(found, np.float64)
+
+    def gradient(self, x: Any, y: Any, slopes: Sums) -> list[Any]:
+        found, (_, fixed) = self._gradient(*self._state(), x, y, slopes.astype(np.float32), training=True)
+        self._keep(fixed)
+        return list(found)
+
+    def _state(self) -> tuple[list[Any], list[Any]]:
+        model = self._model
+        return [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+
+    def _keep(self, fixed: list[Any]) -> None:
+        for variable, value in zip(self._model.non_trainable_variables, fixed, strict=True):
+            variable.assign(value)
 
 
 def provenance() -> dict[str, str]:

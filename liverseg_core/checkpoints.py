@@ -58,9 +58,9 @@ def take(
         training_hash=training_hash,
         provenance=provenance,
         history=tuple(history),
-        weights=_values(model.weights),
-        random=_values(_random_states(model)),
-        optimizer=_values(model.optimizer.variables),
+        weights=values_of(model.weights),
+        random=values_of(random_states(model)),
+        optimizer=values_of(model.optimizer.variables),
         best=best,
     )
 
@@ -71,7 +71,7 @@ def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
     Raises:
         WeightsError: it was taken from another model.
     """
-    places = (model.weights, _random_states(model), model.optimizer.variables)
+    places = (model.weights, random_states(model), model.optimizer.variables)
     kept = (checkpoint.weights, checkpoint.random, checkpoint.optimizer)
     for variables, values in zip(places, kept, strict=True):
         if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
@@ -113,13 +113,14 @@ def load(path: Path) -> Checkpoint:
 
 def weights_of(model: keras.Model) -> Arrays:
     """Copies of the model's weights in order."""
-    return _values(model.weights)
+    return values_of(model.weights)
 
 
-def _values(variables: Sequence[Any]) -> Arrays:
+def values_of(variables: Sequence[Any]) -> Arrays:
+    """Copies of variables in order."""
     return [np.asarray(variable).copy() for variable in variables]
 
 
-def _random_states(model: keras.Model) -> list[Any]:
-    """Variables that are neither weights nor the optimizer's or a metric's: the generators' states."""
+def random_states(model: keras.Model) -> list[Any]:
+    """The generators' states: variables that are neither weights nor the optimizer's or a metric's."""
     return [variable for variable in model.non_trainable_variables if variable.path.endswith("seed_generator_state")]

@@ -308,8 +308,8 @@ class ExperimentSpec(Section):
     @model_validator(mode="after")
     def _options_fit_each_other(self) -> "ExperimentSpec":
         copies = self.data.augmentation in COPYING
-        if self.data.augmentation == "paper-2019" and self.model.window > 1:
-            raise ValueError("data.augmentation 'paper-2019' is made for single slices; choose another for a window")
+        if self.data.augmentation == "paper-2019" and (self.model.window > 1 or self.model.head == "softmax"):
+            raise ValueError("data.augmentation 'paper-2019' needs single slices and grey masks; choose another")
         if self.data.batch_by == "scan" and (copies or self.data.sampling != "uniform"):
             raise ValueError(
                 "data.batch_by 'scan' takes each slice of a scan once; set data.sampling to uniform and "

@@ -11,19 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from liverseg_core import checkpoints
-from liverseg_core.backend import compile_model, keras, out_of_memory_named, provenance
+from liverseg_core.backend import keras, out_of_memory_named, provenance
 from liverseg_core.backend import prepare_backend as prepare_backend
 from liverseg_core.data.cache import SliceCache
-from liverseg_core.data.manifest import Manifest, Selection, check_runnable, select, training_hash
-from liverseg_core.data.sampling import Batch, make_batch, steps_per_epoch
+from liverseg_core.data.manifest import Manifest, check_runnable, select, training_hash
+from liverseg_core.data.sampling import Batch, TrainPart, ValPart
 from liverseg_core.errors import Interrupted, TrainingFailed, WeightsError
 from liverseg_core.evaluation import evaluate
-from liverseg_core.losses import loss_for
 from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord, Events, ExperimentResult
+from liverseg_core.schedules import learning_rate
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
+from liverseg_core.steps import Measured, steps_for
 from liverseg_core.tensorboard import write_events
 from liverseg_core.weights import read_weights, write_weights
+
+Job = tuple[int, int]
 
 
 def run_experiment(
@@ -48,7 +51,7 @@ def run_experiment(
         resume_from: a checkpoint of the same spec and data.
 
     Raises:
-        SpecError: spec and data do not fit.
+        SpecError: spec and data do not fit, e.g. no lesion to balance.
         WeightsError: ``resume_from`` is damaged or belongs to another experiment.
         TrainingFailed: ``loss-not-finite`` or ``device-out-of-memory``.
         Interrupted: ``events`` asked to stop.
@@ -75,7 +78,7 @@ def evaluate_weights(
     arrays = read_weights(weights, spec.model)
     with out_of_memory_named():
         events.phase("building")
-        model = _build(spec)
+        model = build_network(spec.data.image_size, spec.model, spec.training.seed)
         model.set_weights(arrays)
         return _score(spec, manifest, cache, workdir, events, model, ())
 
@@ -91,12 +94,6 @@ def best_epoch(history: Sequence[EpochRecord], rule: EarlyStopping) -> int:
     """The epoch with the lowest val loss (or highest val Dice), the first of equals; 0 where none is done."""
     sign = 1 if rule.monitor == "val_loss" else -1
     return min(history, key=lambda record: sign * getattr(record, rule.monitor)).epoch if history else 0
-
-
-def _build(spec: ExperimentSpec) -> keras.Model:
-    model = build_network(spec.data.image_size, spec.model, spec.training.seed)
-    compile_model(model, spec, loss_for(spec.training, spec.model.head))
-    return model
 
 
 def _score(
@@ -138,12 +135,14 @@ class _Training:
         self, spec: ExperimentSpec, manifest: Manifest, cache: SliceCache, workdir: Path, events: Events
     ) -> None:
         events.phase("building")
-        self.spec, self.cache, self.events = spec, cache, events
+        self.spec, self.events = spec, events
         self.folder = workdir / "checkpoints"
-        self.chosen: Selection = select(manifest, spec.dataset)
-        self.steps = steps_per_epoch(len(self.chosen["train"]), spec)
+        chosen = select(manifest, spec.dataset)
+        self.train_part = TrainPart(spec, manifest, cache, chosen["train"])
+        self.val_part = ValPart(spec, manifest, cache, chosen["val"])
         self.training_hash = training_hash(spec, manifest)
-        self.model = _build(spec)
+        self.model = build_network(spec.data.image_size, spec.model, spec.training.seed)
+        self.steps = steps_for(self.model, spec)
         self.history: list[EpochRecord] = []
         self.best: checkpoints.Arrays = []
 
@@ -158,7 +157,7 @@ class _Training:
         """Train to the end, then put the wanted epoch's weights into the model."""
         self.events.phase("training")
         options = self.spec.training
-        pace = _Pace(options.epochs, self.steps, options.batch_size)
+        pace = _Pace(options.epochs, self.train_part.steps, self.train_part.samples)
         while len(self.history) < options.epochs and not stopped_early(self.history, options.early_stopping):
             self._finish(self._epoch(len(self.history) + 1, pace))
         if options.early_stopping.restore == "best":
@@ -166,50 +165,61 @@ class _Training:
 
     def _epoch(self, epoch: int, pace: "_Pace") -> EpochRecord:
         start = time.monotonic()
-        losses = [self._step(epoch, step, batch, pace) for step, batch in enumerate(self._batches(epoch))]
+        loss, study_loss = (float(np.mean(column)) for column in zip(*self._steps(epoch, pace), strict=True))
         trained = time.monotonic() - start
         self._refuse_broken_weights(epoch)
-        loss, val_loss = float(np.mean(losses)), self._validate(epoch)
+        val_loss, val_study_loss = self._validate(epoch)
         pace.epoch_done(time.monotonic() - start)
         return EpochRecord(
             epoch=epoch,
             loss=loss,
-            dice=1 - loss,
+            dice=1 - study_loss,
             val_loss=val_loss,
-            val_dice=1 - val_loss,
-            learning_rate=self.spec.training.learning_rate,
+            val_dice=1 - val_study_loss,
+            learning_rate=self._learning_rate(epoch, self.train_part.steps - 1),
             seconds=time.monotonic() - start,
-            images_per_second=self.steps * self.spec.training.batch_size / trained,
+            images_per_second=self.train_part.samples / trained,
         )
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        return _one_ahead(
-            lambda step: make_batch(self.cache, self.chosen["train"], self.spec, epoch, step), self.steps
-        )
-
-    def _step(self, epoch: int, step: int, batch: Batch, pace: "_Pace") -> float:
-        """One step of the optimizer; its loss before the step."""
-        loss = float(self.model.train_on_batch(*batch))
-        self._refuse_not_finite(loss, f"epoch {epoch}, step {step + 1}")
-        pace.step_done()
-        self.events.step(epoch, step + 1, self.steps, pace.images_per_second, pace.seconds_left(epoch, step + 1))
-        _stop_if_asked(self.events)
-        return loss
-
-    def _validate(self, epoch: int) -> float:
-        """Loss over the whole val part in order: batch losses weighted by their numbers of slices.
-
-        The last batch may be smaller. Batch Dice is a ratio of sums, so the value depends on the batch size.
-        """
-        indices, size = self.chosen["val"], self.spec.training.batch_size
-        total = 0.0
-        for start in range(0, len(indices), size):
+    def _steps(self, epoch: int, pace: "_Pace") -> Iterator[Measured]:
+        """Each step of the optimizer, measured before it."""
+        part, passes = self.train_part, self.steps.passes
+        counts = [part.pieces(epoch, step) for step in range(part.steps)]
+        jobs = [(step, number) for step, count in enumerate(counts) for _ in range(passes) for number in range(count)]
+        pieces = self._until_stopped(_one_ahead(lambda job: part.piece(epoch, *job), jobs))
+        for step, count in enumerate(counts):
+            self.model.optimizer.learning_rate = self._learning_rate(epoch, step)
+            measured = self.steps.train(pieces, count)
+            self._refuse_not_finite(measured[0], f"epoch {epoch}, step {step + 1}")
+            pace.step_done()
+            left = pace.seconds_left(epoch, step + 1)
+            self.events.step(epoch, step + 1, part.steps, pace.images_per_second, left)
             _stop_if_asked(self.events)
-            rows = list(indices[start : start + size])
-            images, masks = self.cache.images[rows][..., None], self.cache.masks[rows][..., None]
-            total += len(rows) * float(self.model.test_on_batch(images, masks))
-        self._refuse_not_finite(total, f"epoch {epoch}, validation")
-        return total / len(indices)
+            yield measured
+
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        steps = self.train_part.steps
+        return learning_rate(self.spec.training, (epoch - 1) * steps + step, steps)
+
+    def _validate(self, epoch: int) -> Measured:
+        """Means over the groups of the whole val part in order, weighted by their numbers of slices.
+
+        A group is a batch, the last one perhaps smaller, or a scan. Batch Dice is a ratio of sums, so the values
+        depend on the groups.
+        """
+        total, slices = np.zeros(2), 0
+        for group in self.val_part.groups:
+            pieces = self._until_stopped(self.val_part.piece(rows) for rows in group)
+            size = sum(len(rows) for rows in group)
+            total, slices = total + size * np.array(self.steps.test(pieces, len(group))), slices + size
+        self._refuse_not_finite(float(total[0]), f"epoch {epoch}, validation")
+        loss, study_loss = (total / slices).tolist()
+        return loss, study_loss
+
+    def _until_stopped(self, pieces: Iterator[Batch]) -> Iterator[Batch]:
+        for piece in pieces:
+            _stop_if_asked(self.events)
+            yield piece
 
     def _refuse_not_finite(self, loss: float, when: str) -> None:
         if not math.isfinite(loss):
@@ -236,24 +246,27 @@ class _Training:
         self.events.epoch(record, path)
 
 
-def _one_ahead(make: Callable[[int], Batch], steps: int) -> Iterator[Batch]:
-    """Every batch in order, each made in a second thread while the one before is in use."""
+def _one_ahead(make: Callable[[Job], Batch], jobs: Sequence[Job]) -> Iterator[Batch]:
+    """What ``make`` makes of each job in order, each in a second thread while the one before is in use."""
     with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(make, 0)
-        for step in range(steps):
+        coming = maker.submit(make, jobs[0])
+        for following in jobs[1:]:
             batch = coming.result()
-            if step + 1 < steps:
-                coming = maker.submit(make, step + 1)
+            coming = maker.submit(make, following)
             yield batch
+        yield coming.result()
 
 
 @dataclass
 class _Pace:
-    """How fast it goes and how long it still takes, from the last steps and epochs."""
+    """How fast it goes and how long it still takes, from the last steps and epochs.
+
+    ``steps`` and ``samples`` are those of one epoch.
+    """
 
     epochs: int
     steps: int
-    batch_size: int
+    samples: int
     marks: deque[float] = field(default_factory=lambda: deque([time.monotonic()], maxlen=21))
     epoch_seconds: float | None = None
 
@@ -272,7 +285,7 @@ class _Pace:
 
     @property
     def images_per_second(self) -> float:
-        return self.batch_size / max(self.step_seconds, 1e-9)
+        return self.samples / self.steps / max(self.step_seconds, 1e-9)
 
     def seconds_left(self, epoch: int, step: int) -> float:
         """To the end of the last epoch, as if nothing stopped early."""

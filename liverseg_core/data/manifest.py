@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from liverseg_core.errors import SpecError
-from liverseg_core.spec import FOLD_KINDS, DatasetChoice, ExperimentSpec, Split
+from liverseg_core.spec import COPYING, FOLD_KINDS, DatasetChoice, ExperimentSpec, Split
 
 PARTS = ("train", "val", "test")
 Selection = dict[str, tuple[int, ...]]
@@ -148,8 +148,8 @@ def fold_subjects(manifest: Manifest) -> tuple[str, ...]:
 
 
 def train_samples(spec: ExperimentSpec, slices: int) -> int:
-    """Samples an epoch from that many train slices: the study's augmentation adds two changed copies of each."""
-    return slices * (3 if spec.data.augmentation == "paper-2019" else 1)
+    """Samples an epoch from that many train slices; augmentations that add copies add two of each."""
+    return slices * (3 if spec.data.augmentation in COPYING else 1)
 
 
 def check_runnable(spec: ExperimentSpec, manifest: Manifest) -> None:
@@ -160,7 +160,7 @@ def check_runnable(spec: ExperimentSpec, manifest: Manifest) -> None:
     """
     train = select(manifest, spec.dataset)["train"]
     samples = train_samples(spec, len(train))
-    if spec.training.batch_size > samples:
+    if spec.data.batch_by == "slices" and spec.training.batch_size > samples:
         raise SpecError(
             "training.batch_size",
             f"is larger than the {samples} training samples of an epoch, so no step would run; at most {samples}",

@@ -5,80 +5,187 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from liverseg_core.data.augmentation import (
+    augment,
+    copy_as_coded,
+    copy_corrected,
+    moves_between_pixels,
+    section_of,
+)
 from liverseg_core.data.cache import SliceCache
-from liverseg_core.data.manifest import train_samples
+from liverseg_core.data.manifest import Manifest, train_samples
+from liverseg_core.data.targets import LESION, Planes, Targets, small_lesions
+from liverseg_core.data.windows import channels_last, read_images, windows
+from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
+Numbers = NDArray[np.int64]
 
-MAX_BRIGHTNESS = 0.1
-"""The study's code; its text says 0.05."""
-
-_ORDER, _SAMPLE = 0, 1
+_ORDER, _SAMPLE, _LESION_ORDER = 0, 1, 2
 
 
-def steps_per_epoch(n_train: int, spec: ExperimentSpec) -> int:
-    """floor(samples / batch size): as in the study, the rest of an epoch is dropped.
-
-    >>> # 1,092 slices in batches of 32: 34 steps
-    """
-    return train_samples(spec, n_train) // spec.training.batch_size
-
-
-def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
+def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Numbers:
     """The order of ``n`` samples in one epoch (counted from 1): a permutation of 0..n-1, int64 ``[n]``."""
+    return _permutation(n, shuffle, seed, _ORDER, epoch)
+
+
+class TrainPart:
+    """The train part of an experiment and how it becomes batches.
+
+    A step takes one or more *pieces*: one batch, or for ``data.batch_by: scan`` all slices of one scan,
+    ``training.batch_size`` at a time.
+
+    Args:
+        spec: size, seed, sampling, targets and augmentation are used.
+        manifest: names the slices.
+        cache: holds their pixels at the network's size, in the same order.
+        train: the train part, as indices into the manifest's slices.
+
+    Raises:
+        SpecError: lesion-balanced sampling where no train slice holds a lesion.
+    """
+
+    def __init__(self, spec: ExperimentSpec, manifest: Manifest, cache: SliceCache, train: Sequence[int]) -> None:
+        self.spec, self.cache, self.rows = spec, cache, np.asarray(train)
+        self.section = section_of(spec.data.augmentation)
+        relabelled = small_lesions(cache, train, spec.data.min_lesion)
+        self.targets = Targets(cache, spec.model.head, moves_between_pixels(self.section), relabelled)
+        self.windows = windows(manifest, spec.model.window, train)
+        self.scans = _places_by_scan(manifest, train) if spec.data.batch_by == "scan" else []
+        self.lesions = self._places_with_lesion() if spec.data.sampling == "lesion-balanced" else None
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch: one a scan, else floor(samples / batch size); as in the study, the rest is dropped."""
+        return len(self.scans) or train_samples(self.spec, len(self.rows)) // self.spec.training.batch_size
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return len(self.rows) if self.scans else self.steps * self.spec.training.batch_size
+
+    def pieces(self, epoch: int, step: int) -> int:
+        """How many pieces a step has (``epoch`` from 1, ``step`` from 0)."""
+        return len(_pieces(self._scan(epoch, step), self.spec.training.batch_size)) if self.scans else 1
+
+    def piece(self, epoch: int, step: int, number: int = 0) -> Batch:
+        """One piece of a step.
+
+        Returns:
+            Images float32 ``[B, S, S, window]``, 0..1 but for changes of grey values, which are not clipped; and
+            targets float32 ``[B, S, S, 1]``, grey values 0..1 (beyond them by 0.1 for ``paper-2019``), or for softmax
+            ``[B, S, S, 3]``, one-hot.
+        """
+        size = self.spec.training.batch_size
+        if self.scans:
+            return self.make(_pieces(self._scan(epoch, step), size)[number], epoch)
+        positions = np.arange(step * size, (step + 1) * size)
+        if self.lesions is not None:
+            return self.make(self._balanced(epoch)[positions], epoch, positions)
+        n = train_samples(self.spec, len(self.rows))
+        return self.make(epoch_order(n, self.spec.training.seed, epoch, self.spec.data.shuffle)[positions], epoch)
+
+    def make(self, chosen: Numbers, epoch: int, draws: Numbers | None = None) -> Batch:
+        """Samples by number: with n slices 0..n-1 as they are, or as a section changes them.
+
+        Augmentations that add copies have two more: n..2n-1 turned, 2n..3n-1 with another brightness.
+
+        Args:
+            chosen: their numbers ``[B]``.
+            epoch: from 1.
+            draws: numbers of their random draws, ``chosen`` itself where no slice comes twice in an epoch.
+        """
+        kinds, places = np.divmod(chosen, len(self.rows))
+        rows = self.rows[places]
+        images, planes = self.cache.images[self.windows[rows]], self.targets.planes(rows)
+        self._change(images, planes, kinds, epoch, chosen if draws is None else draws)
+        return channels_last(images), self.targets.encode(planes)
+
+    def _change(
+        self, images: NDArray[np.float32], planes: Planes, kinds: Numbers, epoch: int, draws: Numbers
+    ) -> None:
+        copy = copy_as_coded if self.spec.data.augmentation == "paper-2019" else copy_corrected
+        for place in range(len(images)) if self.section else np.flatnonzero(kinds):
+            random = _generator(self.spec.training.seed, _SAMPLE, epoch, int(draws[place]))
+            images[place], planes[place] = (
+                augment(images[place], planes[place], self.section, random)
+                if self.section
+                else copy(kinds[place], images[place], planes[place], random)
+            )
+
+    def _scan(self, epoch: int, step: int) -> Numbers:
+        order = epoch_order(len(self.scans), self.spec.training.seed, epoch, self.spec.data.shuffle)
+        places: Numbers = self.scans[order[step]]
+        return places
+
+    def _balanced(self, epoch: int) -> Numbers:
+        """Places of an epoch's samples in turn: one of all slices, one of those with lesion.
+
+        Both go through permutations that continue from epoch to epoch, so all slices come equally often.
+        """
+        assert self.lesions is not None
+        every, lesion = (self.samples + 1) // 2, self.samples // 2
+        chosen = np.empty(self.samples, np.int64)
+        chosen[0::2] = self._stream(len(self.rows), (epoch - 1) * every, every, _ORDER)
+        chosen[1::2] = self.lesions[self._stream(len(self.lesions), (epoch - 1) * lesion, lesion, _LESION_ORDER)]
+        return chosen
+
+    def _stream(self, n: int, start: int, count: int, key: int) -> Numbers:
+        """Numbers ``start`` to ``start + count`` of endless permutations of 0..n-1, one after another."""
+        first, last = start // n, (start + count) // n
+        seed, shuffle = self.spec.training.seed, self.spec.data.shuffle
+        whole = [_permutation(n, shuffle, seed, key, number + 1) for number in range(first, last + 1)]
+        return np.concatenate(whole)[start - first * n :][:count]
+
+    def _places_with_lesion(self) -> Numbers:
+        found: Numbers = np.flatnonzero([(self.targets.labels(row) == LESION).any() for row in self.rows])
+        if not found.size:
+            raise SpecError(
+                "data.sampling",
+                "no train slice holds a lesion (of data.min_lesion pixels); use uniform, or another train part",
+                self.spec.data.sampling,
+            )
+        return found
+
+
+class ValPart:
+    """The val part, in order and unchanged.
+
+    Attributes:
+        groups: pieces that are measured together, each as indices into the manifest's slices: one batch of
+            ``training.batch_size``, or for ``data.batch_by: scan`` all slices of one scan in such pieces.
+    """
+
+    def __init__(self, spec: ExperimentSpec, manifest: Manifest, cache: SliceCache, val: Sequence[int]) -> None:
+        self.cache, self.targets = cache, Targets(cache, spec.model.head)
+        self.windows = windows(manifest, spec.model.window)
+        rows, size = np.asarray(val), spec.training.batch_size
+        if spec.data.batch_by == "scan":
+            self.groups = [_pieces(rows[places], size) for places in _places_by_scan(manifest, val)]
+        else:
+            self.groups = [[piece] for piece in _pieces(rows, size)]
+
+    def piece(self, rows: Numbers) -> Batch:
+        """Images and targets of slices, as :meth:`TrainPart.piece` gives them."""
+        return read_images(self.cache, self.windows[rows]), self.targets.encode(self.targets.planes(rows))
+
+
+def _pieces(rows: Numbers, size: int) -> list[Numbers]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _places_by_scan(manifest: Manifest, train: Sequence[int]) -> list[Numbers]:
+    """Per scan, by rising number: the places of its slices in ``train``."""
+    scans = np.array([manifest.slices[index].scan for index in train])
+    return [np.flatnonzero(scans == scan) for scan in np.unique(scans)]
+
+
+def _permutation(n: int, shuffle: bool, *key: int) -> Numbers:
     if not shuffle:
         return np.arange(n)
     # Sorting random numbers, since NumPy may change how it shuffles.
-    return np.argsort(_generator(seed, _ORDER, epoch).random(n), kind="stable")
-
-
-def make_batch(cache: SliceCache, train_indices: Sequence[int], spec: ExperimentSpec, epoch: int, step: int) -> Batch:
-    """The batch of one training step.
-
-    Args:
-        cache: the data set at the network's size.
-        train_indices: the train part, as indices into the manifest's slices.
-        spec: batch size, seed, shuffling and augmentation are used.
-        epoch: from 1.
-        step: from 0.
-
-    Returns:
-        Images and masks, each float32 ``[B, S, S, 1]``; 0..1, with brightness -0.1..1.1.
-    """
-    order = epoch_order(train_samples(spec, len(train_indices)), spec.training.seed, epoch, spec.data.shuffle)
-    size = spec.training.batch_size
-    return samples(cache, train_indices, order[step * size : (step + 1) * size], spec.training.seed, epoch)
-
-
-def samples(
-    cache: SliceCache, train_indices: Sequence[int], chosen: NDArray[np.int64], seed: int, epoch: int
-) -> Batch:
-    """Samples by number: with n slices 0..n-1 as they are, n..2n-1 rotated, 2n..3n-1 with another brightness.
-
-    Returns:
-        Images and masks, each float32 ``[len(chosen), S, S, 1]``.
-    """
-    kinds, places = np.divmod(chosen, len(train_indices))
-    rows = np.asarray(train_indices)[places]
-    images, masks = cache.images[rows], cache.masks[rows]
-    for place in np.flatnonzero(kinds):
-        change = _rotate if kinds[place] == 1 else _brighten
-        random = _generator(seed, _SAMPLE, epoch, int(chosen[place]))
-        # Two draws from one stream: as coded in the study, image and mask do not get the same change.
-        images[place] = change(images[place], random.random())
-        masks[place] = change(masks[place], random.random())
-    return images[..., None], masks[..., None]
-
-
-def _rotate(pixels: NDArray[np.float32], draw: float) -> NDArray[np.float32]:
-    """Turn by 90, 180 or 270 degrees; ``draw`` in [0, 1)."""
-    return np.rot90(pixels, 1 + int(3 * draw))
-
-
-def _brighten(pixels: NDArray[np.float32], draw: float) -> NDArray[np.float32]:
-    """Add a number from [-0.1, 0.1), unclipped, as tf.image.random_brightness does with floats."""
-    return pixels + np.float32(MAX_BRIGHTNESS * (2 * draw - 1))
+    return np.argsort(_generator(*key).random(n), kind="stable")
 
 
 def _generator(*key: int) -> np.random.Generator:

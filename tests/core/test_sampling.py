@@ -6,21 +6,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liverseg_core.data.cache import SliceCache
-from liverseg_core.data.sampling import epoch_order, make_batch, samples, steps_per_epoch
+from liverseg_core.data.manifest import Manifest, SliceEntry
+from liverseg_core.data.sampling import TrainPart, ValPart, epoch_order
+from liverseg_core.data.windows import windows
+from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 
 N, SIZE = 10, 16
 TRAIN = (1, 2, 3, 5, 8)
 
 
-def spec(batch_size: int = 2, augmentation: str = "none", shuffle: bool = True, seed: int = 0) -> ExperimentSpec:
+def spec(batch_size=2, augmentation="none", shuffle=True, seed=0, model=None, **data) -> ExperimentSpec:
     return ExperimentSpec.parse(
         {
             "dataset": {"id": "x"},
-            "data": {"image_size": SIZE, "augmentation": augmentation, "shuffle": shuffle},
+            "data": {"image_size": SIZE, "augmentation": augmentation, "shuffle": shuffle, **data},
             "training": {"batch_size": batch_size, "seed": seed},
+            "model": model or {},
         }
     )
+
+
+def manifest_of(n: int, per_scan: int = 4) -> Manifest:
+    """Scan 0 with slices 3, 2, 1, 0, then scan 1 and so on: falling, so that order in the file says nothing."""
+    entries = [SliceEntry("train", index // per_scan, per_scan - 1 - index % per_scan, "", "") for index in range(n)]
+    return Manifest(4, 4, tuple(entries), {}, True)
+
+
+def part_of(cache, train, chosen) -> TrainPart:
+    return TrainPart(chosen, manifest_of(len(cache.images)), cache, train)
+
+
+def make_batch(cache, train, chosen, epoch, step):
+    return part_of(cache, train, chosen).piece(epoch, step)
+
+
+def samples(cache, train, chosen, seed, epoch):
+    return part_of(cache, train, spec(augmentation="paper-2019", seed=seed)).make(chosen, epoch)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +71,10 @@ def turns_of(changed, original) -> int:
     ],
 )
 def test_steps_are_rounded_down(n, batch, augmentation, steps):
-    assert steps_per_epoch(n, spec(batch, augmentation)) == steps  # 1037 * 3 = 3111 = 97 * 32 + 7
+    empty = SliceCache(
+        np.zeros((n, 1, 1), np.float32), np.zeros((n, 1, 1), np.float32), np.zeros((n, 1, 1), np.uint8)
+    )
+    assert part_of(empty, range(n), spec(batch, augmentation)).steps == steps  # 1037 * 3 = 3111 = 97 * 32 + 7
 
 
 @given(st.integers(1, 300), st.integers(0, 2**31 - 1), st.integers(1, 10_000))
@@ -164,3 +189,155 @@ def test_a_sample_does_not_depend_on_its_batch(cache):
     among = samples(cache, TRAIN, np.array([3, 12, 7]), 5, 2)
     assert np.array_equal(alone[0][0], among[0][1])
     assert np.array_equal(alone[1][0], among[1][1])
+
+
+# --- windows, targets, sampling, scans ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled() -> SliceCache:
+    """Ten slices of 32 pixels: liver everywhere in a frame, and in slice i a lesion of LESIONS[i] pixels in a row."""
+    labels = np.zeros((N, 32, 32), np.uint8)
+    labels[:, 4:28, 4:28] = 1
+    for index, pixels in LESIONS.items():
+        labels[index, 9, 8 : 8 + pixels] = 2
+    labels[3, 20, 20], labels[3, 21, 21] = 2, 2  # joined by a corner: one lesion of two pixels
+    grey = np.array([0, 127, 255], np.float32)[labels]
+    masks = grey.reshape(N, SIZE, 2, SIZE, 2).mean((2, 4)) / np.float32(255)
+    return SliceCache(masks + np.arange(N, dtype=np.float32)[:, None, None], masks, labels)
+
+
+LESIONS = {1: 5, 3: 9, 8: 3}
+
+
+def seen_by(x) -> list[list[int]]:
+    """Slices that a network sees, by their images, which lie in i..i+1."""
+    return np.floor(x[:, 0, 0]).astype(int).tolist()
+
+
+def test_windows_stay_in_their_scan_and_are_clamped_at_its_ends():
+    """Slices 3, 2, 1, 0 of scan 0 have indices 0 to 3; 8 and 9 are slices 3 and 2 of a scan of two."""
+    seen = windows(manifest_of(N), 5)
+    assert seen[0].tolist() == [2, 1, 0, 0, 0]
+    assert seen[1].tolist() == [3, 2, 1, 0, 0]
+    assert seen[3].tolist() == [3, 3, 3, 2, 1]
+    assert seen[8].tolist() == [9, 9, 8, 8, 8]
+    assert windows(manifest_of(N), 1).tolist() == [[k] for k in range(N)]
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 4))
+def test_windows_never_leave_the_scan(n, per_scan, reach):
+    manifest = manifest_of(n, per_scan)
+    seen = windows(manifest, 2 * reach + 1)
+    assert seen[:, reach].tolist() == list(range(n))
+    for index, row in enumerate(seen):
+        assert {manifest.slices[k].scan for k in row} == {manifest.slices[index].scan}
+        numbers = [manifest.slices[k].slice for k in row]
+        assert numbers == sorted(numbers)
+
+
+def test_the_images_of_a_sample_are_its_window_without_slices_left_out(labelled):
+    chosen = spec(4, shuffle=False, model={"network": "unet-2.5d", "window": 3})
+    x, y = part_of(labelled, (0, 2, 3, 8), chosen).piece(1, 0)
+    assert x.shape == (4, SIZE, SIZE, 3)
+    # Slice 1 is not in the train part, so 0 and 2 are neighbours; val may see every slice.
+    assert seen_by(x) == [[2, 0, 0], [3, 2, 0], [3, 3, 2], [8, 8, 8]]
+    assert np.array_equal(y[..., 0], labelled.masks[[0, 2, 3, 8]])
+    val = ValPart(chosen, manifest_of(N), labelled, (0, 8))
+    assert seen_by(val.piece(np.array([0, 8]))[0]) == [[1, 0, 0], [9, 8, 8]]
+
+
+def test_a_window_changes_by_one_draw(labelled):
+    own = {"rotation": 20.0, "right_angles": True}
+    chosen = spec(4, own, shuffle=False, model={"network": "unet-2.5d", "window": 3})
+    x, _ = part_of(labelled, (0, 1, 2, 3), chosen).piece(1, 0)
+    # In the last sample the first two slices are the same one.
+    assert np.array_equal(x[3, ..., 0], x[3, ..., 1])
+    assert not np.array_equal(x[3, ..., 0], labelled.images[3])
+
+
+def test_softmax_targets_are_the_nearest_labels(labelled):
+    _, y = part_of(labelled, (1, 3), spec(2, shuffle=False, model={"head": "softmax"})).piece(1, 0)
+    assert (y.shape, y.dtype) == ((2, SIZE, SIZE, 3), np.float32)
+    # Pixel i of 16 has its centre between native 2i and 2i + 1 and reads 2i + 1: row 9 is 4, columns 9, 11 are 4, 5.
+    assert np.array_equal(y.argmax(-1), labelled.labels[[1, 3], 1::2, 1::2])
+    assert np.argwhere(y[0, ..., 2]).tolist() == [[4, 4], [4, 5]]
+    assert np.array_equal(y.sum(-1), np.ones((2, SIZE, SIZE)))
+
+
+@pytest.mark.parametrize(("fewest", "left"), [(0, {1: 5, 3: 11, 8: 3}), (3, {1: 5, 3: 9, 8: 3}), (4, {1: 5, 3: 9})])
+def test_small_lesions_are_trained_as_liver(labelled, fewest, left):
+    part = part_of(labelled, range(N), spec(10, shuffle=False, min_lesion=fewest))
+    labels = np.stack([part.targets.labels(np.int64(row)) for row in range(N)])
+    found = {row: int((labels[row] == 2).sum()) for row in range(N)}
+    assert {row: pixels for row, pixels in found.items() if pixels} == left
+    assert np.array_equal(labels > 0, labelled.labels > 0)
+    _, y = part.piece(1, 0)
+    expected = np.array([0, 127, 255], np.float32)[labels].reshape(N, SIZE, 2, SIZE, 2).mean((2, 4)) / 255
+    assert y[..., 0] == pytest.approx(expected, abs=1e-6)
+    softmax = part_of(labelled, range(N), spec(10, shuffle=False, min_lesion=fewest, model={"head": "softmax"}))
+    assert np.array_equal(softmax.piece(1, 0)[1].argmax(-1), labels[:, 1::2, 1::2])
+
+
+def test_small_lesions_stay_in_val(labelled):
+    val = ValPart(spec(10, min_lesion=100), manifest_of(N), labelled, range(N))
+    assert np.array_equal(val.piece(np.arange(N))[1][..., 0], labelled.masks)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_every_second_sample_holds_a_lesion_and_the_rest_is_everything(labelled, batch):
+    part = part_of(labelled, range(N), spec(batch, sampling="lesion-balanced"))
+    others, lesions = [], []
+    for epoch in range(1, 41):
+        seen = [index for step in range(part.steps) for [index] in seen_by(part.piece(epoch, step)[0])]
+        assert len(seen) == part.steps * batch == N // batch * batch
+        others, lesions = others + seen[0::2], lesions + seen[1::2]
+    assert set(lesions) == set(LESIONS)
+    assert {abs(lesions.count(index) - len(lesions) / 3) < 1 for index in LESIONS} == {True}
+    assert {abs(others.count(index) - len(others) / N) < 1 for index in range(N)} == {True}
+
+
+def test_balanced_samples_draw_their_own_changes(labelled):
+    """With replacement, one slice comes several times an epoch, each time changed anew."""
+    part = part_of(labelled, (1, 2, 4, 5, 6, 7), spec(6, {"brightness": 0.5}, sampling="lesion-balanced"))
+    x, _ = part.piece(1, 0)
+    lesion = x[1::2]
+    assert len({float(image[0, 0, 0]) for image in lesion}) == 3
+    again = part_of(labelled, (1, 2, 4, 5, 6, 7), part.spec).piece(1, 0)
+    assert np.array_equal(again[0], x)
+
+
+@pytest.mark.parametrize("train", [(0, 2, 4), (8, 9)])
+def test_balancing_without_lesions_is_refused(labelled, train):
+    with pytest.raises(SpecError, match=r"data.sampling: no train slice holds a lesion.*lesion-balanced"):
+        part_of(labelled, train, spec(2, sampling="lesion-balanced", min_lesion=4))
+
+
+def test_a_scan_is_a_step(labelled):
+    chosen = spec(3, batch_by="scan")
+    part = part_of(labelled, (0, 1, 2, 3, 4, 6, 8), chosen)
+    assert (part.steps, part.samples) == (3, 7)
+    orders = set()
+    for epoch in range(1, 20):
+        steps = []
+        for step in range(3):
+            pieces = [part.piece(epoch, step, number)[0] for number in range(part.pieces(epoch, step))]
+            assert all(len(piece) <= 3 for piece in pieces)
+            steps.append(tuple(index for piece in pieces for [index] in seen_by(piece)))
+        assert set(steps) == {(0, 1, 2, 3), (4, 6), (8,)}
+        orders.add(tuple(steps))
+    assert len(orders) > 3
+    still = part_of(labelled, (0, 4, 8), spec(3, shuffle=False, batch_by="scan"))
+    assert [seen_by(still.piece(2, step)[0]) for step in range(3)] == [[[0]], [[4]], [[8]]]
+
+
+def test_val_is_measured_in_batches_or_in_scans(labelled):
+    rows = (0, 1, 2, 3, 4, 6, 8)
+
+    def groups(chosen):
+        return [
+            [piece.tolist() for piece in group] for group in ValPart(chosen, manifest_of(N), labelled, rows).groups
+        ]
+
+    assert groups(spec(3)) == [[[0, 1, 2]], [[3, 4, 6]], [[8]]]
+    assert groups(spec(3, batch_by="scan")) == [[[0, 1, 2], [3]], [[4, 6]], [[8]]]
