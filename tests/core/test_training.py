@@ -14,6 +14,7 @@ from liverseg_core.spec import EarlyStopping, ExperimentSpec, ModelOptions
 from liverseg_core.steps import PieceSteps, steps_for
 from liverseg_core.training import best_epoch, evaluate_weights, prepare_backend, run_experiment, stopped_early
 from liverseg_core.weights import read_weights
+from tests.core.test_tensorboard import read_scalar
 
 
 def spec(*, training=None, **sections):
@@ -78,7 +79,8 @@ def test_it_learns(straight):
 
 def test_the_result_names_its_files_and_scores_every_val_and_test_slice(straight, tiny):
     result, _, workdir = straight
-    assert result.artifacts == {"weights": workdir / "weights.npz", "probabilities": workdir / "probabilities.npz"}
+    names = {"weights": "weights.npz", "probabilities": "probabilities.npz", "tensorboard": "events.out.tfevents"}
+    assert result.artifacts == {kind: workdir / name for kind, name in names.items()}
     scored = [(entry.part, entry.scan, entry.slice) for entry in tiny[0].slices if entry.part != "train"]
     assert sorted((s.part, s.scan, s.slice) for s in result.scores) == sorted(scored)
     assert result.epochs == 4
@@ -106,8 +108,12 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(straight, tiny, tmp_p
     records = broken.records + resumed.records
     assert [without_clock(r) for r in records] == [without_clock(r) for r in listener.records]
     assert again.scores == result.scores
-    for kind, path in result.artifacts.items():
-        assert again.artifacts[kind].read_bytes() == path.read_bytes(), kind
+    for kind in ("weights", "probabilities"):
+        assert again.artifacts[kind].read_bytes() == result.artifacts[kind].read_bytes(), kind
+    # Its times are those of the clock, so the file of events is not the same; it holds all epochs all the same.
+    assert read_scalar(again.artifacts["tensorboard"], "val_dice") == [
+        (record.epoch, np.float32(record.val_dice)) for record in listener.records
+    ]
 
 
 def test_without_the_random_states_a_resumed_run_would_differ(straight, tiny, tmp_path, listen):
