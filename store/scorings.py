@@ -10,7 +10,7 @@ from liverseg_core.data.manifest import Manifest
 from liverseg_core.data.manifest import select as chosen_slices
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
-from store import datasets
+from store import datasets, views
 from store.experiments import Planned, add_runs, finished, new_experiment, planned
 from store.models import Dataset, Experiment, Run
 from store.references import PREDICTORS, reference_hash, reference_spec
@@ -90,7 +90,7 @@ def add_references(session: Session, project_id: int, runs: Iterable[tuple[Exper
     if not missing:
         return []
     missing.sort(key=lambda one: (one.spec.data.image_size, PREDICTORS.index(str(one.predictor))))
-    body = {"references": [one.training_hash for one in missing]}
+    body = {views.REFERENCES: [one.training_hash for one in missing]}
     experiment, _ = new_experiment(session, project_id, "reference predictors", body, None)
     return add_runs(session, experiment, missing, priority=FIRST)
 

@@ -9,6 +9,9 @@ from sqlalchemy.orm import Session
 from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent, SliceScore
 from store.states import State
 
+REFERENCES = "reference_predictors"
+"""Key of the submission of an experiment that holds reference predictors."""
+
 
 @dataclass(frozen=True)
 class RunFilter:
@@ -49,8 +52,8 @@ def known(session: Session, project_id: int, run_ids: Sequence[int]) -> set[int]
 
 
 def experiments(session: Session, project_id: int, limit: int, before: int | None = None) -> Sequence[Experiment]:
-    """Experiments of the project, newest first."""
-    query = select(Experiment).where(Experiment.project_id == project_id)
+    """Experiments of the project, newest first; those of reference predictors, which nobody submitted, are left out."""
+    query = select(Experiment).where(Experiment.project_id == project_id, ~Experiment.submission.has_key(REFERENCES))
     if before is not None:
         query = query.where(Experiment.id < before)
     return session.scalars(query.order_by(Experiment.id.desc()).limit(limit)).all()

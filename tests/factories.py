@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from sqlalchemy import select
 
 from liverseg_core.data.archive import pack_folder, read_archive
 from liverseg_core.data.manifest import Manifest
@@ -14,9 +15,9 @@ from liverseg_core.records import EpochRecord, SliceScore
 from liverseg_core.spec import ModelOptions
 from liverseg_core.submission import Submission
 from liverseg_core.weights import network_shapes
-from store import artifacts, datasets
+from store import artifacts, datasets, queue
 from store.database import transaction
-from store.models import DEFAULT_PROJECT, Dataset
+from store.models import DEFAULT_PROJECT, Dataset, Run
 
 
 def tiny_archive(folder: Path, *, subjects: int = 4, slices: int = 8, size: int = 32, seed: int = 0) -> Path:
@@ -44,6 +45,14 @@ def tiny_spec(dataset: str = "phantom", **changes: Any) -> dict[str, Any]:
         "training": {"batch_size": 4, "epochs": 2},
     }
     return spec | changes
+
+
+def dismiss_references() -> None:
+    """Cancel the queued reference predictors, so that the next claim takes what a test submitted."""
+    with transaction() as session:
+        queued = session.scalars(select(Run.id).where(Run.kind == "reference", Run.state == "queued")).all()
+        for run_id in queued:
+            queue.cancel(session, DEFAULT_PROJECT, run_id)
 
 
 def submission(spec: dict[str, Any] | None = None, **fields: Any) -> Submission:

@@ -148,7 +148,12 @@ def test_a_body_that_breaks_parsers(web: httpx.Client, phantom: dict[str, Any], 
 
 
 QUERIES = [
-    ("/v1/runs?states=queued", "states", "queued", "this address takes: before, experiment, limit, name, state"),
+    (
+        "/v1/runs?states=queued",
+        "states",
+        "queued",
+        "this address takes: before, experiment, kind, limit, name, state",
+    ),
     ("/v1/runs?state=lost", "state", "lost", "'queued'"),
     ("/v1/runs?limit=501", "limit", "501", "less than or equal to 500"),
     ("/v1/runs?limit=0", "limit", "0", "greater than or equal to 1"),

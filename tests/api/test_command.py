@@ -51,7 +51,7 @@ def phantom(liverseg: Run, tmp_path: Path) -> str:
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump(factories.tiny_spec()))
+    path.write_text(yaml.safe_dump({"spec": factories.tiny_spec(), "references": False}))
     return path
 
 

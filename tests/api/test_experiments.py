@@ -68,7 +68,7 @@ def test_an_equal_finished_run_is_reused_unless_told_not_to(web: httpx.Client, f
 
 def test_the_same_key_and_body_give_one_experiment(web: httpx.Client, phantom: dict[str, Any], count_rows: Count):
     def send(**changes: Any):
-        body = {"spec": tiny_spec(name="once", **changes)}
+        body = {"spec": tiny_spec(name="once", **changes), "references": False}
         return web.post("/v1/experiments", json=body, headers={"Idempotency-Key": "k1"})
 
     first, second = send(), send()
@@ -89,7 +89,7 @@ def test_fifty_identical_requests_at_once_make_one_experiment(
 
     def send(_: int) -> tuple[int, int]:
         gate.wait()
-        body = {"spec": tiny_spec(), "seeds": 2}
+        body = {"spec": tiny_spec(), "seeds": 2, "references": False}
         answer = web.post("/v1/experiments", json=body, headers={"Idempotency-Key": "together"})
         return answer.status_code, answer.json()["id"]
 
