@@ -52,7 +52,7 @@ def known(session: Session, project_id: int, run_ids: Sequence[int]) -> set[int]
 
 
 def experiments(session: Session, project_id: int, limit: int, before: int | None = None) -> Sequence[Experiment]:
-    """Experiments of the project, newest first; those of reference predictors, which nobody submitted, are left out."""
+    """Experiments of the project, newest first, without those of reference predictors: nobody submitted them."""
     query = select(Experiment).where(Experiment.project_id == project_id, ~Experiment.submission.has_key(REFERENCES))
     if before is not None:
         query = query.where(Experiment.id < before)

@@ -12,7 +12,12 @@ Count = Callable[[], dict[str, int]]
 
 
 def test_a_grid_becomes_runs_in_the_order_of_its_cells(web: httpx.Client, phantom: dict[str, Any], count_rows: Count):
-    body = {"spec": tiny_spec(name="sweep"), "grid": {"training.learning_rate": [0.001, 0.005]}, "seeds": 2}
+    body = {
+        "spec": tiny_spec(name="sweep"),
+        "grid": {"training.learning_rate": [0.001, 0.005]},
+        "seeds": 2,
+        "references": False,
+    }
     answer = web.post("/v1/experiments", json=body)
     assert answer.status_code == 201
     made = answer.json()
