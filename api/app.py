@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from api import pages, problems
 from api.parameters import only_known
 from api.render import STATIC
-from api.routes import comparisons, experiments, health, runs, uploads
+from api.routes import comparisons, experiments, health, predictions, runs, uploads
 from api.security import Guard
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -23,7 +23,8 @@ def create_app() -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    for router in (experiments.router, runs.router, uploads.router, comparisons.router, health.router, pages.router):
+    rooms = (experiments, runs, predictions, uploads, comparisons, health, pages)
+    for router in (room.router for room in rooms):
         app.include_router(router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)

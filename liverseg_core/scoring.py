@@ -216,6 +216,12 @@ def keep_largest(prediction: Sequence[Labels]) -> list[Labels]:
     ]
 
 
+def cleaned(prediction: Sequence[Labels], options: EvaluationOptions) -> Sequence[Labels]:
+    """The labels of a scan as :func:`score_scan` counts them: largest liver, small lesions as liver, where wanted."""
+    kept = keep_largest(prediction) if options.largest_component else prediction
+    return _lesions(kept, options.min_lesion)[1] if options.min_lesion else kept
+
+
 def _lesions(stack: Sequence[Labels], min_lesion: int) -> tuple[list[Labelled], list[Labels]]:
     """The lesions of each slice, and its labels with lesions of fewer than ``min_lesion`` pixels as liver."""
     found = [components.find(labels == LESION) for labels in stack]

@@ -90,6 +90,7 @@ def _finished(session: Session, project_id: int, training: set[str]) -> dict[tup
         Run.training_hash.in_(training),
         Run.state == State.SUCCEEDED,
         Run.reused_from.is_(None),
+        Run.kind != "predict",
     )
     rows = session.execute(query.order_by(Run.id.desc()))
     return {(training, evaluation): run for training, evaluation, run in rows}  # the oldest one stays
@@ -105,7 +106,7 @@ def submit(
     """
     check_storable(submission.model_dump())
     body = submission.model_dump(mode="json")
-    experiment, new = _experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
+    experiment, new = new_experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if new:
         planned = plan(session, project_id, submission, reuse=reuse)
         _add_runs(session, [_run(experiment, one) for one in planned])
@@ -121,7 +122,7 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     body = {"spec": spec.model_dump(mode="json"), "weights": weights}
     check_storable(body)
     dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
-    experiment, _ = _experiment(session, project_id, spec.name, body, None)
+    experiment, _ = new_experiment(session, project_id, spec.name, body, None)
     imported = hashlib.sha256(f"imported weights {weights}".encode()).hexdigest()
     run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash(), None))
     run.kind, run.weights = "evaluate", weights
@@ -129,9 +130,14 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     return experiment
 
 
-def _experiment(
+def new_experiment(
     session: Session, project_id: int, name: str, body: dict[str, Any], key: str | None
 ) -> tuple[Experiment, bool]:
+    """The experiment of a request, and whether it is new: its key may have been used before.
+
+    Raises:
+        SpecError: the key was used with another body.
+    """
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     values = {"project_id": project_id, "name": name, "submission": body, "idempotency_key": key}
     # A second request with the key waits here until the first has committed, then finds its row.

@@ -42,6 +42,10 @@ class Work:
     dataset_artifact: str
     weights: str | None
     checkpoint: dict[str, Any] | None
+    scored_from: int | None
+    predictor: str | None
+    images: str | None
+    best_epoch: int
 
 
 def seconds_from_now(seconds: float) -> Any:
@@ -131,6 +135,10 @@ def claim(session: Session, pool: str, worker: str, host: str, lease_s: float) -
         dataset.artifact,
         run.weights,
         run.checkpoint,
+        run.scored_from,
+        run.predictor,
+        run.images,
+        run.best_epoch or 0,
     )
 
 

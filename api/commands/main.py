@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from api.client import ApiError, Unreachable
-from api.commands import data, runs, services
+from api.commands import data, predict, runs, services
 from liverseg_core.errors import InputError, LiversegError
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
@@ -90,7 +90,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (services, data, runs):
+for _module in (services, data, runs, predict):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

@@ -114,7 +114,7 @@ def download(run: RunId, kind: Kind) -> FileResponse:
     place = artifacts.locate(chosen.sha256)
     if not place.is_file():
         raise Problem(410, f"the file of this artifact is gone from the store ({chosen.sha256[:12]})")
-    suffix = ".log" if kind == "log" else ".npz"
+    suffix = {"log": ".log", "masks": ".zip"}.get(kind, ".npz")
     return FileResponse(place, media_type="application/octet-stream", filename=f"run-{run}-{kind}{suffix}")
 
 
