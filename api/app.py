@@ -10,7 +10,18 @@ from starlette.concurrency import run_in_threadpool
 from api import comparison_page, dataset_pages, image_pages, pages, problems
 from api.parameters import only_known
 from api.render import STATIC
-from api.routes import checks, comparisons, experiments, figures, health, printed, runs, scorings, uploads
+from api.routes import (
+    checks,
+    comparisons,
+    experiments,
+    figures,
+    health,
+    predictions,
+    printed,
+    runs,
+    scorings,
+    uploads,
+)
 from api.security import Guard
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -23,7 +34,7 @@ def create_app() -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    rooms = (experiments, runs, scorings, uploads, checks, figures, comparisons, printed, health)
+    rooms = (experiments, runs, predictions, scorings, uploads, checks, figures, comparisons, printed, health)
     for room in (*rooms, pages, comparison_page, dataset_pages, image_pages):
         app.include_router(room.router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -224,6 +224,13 @@ class Client:
         params = {"spec": json.dumps(spec, separators=(",", ":")), "name": name}
         return self._upload("/v1/weights", file, "application/x-hdf5", params, progress, again=False)
 
+    def predict(self, run: int, packed: Path, progress: Progress | None = None) -> Json:
+        """Hand in a zip of unlabelled SCAN_SLICE.png; answers with the run that makes masks by ``run``'s weights.
+
+        Its artifact ``masks`` is the zip of masks. ``liverseg_core.data.unlabelled.pack_slices`` makes the zip.
+        """
+        return self._upload(f"/v1/runs/{run}/predictions", packed, "application/zip", {}, progress, again=False)
+
     # ---- printed tables --------------------------------------------------------------------------------------
 
     def import_table(self, name: str, files: Mapping[str, str]) -> Json:

@@ -6,6 +6,7 @@ so that no web page can reach it through a name of its own that resolves to 127.
 
 import base64
 import hmac
+import re
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -16,7 +17,7 @@ from api.problems import Problem, answer, error_at
 from api.render import HEADERS
 
 MAX_JSON_BYTES = 2 * 2**20
-UPLOADS = ("/v1/datasets", "/v1/weights")
+UPLOADS = re.compile(r"/v1/(datasets|weights|runs/[0-9]+/predictions)")
 OPEN = ("/healthz", "/readyz")
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -30,7 +31,7 @@ class Guard:
     Args:
         app: what is guarded.
         token: demanded from every request but those of ``OPEN``; None: nobody is asked.
-        max_upload_bytes: largest body of the paths in ``UPLOADS``; all others take ``MAX_JSON_BYTES``.
+        max_upload_bytes: largest body of the paths that ``UPLOADS`` fits; all others take ``MAX_JSON_BYTES``.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, max_upload_bytes: int) -> None:
@@ -42,7 +43,7 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request, send = Request(scope), _with_headers(send)
-        limit = self.max_upload_bytes if request.url.path in UPLOADS else MAX_JSON_BYTES
+        limit = self.max_upload_bytes if UPLOADS.fullmatch(request.url.path) else MAX_JSON_BYTES
         problem = self._refusal(request, limit)
         if problem:
             return await answer(request, problem)(scope, receive, send)

@@ -225,6 +225,12 @@ def keep_largest(prediction: Sequence[Labels]) -> list[Labels]:
     ]
 
 
+def cleaned(prediction: Sequence[Labels], options: EvaluationOptions) -> Sequence[Labels]:
+    """The labels of a scan as :func:`score_scan` counts them: largest liver, small lesions as liver, where wanted."""
+    kept = keep_largest(prediction) if options.largest_component else prediction
+    return [_lesions(labels, options.min_lesion)[1] for labels in kept] if options.min_lesion else kept
+
+
 class _Judged(NamedTuple):
     true: Labelled
     predicted: Labelled

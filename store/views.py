@@ -51,6 +51,11 @@ def known(session: Session, project_id: int, run_ids: Sequence[int]) -> set[int]
     return set(session.scalars(select(Run.id).where(Run.project_id == project_id, Run.id.in_(run_ids))))
 
 
+def of_kind(session: Session, run_ids: Sequence[int], kind: str) -> set[int]:
+    """Those of the ids that are runs of this kind."""
+    return set(session.scalars(select(Run.id).where(Run.kind == kind, Run.id.in_(run_ids))))
+
+
 def experiments(session: Session, project_id: int, limit: int, before: int | None = None) -> Sequence[Experiment]:
     """Experiments of the project, newest first, without those of reference predictors: nobody submitted them."""
     query = select(Experiment).where(Experiment.project_id == project_id, ~Experiment.submission.has_key(REFERENCES))

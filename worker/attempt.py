@@ -114,6 +114,7 @@ class Supervisor:
             "manifest": work.manifest,
             "archive": str(artifacts.locate(work.dataset_artifact)),
             "weights": str(artifacts.locate(work.weights)) if work.weights else None,
+            "images": str(artifacts.locate(work.images)) if work.images else None,
             "checkpoint": self._checkpoint(work),
             "cache": str(settings().cache),
             "work": str(self._work),

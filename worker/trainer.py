@@ -89,13 +89,18 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     manifest = Manifest.from_json(job["manifest"])
     work = Path(job["work"])
     reporter.phase("loading")
-    cache = _cache(job, manifest, spec)
+    predicts = job["kind"] == "predict"  # on slices that come with it, not on those of a data set
+    cache = None if predicts else _cache(job, manifest, spec)
     reporter.phase("building")
     from liverseg_core import backend, training  # here, because Keras takes seconds and a bad job need not wait
 
     backend.prepare_backend(spec, threads=job["threads"])
     here = {"host": platform.node(), "device": backend.device(), **origin()}
     reporter.tell("provenance", values=backend.provenance() | here)
+    if cache is None:
+        from liverseg_core import masks
+
+        return masks.predict_masks(spec, Path(job["images"]), Path(job["weights"]), work, reporter)
     if job["kind"] == "evaluate":
         return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)
     resume = Path(job["checkpoint"]) if job["checkpoint"] else None

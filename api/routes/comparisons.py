@@ -99,6 +99,9 @@ def choose(session: Session, asked: Asked) -> Comparison:
     if unknown:
         listed = ", ".join(map(str, unknown[:20]))
         raise Problem(404, f"there are no such runs: {listed}", [error_at("runs", "no such runs", unknown)])
+    masks = sorted(views.of_kind(session, ids, "predict"))
+    if masks:
+        raise refused("runs", "made masks for unlabelled slices, so they have no scores; leave them out", masks)
     return compare(
         session,
         DEFAULT_PROJECT,

@@ -137,7 +137,8 @@ def download(run: RunId, kind: Kind) -> FileResponse:
 def _file_name(run: int, kind: str) -> str:
     if kind == "tensorboard":
         return f"events.out.tfevents.run-{run}"  # TensorBoard looks for this word
-    return f"run-{run}-{kind}{'.log' if kind == 'log' else '.npz'}"
+    suffix = {"log": ".log", "masks": ".zip"}.get(kind, ".npz")
+    return f"run-{run}-{kind}{suffix}"
 
 
 def known_run(session: Session, run: int) -> Run:

@@ -62,7 +62,7 @@ def known_dataset(session: Session, name: str) -> Dataset:
 )
 async def import_dataset(request: Request, response: Response, name: Name) -> DatasetOut:
     """Take a zip of PNG pairs as liverseg dataset import packs it; every pixel is checked first."""
-    async with _received(request, "dataset.zip") as file:
+    async with received(request, "dataset.zip") as file:
         dataset, new = await run_in_threadpool(_store_dataset, name, file)
     response.status_code = 201 if new else 200
     return dataset
@@ -72,14 +72,14 @@ async def import_dataset(request: Request, response: Response, name: Name) -> Da
 async def import_weights(request: Request, spec: SpecText, name: FileName = "weights.h5") -> ExperimentRuns:
     """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
     wanted = _parse_spec(spec)
-    async with _received(request, name) as file:
+    async with received(request, name) as file:
         made = await run_in_threadpool(_store_weights, wanted, file)
     request.app.state.upkeep.wake()
     return made
 
 
 @asynccontextmanager
-async def _received(request: Request, name: str) -> AsyncIterator[FilePath]:
+async def received(request: Request, name: str) -> AsyncIterator[FilePath]:
     """The body in a file that is gone afterwards; the guard counts its bytes."""
     scratch = settings().scratch
     scratch.mkdir(parents=True, exist_ok=True)

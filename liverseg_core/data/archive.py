@@ -4,33 +4,27 @@ Inside lie ``{train,val,test}/{images,masks}/{SCAN}_{SLICE}.png`` and, optionall
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
-import stat
-import struct
-import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from liverseg_core.data import zips
 from liverseg_core.data.manifest import PARTS, Manifest, SliceEntry, in_order
 from liverseg_core.data.png import MAX_FILE_BYTES, read_image, read_labels
 from liverseg_core.errors import DataError
 
 Progress = Callable[[int, int], None]
 
-MAX_ENTRIES = 400_000
-MAX_TOTAL_BYTES = 64 * 2**30
 MAX_SUBJECTS_BYTES = 2**20
 MAX_SUBJECT_LENGTH = 100
 SUBJECTS = "subjects.json"
 KINDS = ("images", "masks")
 
-_MAX_DIRECTORY_BYTES = MAX_ENTRIES * 128
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _FILE_NAME = re.compile(r"([0-9]{1,9})_([0-9]{1,9})\.png")
 _FOLDERS = {f"{part}/" for part in PARTS} | {f"{part}/{kind}/" for part in PARTS for kind in KINDS}
 
@@ -55,27 +49,15 @@ def pack_folder(folder: Path, out: Path, subjects: Path | None = None) -> None:
     paths = {name: path for part in _folder_parts(folder) for name, path in _part_files(folder, part)}
     _pair_up(paths)
     source = subjects or (folder / SUBJECTS if (folder / SUBJECTS).exists() else None)
-    told = None if source is None else parse_subjects(_read_file(source, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
-    files = ((name, _read_file(path, name, MAX_FILE_BYTES)) for name, path in sorted(paths.items()))
+    told = None if source is None else parse_subjects(zips.read_file(source, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
+    files = ((name, zips.read_file(path, name, MAX_FILE_BYTES)) for name, path in sorted(paths.items()))
     write_archive(out, ((_canonical(name), data) for name, data in files), told)
 
 
 def write_archive(out: Path, files: Iterable[tuple[str, bytes]], subjects: dict[int, str] | None = None) -> None:
     """Write named PNG files and subjects as a stored zip, through a temporary file beside ``out``."""
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as bundle:
-                for inner, data in files:
-                    bundle.writestr(_entry(inner), data)
-                if subjects is not None:
-                    bundle.writestr(_entry(SUBJECTS), _subjects_json(subjects))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    told = [] if subjects is None else [(SUBJECTS, _subjects_json(subjects).encode())]
+    zips.write(out, itertools.chain(files, told))
 
 
 def read_archive(path: Path, progress: Progress | None = None) -> Manifest:
@@ -88,10 +70,8 @@ def read_archive(path: Path, progress: Progress | None = None) -> Manifest:
     Raises:
         DataError: the first thing that is wrong, by its name inside the archive.
     """
-    with path.open("rb") as file:
-        _check_directory(file, path.name)
-        with _open_zip(file, path.name) as bundle:
-            return _read(bundle, progress or _silent)
+    with zips.opened(path) as bundle:
+        return _read(bundle, progress or _silent)
 
 
 def parse_subjects(data: bytes, name: str) -> dict[int, str]:
@@ -145,31 +125,6 @@ def _check_plain_folder(path: Path, name: str) -> None:
         raise DataError(name, "is a symbolic link; put the folder itself there")
     if not path.is_dir():
         raise DataError(name, "is missing or no folder; each part needs images and masks")
-
-
-def _read_file(path: Path, name: str, limit: int) -> bytes:
-    """The bytes of a plain file, never through a link and never of a device."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        reason = "is a symbolic link; put the file itself there" if path.is_symlink() else f"cannot be read ({error})"
-        raise DataError(name, reason) from error
-    try:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise DataError(name, "is no plain file; put the file itself there")
-        if facts.st_size > limit:
-            raise DataError(name, f"is larger than {limit:,} bytes", facts.st_size)
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(limit)
-    finally:
-        os.close(handle)
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.external_attr = (stat.S_IFREG | 0o644) << 16
-    return info
 
 
 def _subjects_json(subjects: dict[int, str]) -> str:
@@ -229,12 +184,12 @@ def _check_parts(pairs: Pairs) -> None:
 
 
 def _read(bundle: zipfile.ZipFile, progress: Progress) -> Manifest:
-    names = _checked_names(bundle)
+    names = zips.checked_names(bundle, _check_place) - _FOLDERS
     pairs = _pair_up(name for name in names if name != SUBJECTS)
     _refuse_leading_zeros(pairs)
     told = None
     if SUBJECTS in names:
-        told = parse_subjects(_member(bundle, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
+        told = parse_subjects(zips.member(bundle, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
     scans = sorted({scan for _, scan, _ in pairs})
     if told is not None:
         _check_subjects(told, scans)
@@ -255,8 +210,8 @@ def _read_pairs(
     first: tuple[int, ...] | None = None
     entries = []
     for done, ((part, scan, number), pair) in enumerate(sorted(pairs.items()), 1):
-        image = read_image(_member(bundle, pair["images"], MAX_FILE_BYTES), pair["images"])
-        labels = read_labels(_member(bundle, pair["masks"], MAX_FILE_BYTES), pair["masks"])
+        image = read_image(zips.member(bundle, pair["images"], MAX_FILE_BYTES), pair["images"])
+        labels = read_labels(zips.member(bundle, pair["masks"], MAX_FILE_BYTES), pair["masks"])
         for name, pixels in ((pair["images"], image), (pair["masks"], labels)):
             first = first or pixels.shape
             if pixels.shape != first:
@@ -268,60 +223,9 @@ def _read_pairs(
     return (first[0], first[1]), entries
 
 
-def _check_directory(file: BinaryIO, name: str) -> None:
-    """Refuse a table of contents that would not fit in memory, before zipfile reads it."""
-    size = file.seek(0, os.SEEK_END)
-    tail_size = min(size, 22 + 20 + 56)
-    file.seek(size - tail_size)
-    tail = file.read(tail_size)
-    if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06":
-        raise DataError(name, "is no zip archive, is cut short, or has a comment; pack it again")
-    directory = struct.unpack_from("<L", tail, len(tail) - 22 + 12)[0]
-    if tail[-42:-38] == b"PK\x06\x07" and tail[-98:-94] == b"PK\x06\x06":
-        directory = max(struct.unpack_from("<Q", tail, len(tail) - 98 + 40)[0], directory % 0xFFFFFFFF)
-    if directory > _MAX_DIRECTORY_BYTES:
-        raise DataError(name, f"lists too many files; the most is {MAX_ENTRIES:,}", f"{directory} bytes of names")
-
-
-def _open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
-        raise DataError(name, f"is no zip archive that can be read ({error}); pack it again") from error
-
-
-def _checked_names(bundle: zipfile.ZipFile) -> set[str]:
-    """Names of all files, each entry judged without being read."""
-    infos = bundle.infolist()
-    if len(infos) > MAX_ENTRIES:
-        raise DataError("archive", f"holds too many files; the most is {MAX_ENTRIES:,}", len(infos))
-    total = sum(info.file_size for info in infos)
-    if total > MAX_TOTAL_BYTES:
-        raise DataError("archive", f"unpacks to more than {MAX_TOTAL_BYTES // 2**30} GiB", total)
-    names: set[str] = set()
-    for info in infos:
-        _check_entry(info)
-        if info.filename in names:
-            raise DataError(info.filename, "is in the archive twice; pack it again")
-        names.add(info.filename)
-    return names - _FOLDERS
-
-
-def _check_entry(info: zipfile.ZipInfo) -> None:
-    name = info.orig_filename
-    if "\\" in name or "\0" in name or name.startswith("/") or ".." in name.split("/") or ":" in name:
-        raise DataError(name, "is no safe name: no absolute paths, no '..', no backslashes, drives or null bytes")
-    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise DataError(name, "is a link or special file; only plain files belong here")
-    if info.flag_bits & 0x1:
-        raise DataError(name, "is encrypted; pack it without a password")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(name, "is compressed in an unknown way; store or deflate it", info.compress_type)
-    if name != SUBJECTS and name not in _FOLDERS:
-        _check_place(name)
-
-
 def _check_place(name: str) -> None:
+    if name == SUBJECTS or name in _FOLDERS:
+        return
     if not any(name.startswith(folder) for folder in _FOLDERS if folder.count("/") == 2) or name.count("/") != 2:
         raise DataError(
             name, "does not belong here; only {train,val,test}/{images,masks}/SCAN_SLICE.png and subjects.json do"
@@ -342,25 +246,6 @@ def _check_subjects(subjects: dict[int, str], scans: list[int]) -> None:
         raise DataError(SUBJECTS, f"names scans that the data set does not have; it has {scans}", unknown)
     if missing:
         raise DataError(SUBJECTS, f"leaves out scans {missing}; name the subject of every scan")
-
-
-def _member(bundle: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """One file's bytes, at most ``limit``, whatever its header promises."""
-    if bundle.getinfo(name).file_size > limit:
-        raise DataError(name, f"is larger than {limit:,} bytes", bundle.getinfo(name).file_size)
-    try:
-        with bundle.open(name) as file:
-            return file.read(limit + 1)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        ValueError,
-        struct.error,
-    ) as error:
-        raise DataError(name, f"is damaged inside the archive ({error}); pack it again") from error
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

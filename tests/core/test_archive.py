@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liverseg_core.data import archive as archive_module
+from liverseg_core.data import zips
 from liverseg_core.data.archive import pack_folder, parse_subjects, read_archive, write_archive
 from liverseg_core.data.png import write_png
 from liverseg_core.errors import DataError
@@ -331,7 +331,7 @@ def test_a_bomb_that_lies_about_its_size_is_refused(tmp_path):
     ("cap", "words"), [("MAX_ENTRIES", "too many files"), ("MAX_TOTAL_BYTES", "unpacks to more")]
 )
 def test_caps_over_the_whole_archive(tmp_path, monkeypatch, cap, words):
-    monkeypatch.setattr(archive_module, cap, 5)
+    monkeypatch.setattr(zips, cap, 5)
     with pytest.raises(DataError, match=words):
         read_archive(write_zip(tmp_path / "up.zip", good()))
 
@@ -437,7 +437,7 @@ def test_the_studys_slices(study, tmp_path):
     found, with_lesion = dict.fromkeys(SLICES, 0), dict.fromkeys(SLICES, 0)
     with zipfile.ZipFile(tmp_path / "study.zip") as bundle:
         for one in manifest.slices:
-            labels = archive_module.read_labels(bundle.read(one.mask_path), one.mask_path)
+            labels = zips.read_labels(bundle.read(one.mask_path), one.mask_path)
             assert labels.any()
             found[one.scan] += 1
             with_lesion[one.scan] += bool((labels == 2).any())

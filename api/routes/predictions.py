@@ -1,0 +1,42 @@
+"""Unlabelled slices in, masks out, through the queue."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from api.parameters import RunId
+from api.routes.runs import known_run
+from api.routes.uploads import received
+from api.schemas import ExperimentRuns
+from store import artifacts, views
+from store.database import transaction
+from store.predictions import submit_prediction, with_weights
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+
+@router.post("/{run}/predictions", status_code=201)
+async def predict(request: Request, run: RunId) -> ExperimentRuns:
+    """Take a zip of unlabelled SCAN_SLICE.png, as liverseg predict packs it; answers with the run that makes masks.
+
+    Its artifact ``masks`` is a zip of 8-bit grey PNGs named and sized as the slices: 0 background, 127 liver, 255
+    lesion.
+    """
+    async with received(request, "slices.zip") as file:
+        made = await run_in_threadpool(_store, run, file)
+    request.app.state.upkeep.wake()
+    return made
+
+
+def _store(run: int, file: Path) -> ExperimentRuns:
+    from liverseg_core.data.unlabelled import read_slices  # Pillow and NumPy, only where they are needed
+
+    with transaction() as session:  # refused here, a large zip need not be decoded
+        with_weights(session, known_run(session, run))
+    read_slices(file)
+    with transaction() as session:
+        experiment = submit_prediction(session, known_run(session, run), artifacts.sha256_of(file))
+        made = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
+        artifacts.put(file)  # before the row that points to it is committed
+        return made

@@ -1,0 +1,71 @@
+"""Queueing masks for unlabelled slices, by the weights of a finished run."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from liverseg_core.errors import SpecError
+from store import artifacts
+from store.experiments import new_experiment
+from store.models import Artifact, Experiment, Run
+from store.queue import enter_new
+from store.settings import settings
+from store.states import State
+
+REFUSED_KINDS = ("reference", "predict")
+"""Kinds of run that have no weights."""
+
+
+def submit_prediction(session: Session, run: Run, images: str) -> Experiment:
+    """Queue masks for slices (an artifact) as a run of kind ``predict``; a reused run stands for its original.
+
+    Raises:
+        SpecError: the run has not succeeded, or has no weights.
+    """
+    source = with_weights(session, run)
+    body = {"predict": source.id, "images": images}
+    name = f"masks by run {source.id}"
+    experiment, _ = new_experiment(session, source.project_id, name, body, None)
+    made = Run(
+        project_id=source.project_id,
+        experiment_id=experiment.id,
+        dataset_id=source.dataset_id,
+        kind="predict",
+        name=name,
+        tags=[],
+        notes="",
+        spec=source.spec,
+        training_hash=source.training_hash,
+        evaluation_hash=source.evaluation_hash,
+        weights=_weights(session, source),
+        images=images,
+        scored_from=source.id,
+        pool=settings().pool,
+        state=State.QUEUED,
+        crashes=0,
+        announcements=0,
+    )
+    session.add(made)
+    session.flush()
+    enter_new(session, made, "submit")
+    return experiment
+
+
+def with_weights(session: Session, run: Run) -> Run:
+    """The run whose weights ``run`` stands for.
+
+    Raises:
+        SpecError: it has not succeeded, or has no weights.
+    """
+    source = run if run.reused_from is None else session.get_one(Run, run.reused_from)
+    if source.kind in REFUSED_KINDS:
+        raise SpecError("run", f"is of kind {source.kind} and has no weights; name a run that was trained", run.id)
+    if source.state != State.SUCCEEDED:
+        raise SpecError("run", f"is {source.state}; only a succeeded run has weights to predict with", run.id)
+    weights = _weights(session, source)
+    if weights is None or not artifacts.locate(weights).is_file():
+        raise SpecError("run", "has no weights in the store, so nothing can be predicted; train it again", run.id)
+    return source
+
+
+def _weights(session: Session, run: Run) -> str | None:
+    return session.scalar(select(Artifact.sha256).where(Artifact.run_id == run.id, Artifact.kind == "weights"))
