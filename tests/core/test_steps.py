@@ -136,8 +136,8 @@ from liverseg_core.backend import keras
 from tests.core.test_steps import closest, pieces_model, step_of
 
 random = np.random.default_rng(0)
-x = random.random((5, 32, 32, 1), np.float32)
-y = np.eye(3, dtype=np.float32)[random.integers(0, 3, (5, 32, 32))]
+x = random.random((4, 32, 32, 1), np.float32)
+y = np.eye(3, dtype=np.float32)[random.integers(0, 3, (4, 32, 32))]
 
 
 def whole(model, loss):
@@ -149,21 +149,25 @@ def whole(model, loss):
 def apart(size, dropout):
     model, stepper, loss = pieces_model("lesion-dice-cross-entropy", dropout)
     expected = [np.asarray(gradient) for gradient in whole(model, loss)]
-    found, _ = step_of(model, stepper, [(x[k : k + size], y[k : k + size]) for k in range(0, 5, size)])
+    found, _ = step_of(model, stepper, [(x[k : k + size], y[k : k + size]) for k in range(0, 4, size)])
     return float(closest(found, expected))
 
 
-print(json.dumps([keras.backend.backend(), apart(2, 0.0), apart(5, 0.5), apart(2, 0.5)]))
+print(json.dumps([keras.backend.backend(), apart(2, 0.0), apart(4, 0.5)]))
 """
 
 
 def test_jax_takes_the_same_step_in_pieces(tmp_path):
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+    }
     command = [sys.executable, "-W", "error:__array__", "-c", JAX]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    backend, pieces, dropped, dropped_in_pieces = json.loads(done.stdout.splitlines()[-1])
+    backend, pieces, dropped = json.loads(done.stdout.splitlines()[-1])
     assert backend == "jax"
     assert pieces < 1e-5
     assert dropped < 1e-5  # the second pass draws as the first did
-    assert dropped_in_pieces > 1e-3  # pieces draw other dropout than one batch: the numbers above could be large
