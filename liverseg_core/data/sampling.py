@@ -15,7 +15,7 @@ from liverseg_core.data.augmentation import (
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest, train_samples
 from liverseg_core.data.targets import LESION, Planes, Targets, small_lesions
-from liverseg_core.data.windows import channels_last, read_images, windows
+from liverseg_core.data.windows import channels_last, look, read_images, windows
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 
@@ -98,7 +98,7 @@ class TrainPart:
         """
         kinds, places = np.divmod(chosen, len(self.rows))
         rows = self.rows[places]
-        images, planes = self.cache.images[self.windows[rows]], self.targets.planes(rows)
+        images, planes = look(self.cache, self.windows[rows]), self.targets.planes(rows)
         self._change(images, planes, kinds, epoch, chosen if draws is None else draws)
         return channels_last(images), self.targets.encode(planes)
 

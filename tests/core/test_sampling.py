@@ -66,6 +66,7 @@ def turns_of(changed, original) -> int:
         (1092, 32, "none", 34),
         (1092, 4, "none", 273),
         (1037, 32, "paper-2019", 97),
+        (1037, 32, "right-angles", 97),
         (5, 5, "none", 1),
         (5, 6, "none", 0),
     ],

@@ -1,17 +1,15 @@
 import dataclasses
-import weakref
 
 import numpy as np
 import pytest
 
-from liverseg_core import checkpoints, steps
+from liverseg_core import checkpoints
 from liverseg_core.backend import keras, out_of_memory_named
 from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
-from liverseg_core.losses import loss_for, study_dice
+from liverseg_core.losses import study_dice
 from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord
 from liverseg_core.spec import EarlyStopping, ExperimentSpec, ModelOptions
-from liverseg_core.steps import PieceSteps, steps_for
 from liverseg_core.training import best_epoch, evaluate_weights, prepare_backend, run_experiment, stopped_early
 from liverseg_core.weights import read_weights
 from tests.core.test_tensorboard import read_scalar
@@ -368,115 +366,3 @@ def test_a_stop_is_heard_between_the_pieces_of_a_scan(tiny, tmp_path, listen):
     with pytest.raises(Interrupted):
         train(chosen, tiny, tmp_path, listener)
     assert listener.steps == []
-
-
-# --- a batch in pieces --------------------------------------------------------------------------------------------
-
-
-RATE = 1024.0
-"""So large that rounding of the weights does not hide a small gradient; a power of two, so that it rounds nothing."""
-
-
-def pieces_model(loss, dropout=0.5, head="softmax"):
-    chosen = spec(
-        training={"optimizer": "sgd", "loss": loss},
-        model={"filters": 2, "depth": 1, "head": head, "normalization": "group", "dropout": dropout},
-        data={"image_size": 32, "batch_by": "scan"},
-    )
-    prepare_backend(chosen)
-    model = build_network(32, chosen.model, seed=4)
-    return model, steps_for(model, chosen), loss_for(chosen.training, head)
-
-
-def pieces_of_batch(tiny, head, size=4, n=11):
-    _, cache = tiny
-    y = cache.masks[:n][..., None]
-    if head == "softmax":
-        y = np.eye(3, dtype=np.float32)[np.digitize(y[..., 0], [1 / 3, 2 / 3])]
-    return [(cache.images[:n][k : k + size][..., None], y[k : k + size]) for k in range(0, n, size)]
-
-
-def step_of(model, steps, batch):
-    """The gradient, from what one step of gradient descent takes off the weights; and the measures."""
-    model.optimizer.learning_rate = RATE
-    before = checkpoints.values_of(model.trainable_variables)
-    measured = steps.train(iter(batch * 2), len(batch))
-    after = checkpoints.values_of(model.trainable_variables)
-    return [(one - other) / RATE for one, other in zip(before, after, strict=True)], measured
-
-
-def whole_gradient(model, loss, batch):
-    """Gradient of the whole batch in one tape, each piece drawing its dropout in turn."""
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        p = tf.concat([model(x, training=True) for x, _ in batch], 0)
-        value = loss(tf.concat([y for _, y in batch], 0), p)
-    return [g.numpy() for g in tape.gradient(value, [v.value for v in model.trainable_variables])], float(value), p
-
-
-def closest(found, expected):
-    """Largest difference relative to the whole gradient's length."""
-    length = np.sqrt(sum((g**2).sum() for g in expected))
-    return max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True)) / length
-
-
-@pytest.mark.parametrize(
-    ("loss_name", "head"),
-    [("dice", "grey-sigmoid"), ("lesion-dice-cross-entropy", "softmax"), ("focal-tversky", "softmax")],
-)
-def test_the_gradient_in_pieces_is_that_of_the_whole(tiny, loss_name, head):
-    model, stepper, loss = pieces_model(loss_name, head=head)
-    assert isinstance(stepper, PieceSteps)
-    batch = pieces_of_batch(tiny, head)
-    states = checkpoints.values_of(checkpoints.random_states(model))
-    expected, value, p = whole_gradient(model, loss, batch)
-    for generator, state in zip(checkpoints.random_states(model), states, strict=True):
-        generator.assign(state)
-    found, (measured, study_loss) = step_of(model, stepper, batch)
-    assert closest(found, expected) < 1e-5
-    assert measured == pytest.approx(value, rel=1e-5)
-    y = np.concatenate([y for _, y in batch])
-    assert study_loss == pytest.approx(1 - float(study_dice(y, p)), rel=1e-5)
-
-
-def test_without_dropout_pieces_of_any_size_give_the_step_of_one_batch(tiny):
-    found = []
-    for size in (11, 4, 1):
-        model, stepper, _ = pieces_model("lesion-dice-cross-entropy", dropout=0.0)
-        batch = pieces_of_batch(tiny, "softmax", size)
-        found.append(step_of(model, stepper, batch)[0])
-    assert closest(found[1], found[0]) < 1e-5
-    assert closest(found[2], found[0]) < 1e-5
-
-
-def test_other_dropout_draws_in_the_second_pass_would_show(tiny, monkeypatch):
-    """Shows that the tests above can fail."""
-    model, stepper, loss = pieces_model("lesion-dice-cross-entropy")
-    batch = pieces_of_batch(tiny, "softmax", 11)
-    states = checkpoints.values_of(checkpoints.random_states(model))
-    expected, _, _ = whole_gradient(model, loss, batch)
-    for generator, state in zip(checkpoints.random_states(model), states, strict=True):
-        generator.assign(state)
-    monkeypatch.setattr(steps.checkpoints, "random_states", lambda model: [])
-    assert closest(step_of(model, stepper, batch)[0], expected) > 1e-3
-
-
-def test_no_more_than_a_piece_is_held_at_once(tiny):
-    """Pieces are weakly watched: when the next is asked for, none but the last one may be alive."""
-    _, stepper, _ = pieces_model("dice")
-    watches, most = [], []
-
-    class Watched(np.ndarray):
-        pass
-
-    def pieces():
-        for x, y in pieces_of_batch(tiny, "softmax", 1, n=10) * 2:
-            most.append(sum(watch() is not None for watch in watches))
-            watched = x.copy().view(Watched)
-            watches.append(weakref.ref(watched))
-            yield watched, y
-
-    stepper.train(pieces(), 10)
-    assert len(most) == 20
-    assert max(most) <= 2
