@@ -136,3 +136,12 @@ def test_a_source_that_grows_meanwhile_is_stored_under_the_hash_of_what_was_stor
             process.kill()
     assert artifacts.intact(stored.sha256)
     assert artifacts.locate(stored.sha256).stat().st_size == stored.bytes
+
+
+def test_a_file_of_the_store_is_not_copied_again(home, tmp_path):
+    (tmp_path / "maps").write_bytes(b"maps")
+    first = artifacts.put(tmp_path / "maps")
+    place = artifacts.locate(first.sha256)
+    before = place.stat().st_ino
+    assert artifacts.put(place) == first
+    assert place.stat().st_ino == before
