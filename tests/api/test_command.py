@@ -197,10 +197,12 @@ def test_cancel_and_requeue_tell_the_true_state(liverseg: Run, phantom: str, spe
     assert "77" in liverseg("requeue", 77, code=2).stderr
 
 
-def test_weights_become_a_run(liverseg: Run, phantom: str, spec: Path, tmp_path: Path) -> None:
+def test_weights_become_a_run(liverseg: Run, phantom: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "none.h5", "w") as file:
         file["something"] = [1.0]
-    told = liverseg("weights", "import", tmp_path / "none.h5", "--spec", spec, code=2).stderr
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(yaml.safe_dump(factories.tiny_spec()))
+    told = liverseg("weights", "import", tmp_path / "none.h5", "--spec", alone, code=2).stderr
     assert "Error: none.h5: has no layer_names; give a Keras 2 weights file" in told
     assert json.loads(liverseg("runs", "--json").stdout) == {"runs": []}
 
