@@ -197,6 +197,21 @@ def test_cancel_and_requeue_tell_the_true_state(liverseg: Run, phantom: str, spe
     assert "77" in liverseg("requeue", 77, code=2).stderr
 
 
+def test_a_person_on_both_sides_is_told_and_folds_are_the_way_out(liverseg: Run, tmp_path: Path, spec: Path) -> None:
+    draw_phantom(tmp_path / "people", subjects=4, slices=8, size=32)
+    (tmp_path / "people" / "subjects.json").write_text('{"0": "A", "1": "B", "2": "A", "3": "C"}')
+    leak = "subject A lies in train (scan 0) and in val (scan 2)"
+    assert leak in liverseg("dataset", "import", tmp_path / "people").stdout
+    assert leak in liverseg("dataset", "show", "people").stdout
+    spec.write_text(yaml.safe_dump(factories.tiny_spec("people")))
+    assert leak in liverseg("submit", spec, code=2).stderr
+    written = liverseg("submit", spec, "--set", "dataset.split.override=a test", "--dry-run").stdout
+    assert f"let pass by dataset.split.override: {leak}" in written
+    folds = json.loads(liverseg("submit", spec, "--folds", "subject", "--dry-run", "--json").stdout)
+    assert [run["settings"]["dataset.split.kind"] for run in folds["runs"]] == ["leave-one-subject-out"] * 2
+    assert "2 subjects" in liverseg("submit", spec, "--folds", 3, code=2).stderr
+
+
 def test_weights_become_a_run(liverseg: Run, phantom: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "none.h5", "w") as file:
         file["something"] = [1.0]
@@ -230,10 +245,14 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
+<<<<<<< HEAD
     wanted = (
         "cancel compare dataset demo figure images predict references requeue rescore runs show study submit table"
     )
     wanted += " up watch weights"
+=======
+    wanted = "cancel compare dataset demo predict requeue runs show study submit up watch weights"
+>>>>>>> h-h
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output

@@ -1,14 +1,31 @@
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from liverseg_core.data.archive import pack_folder
+from liverseg_core.phantom import draw_phantom
 from liverseg_core.spec import ExperimentSpec
 from tests.factories import tiny_spec
 
 Count = Callable[[], dict[str, int]]
+
+
+@pytest.fixture
+def people(web: httpx.Client, tmp_path: Path) -> dict[str, Any]:
+    """The phantom, with one person told to be in train and val."""
+    draw_phantom(tmp_path / "people", subjects=4, slices=4, size=32)
+    subjects = {"0": "A", "1": "B", "2": "A", "3": "C"}
+    (tmp_path / "people" / "subjects.json").write_text(json.dumps(subjects))
+    pack_folder(tmp_path / "people", tmp_path / "people.zip")
+    answer = web.post("/v1/datasets?name=people", content=(tmp_path / "people.zip").read_bytes())
+    assert answer.status_code == 201, answer.text
+    return answer.json()
 
 
 def test_a_grid_becomes_runs_in_the_order_of_its_cells(web: httpx.Client, phantom: dict[str, Any], count_rows: Count):
@@ -57,6 +74,38 @@ def test_a_dry_run_tells_and_writes_nothing(web: httpx.Client, finished: Callabl
         "training.epochs": 2,
     }
     assert count_rows() | {"outbox": 0} == before | {"outbox": 0}
+
+
+def test_a_leak_is_refused_by_name_and_told_when_overridden(
+    web: httpx.Client, count_rows: Count, people: dict[str, Any]
+):
+    told = people["leaks"]
+    assert told == ["subject A lies in train (scan 0) and in val (scan 2)"]
+    spec = tiny_spec(name="leaky") | {"dataset": {"id": "people"}}
+    before = count_rows()
+    answer = web.post("/v1/experiments", json={"spec": spec})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["path"] == "dataset.split"
+    assert told[0] in error["message"]
+    assert count_rows() == before
+    spec["dataset"]["split"] = {"override": "a test"}
+    plan = web.post("/v1/experiments?dry_run=true", json={"spec": spec}).json()
+    assert [run["leaks"] for run in plan["runs"]] == [told]
+
+
+def test_folds_become_runs_and_the_number_of_subjects_is_the_data_sets_own(
+    web: httpx.Client, phantom: dict[str, Any]
+):
+    answer = web.post("/v1/experiments", json={"spec": tiny_spec(), "folds": "subject"})
+    assert answer.status_code == 201, answer.text
+    splits = [run["spec"]["dataset"]["split"] for run in answer.json()["runs"]]
+    dealt = {phantom["subjects"][str(scan)] for scan in range(3)}  # of four subjects the last one tests
+    assert [(split["kind"], split["fold"]) for split in splits] == [
+        ("leave-one-subject-out", fold) for fold in range(len(dealt))
+    ]
+    refused = web.post("/v1/experiments", json={"spec": tiny_spec(), "folds": 9})
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "dataset.split.folds")
 
 
 def test_an_equal_finished_run_is_reused_unless_told_not_to(web: httpx.Client, finished: Callable[..., int]):

@@ -142,6 +142,17 @@ def test_options_that_cannot_be_applied_are_refused(sets, grids, told):
     assert str(error.value).startswith(told)
 
 
+@pytest.mark.parametrize(("text", "folds"), [("3", 3), ("subject", "subject")])
+def test_folds(text, folds):
+    assert specs.parse_folds(text) == folds
+
+
+@pytest.mark.parametrize("text", ["", "scan", "3,4", "true", "2.0", "[3]"])
+def test_what_is_no_number_of_folds(text):
+    with pytest.raises(SpecError, match="how many folds"):
+        specs.parse_folds(text)
+
+
 @pytest.mark.parametrize(("text", "seeds"), [("5", 5), ("3,4,9", [3, 4, 9]), ("[7]", [7])])
 def test_seeds(text, seeds):
     assert specs.parse_seeds(text) == seeds

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.commands.up import free_port
+from liverseg_core.data.png import read_labels
 from tests import factories
 from tests.e2e.conftest import LIVERSEG, Up, environment
 
@@ -55,4 +56,9 @@ def test_from_an_empty_folder_to_a_table(liverseg: Callable[..., str], tmp_path:
     lines = liverseg("compare", *ids, "--format", "csv").splitlines()
     assert len(lines) == 1 + 4
     assert lines[1].split(",")[2:] != lines[2].split(",")[2:]
+    liverseg("predict", ids[0], "drawing/val/images", "--out", "masks")
+    drawn = {path.name for path in (tmp_path / "drawing" / "val" / "images").iterdir()}
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == drawn
+    for path in (tmp_path / "masks").iterdir():
+        assert read_labels(path.read_bytes(), path.name).shape == (32, 32)
     liverseg("cancel", "999", code=2)

@@ -14,10 +14,14 @@ from liverseg_core.data.png import read_labels
 from liverseg_core.data.unlabelled import pack_slices
 from liverseg_core.metrics import count_3x3
 from liverseg_core.phantom import draw_phantom
-from store import artifacts, experiments, predictions, views
+from liverseg_core.spec import ModelOptions
+from liverseg_core.weights import network_shapes, write_weights
+from store import artifacts, experiments, predictions, scores, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
+from store.queue import Ending
 from tests import factories, processes
+from tests.store import ledger
 from worker.attempt import attempt
 
 SIZE = 40
@@ -32,6 +36,19 @@ def trained(tmp_path: Path, **sections) -> int:
     assert attempt("default", "test-worker", threads=1) == run_id
     assert processes.get_run(run_id).state == "succeeded"
     return run_id
+
+
+def untrained(tmp_path: Path) -> int:
+    """A succeeded run with random weights, for what does not depend on training."""
+    factories.import_phantom(tmp_path, size=SIZE)
+    options, random = ModelOptions(filters=2, depth=2), np.random.default_rng(5)
+    arrays = [random.normal(size=shape).astype(np.float32) for _, shape in network_shapes(options)]
+    write_weights(tmp_path / "weights.npz", arrays, options)
+    held = ledger.claimed()
+    with transaction() as session:
+        files = {"weights": artifacts.put(tmp_path / "weights.npz")}
+        scores.finish(session, held, [factories.slice_score()], files, 1, Ending(0))
+    return held.run_id
 
 
 def flat_val(tmp_path: Path) -> Path:
@@ -103,7 +120,7 @@ def test_masks_of_the_val_slices_give_the_counts_that_were_scored(database: Path
 
 
 def test_a_zip_that_was_damaged_in_the_store_fails_the_run_and_leaves_nothing(database: Path, tmp_path: Path) -> None:
-    run_id = trained(tmp_path)
+    run_id = untrained(tmp_path)
     made = predict(run_id, flat_val(tmp_path))
     artifacts.locate(processes.get_run(made).images).write_bytes(b"no zip at all")
     assert attempt("default", "test-worker", threads=1) == made
@@ -113,9 +130,8 @@ def test_a_zip_that_was_damaged_in_the_store_fails_the_run_and_leaves_nothing(da
         assert views.artifacts(session, made) == []
 
 
-def test_the_size_and_the_neighbours_of_a_window_are_those_of_the_own_scan(database: Path, tmp_path: Path) -> None:
-    """A scan's masks do not depend on which other scans come with it."""
-    run_id = trained(tmp_path)
+def test_a_scan_s_masks_have_its_size_and_do_not_depend_on_what_comes_with_it(database: Path, tmp_path: Path) -> None:
+    run_id = untrained(tmp_path)
     draw_phantom(tmp_path / "more", subjects=2, slices=4, size=48, seed=9)
     (tmp_path / "both").mkdir()
     (tmp_path / "one").mkdir()
@@ -133,3 +149,4 @@ def test_the_size_and_the_neighbours_of_a_window_are_those_of_the_own_scan(datab
     for name, labels in one.items():
         assert labels.shape == (48, 48)
         assert np.array_equal(labels, both[name])
+    assert len(np.unique(np.stack(list(one.values())))) > 1
