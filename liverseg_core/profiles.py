@@ -370,9 +370,9 @@ def warnings(profile: str, references: Mapping[str, Mapping[str, Value]]) -> dic
         perfect, painted = (_score(references, name, one.key) for name in ("perfect", "liver-as-lesion"))
         told = []
         if one.unit == "fraction" and one.better != "lower" and perfect is not None and perfect < 0.9:
-            told.append(f"a perfect prediction scores {perfect:.3f}")
+            told.append(f"a perfect prediction scores {100 * perfect:.1f} %")
         if one.judges_lesions and painted is not None and painted > 0.5:
-            told.append(f"the whole liver painted as lesion scores {painted:.3f}")
+            told.append(f"the whole liver painted as lesion scores {100 * painted:.1f} %")
         if told:
             found[one.key] = "; ".join(told)
     return found

@@ -89,5 +89,5 @@ def test_the_study_s_tumor_column_carries_a_warning(study_val):
     scored = {name: values(name, *study_val(256), "paper-2019", "slice") for name in ("perfect", "liver-as-lesion")}
     told = profiles.warnings("paper-2019", scored)
     assert set(told) == {"dice_tumor", "recall"}
-    assert "perfect prediction scores 0.09" in told["dice_tumor"]
-    assert "painted as lesion scores 0.786" in told["dice_tumor"]
+    assert "perfect prediction scores 9.5 %" in told["dice_tumor"]
+    assert "painted as lesion scores 78.6 %" in told["dice_tumor"]
