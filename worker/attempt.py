@@ -12,14 +12,16 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.records import EpochRecord, LesionComponent, SliceScore
+from liverseg_core.spec import ExperimentSpec
 from store import artifacts, queue, scores
 from store.database import is_outage, transaction
 from store.queue import Ending, LeaseLost, Work
@@ -73,7 +75,7 @@ class Supervisor:
     """Watches one trainer from its start to its last word."""
 
     def __init__(self, work: Work, threads: int) -> None:
-        self.claim = work.claim
+        self.claim, self._kind, self._spec, self._manifest = work.claim, work.kind, work.spec, work.manifest
         self._folder = settings().checkpoints / str(work.claim.run_id)
         self._work = self._folder / f"attempt-{work.claim.fence}"
         self._work.mkdir(parents=True, exist_ok=True)
@@ -193,6 +195,8 @@ class Supervisor:
 
     def _finish(self, word: dict[str, Any], ending: Ending) -> None:
         rows = [SliceScore(*values) for values in word["scores"]]
+        if self._kind != "predict":
+            _demand_every_slice(self._spec, self._manifest, rows)
         lesions = [LesionComponent(*values) for values in word["components"]]
         files = {kind: Path(path) for kind, path in word["artifacts"].items()}
         if self._child.log is not None:
@@ -230,6 +234,19 @@ def persist(write: Callable[[Session], Result]) -> Result:
         log.warning("the database is away; trying again in %.1f s", delay)
         time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
         delay = min(5.0, delay * 2)
+
+
+def _demand_every_slice(spec: dict[str, Any], manifest: dict[str, Any], rows: Sequence[SliceScore]) -> None:
+    """A run succeeds only with one score for each slice of val and test; anything else is an error of ours."""
+    known = Manifest.from_json(manifest)
+    chosen = select(known, ExperimentSpec.parse(spec).dataset)
+    wanted = sorted(
+        (part, known.slices[index].scan, known.slices[index].slice)
+        for part in ("val", "test")
+        for index in chosen[part]
+    )
+    if sorted((row.part, row.scan, row.slice) for row in rows) != wanted:
+        raise RuntimeError(f"{len(rows)} scores came, not one for each of {len(wanted)} evaluated slices")
 
 
 def _died(status: int) -> str:

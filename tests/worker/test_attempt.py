@@ -7,6 +7,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from liverseg_core.data.archive import read_archive
 from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
 from store import artifacts, bundled, experiments, queue, views
@@ -258,3 +259,12 @@ def test_an_error_of_the_worker_itself_is_told_as_what_it_is(
     assert (processes.get_run(run_id).state, processes.get_run(run_id).crashes) == ("queued", 1)
     with transaction() as session:
         assert "the worker itself failed" in views.attempts(session, run_id)[0].message
+
+
+def test_a_result_succeeds_only_with_one_score_for_each_slice(tmp_path: Path) -> None:
+    manifest = read_archive(factories.tiny_archive(tmp_path))
+    rows = factories.scores_for(manifest)
+    attempts._demand_every_slice(factories.tiny_spec(), manifest.to_json(), rows)
+    for wrong in (rows[1:], [*rows, rows[0]], []):
+        with pytest.raises(RuntimeError, match=f"{len(wrong)} scores came, not one for each of {len(rows)}"):
+            attempts._demand_every_slice(factories.tiny_spec(), manifest.to_json(), wrong)
