@@ -16,6 +16,7 @@ from api.routes import (
     experiments,
     figures,
     health,
+    nnunet,
     predictions,
     printed,
     runs,
@@ -34,7 +35,7 @@ def create_app() -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    rooms = (experiments, runs, predictions, scorings, uploads, checks, figures, comparisons, printed, health)
+    rooms = (experiments, runs, predictions, scorings, uploads, checks, figures, comparisons, printed, nnunet, health)
     for room in (*rooms, pages, comparison_page, dataset_pages, image_pages):
         app.include_router(room.router, dependencies=[Depends(only_known)])
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

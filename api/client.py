@@ -246,6 +246,17 @@ class Client:
         """One printed table: rows, and notes on what looks wrong in them."""
         return self._get(f"/v1/tables/{quote(name, safe='')}")
 
+    # ---- nnU-Net's files -------------------------------------------------------------------------------------
+
+    def nnunet_summary(self, run: int) -> str:
+        """The run's ``summary.json`` as text; NaN stands in it as nnU-Net writes it."""
+        return self._send("GET", f"/v1/runs/{run}/summary.json", again=True).text
+
+    def nnunet_splits(self, dataset: str, folds: int | str = "subject") -> str:
+        """``splits_final.json`` of a data set's subjects, as text."""
+        path = f"/v1/datasets/{quote(dataset, safe='')}/splits_final.json"
+        return self._send("GET", path, again=True, params={"folds": folds}).text
+
     # ---- the service -----------------------------------------------------------------------------------------
 
     def ready(self) -> Json:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from api.client import ApiError, Unreachable
-from api.commands import compare, data, figure, predict, printed, runs, scoring, services, study
+from api.commands import compare, data, figure, nnunet, predict, printed, runs, scoring, services, study
 from liverseg_core.errors import InputError, LiversegError
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
@@ -90,7 +90,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (services, data, runs, scoring, predict, compare, figure, printed, study):
+for _module in (services, data, runs, scoring, predict, compare, figure, printed, nnunet, study):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 
