@@ -102,8 +102,10 @@ class Client:
         return self._get(f"/v1/runs/{run}")
 
     def rescore(self, runs: Sequence[int], evaluation: Json, name: str = "") -> Json:
-        """Score finished runs under other evaluation options: the experiment with its runs."""
-        return self._json("POST", "/v1/rescores", json={"runs": list(runs), "evaluation": evaluation, "name": name})
+        """Score finished runs under other evaluation options, as safely as :meth:`submit`: the experiment."""
+        body = {"runs": list(runs), "evaluation": evaluation, "name": name}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._json("POST", "/v1/rescores", again=True, json=body, headers=headers)
 
     def references(self, spec: Json) -> list[Json]:
         """Score the reference predictors where ``spec`` would be scored; the runs that were missing."""
@@ -229,7 +231,9 @@ class Client:
 
         Its artifact ``masks`` is the zip of masks. ``liverseg_core.data.unlabelled.pack_slices`` makes the zip.
         """
-        return self._upload(f"/v1/runs/{run}/predictions", packed, "application/zip", {}, progress, again=False)
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        path = f"/v1/runs/{run}/predictions"
+        return self._upload(path, packed, "application/zip", {}, progress, again=True, headers=headers)
 
     # ---- printed tables --------------------------------------------------------------------------------------
 
@@ -289,10 +293,18 @@ class Client:
         return found
 
     def _upload(
-        self, path: str, file: Path, media: str, params: Json, progress: Progress | None, *, again: bool
+        self,
+        path: str,
+        file: Path,
+        media: str,
+        params: Json,
+        progress: Progress | None,
+        *,
+        again: bool,
+        headers: Mapping[str, str] | None = None,
     ) -> Json:
         total = file.stat().st_size
-        headers = {"Content-Type": media, "Content-Length": str(total)}
+        headers = {"Content-Type": media, "Content-Length": str(total), **(headers or {})}
 
         def send() -> httpx.Response:
             with file.open("rb") as source:

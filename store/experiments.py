@@ -151,7 +151,8 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     check_storable(body)
     dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
     experiment, _ = new_experiment(session, project_id, spec.name, body, None)
-    imported = hashlib.sha256(f"imported weights {weights}".encode()).hexdigest()
+    where = training_hash(spec, Manifest.from_json(dataset.manifest))  # else scores of other slices were reused
+    imported = hashlib.sha256(f"imported weights {weights} {where}".encode()).hexdigest()
     run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash()))
     run.kind, run.weights = "evaluate", weights
     _enter(session, [run])

@@ -15,16 +15,20 @@ REFUSED_KINDS = ("reference", "predict")
 """Kinds of run that have no weights."""
 
 
-def submit_prediction(session: Session, run: Run, images: str) -> Experiment:
+def submit_prediction(session: Session, run: Run, images: str, key: str | None = None) -> Experiment:
     """Queue masks for slices (an artifact) as a run of kind ``predict``; a reused run stands for its original.
 
+    The same idempotency key and slices give the same experiment.
+
     Raises:
-        SpecError: the run has not succeeded, or has no weights.
+        SpecError: the run has not succeeded, or has no weights; or the key was used with another body.
     """
     source = with_weights(session, run)
     body = {"predict": source.id, "images": images}
     name = f"masks by run {source.id}"
-    experiment, _ = new_experiment(session, source.project_id, name, body, None)
+    experiment, new = new_experiment(session, source.project_id, name, body, key)
+    if not new:
+        return experiment
     made = Run(
         project_id=source.project_id,
         experiment_id=experiment.id,

@@ -24,7 +24,12 @@ FIRST = 10
 
 
 def submit_rescores(
-    session: Session, project_id: int, run_ids: Sequence[int], evaluation: Mapping[str, Any], name: str = ""
+    session: Session,
+    project_id: int,
+    run_ids: Sequence[int],
+    evaluation: Mapping[str, Any],
+    name: str = "",
+    key: str | None = None,
 ) -> Experiment:
     """Score finished runs under other options; a run each, in the order given.
 
@@ -34,14 +39,17 @@ def submit_rescores(
         run_ids: finished runs with scores; reused ones stand for their original.
         evaluation: fields of the section ``evaluation`` that change; others stay as each run has them.
         name: of the experiment.
+        key: idempotency key; the same key and request give the same experiment.
 
     Raises:
-        SpecError: an unknown or unfinished run, one without maps, or options that cannot be.
+        SpecError: an unknown or unfinished run, one without maps, options that cannot be, or a key of another
+            request.
     """
     wanted = [_rescored(session, _original(session, project_id, run_id), evaluation) for run_id in run_ids]
     body = {"rescore": list(run_ids), "evaluation": dict(evaluation)}
-    experiment, _ = new_experiment(session, project_id, name or "re-scored", body, None)
-    add_runs(session, experiment, wanted)
+    experiment, new = new_experiment(session, project_id, name or "re-scored", body, key)
+    if new:
+        add_runs(session, experiment, wanted)
     return experiment
 
 

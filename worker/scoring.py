@@ -30,7 +30,8 @@ def carry_out(work: Work, between: Callable[[], None]) -> ExperimentResult:
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
     archive = artifacts.locate(work.dataset_artifact)
-    cache = open_cache(archive, manifest, spec.data.image_size, settings().cache)
+    # Building a cache may take a minute, so that it too must end when asked to.
+    cache = open_cache(archive, manifest, spec.data.image_size, settings().cache, progress=lambda *_: between())
     if work.kind == "reference":
         if work.predictor is None:
             raise SpecError("predictor", "is not said; submit the reference runs again")

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request
 
+from api.routes.experiments import Key
 from api.schemas import ExperimentRuns, ReferenceBody, RescoreBody, RunList, RunOut
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
@@ -14,12 +15,15 @@ router = APIRouter(prefix="/v1", tags=["scoring"])
 
 
 @router.post("/rescores", status_code=201)
-def rescore(request: Request, body: RescoreBody) -> ExperimentRuns:
-    """Score finished runs anew from their kept probability maps; nothing is trained."""
+def rescore(request: Request, body: RescoreBody, key: Key = None) -> ExperimentRuns:
+    """Score finished runs anew from their kept probability maps; nothing is trained.
+
+    The same Idempotency-Key and body give the same experiment.
+    """
     check_storable(body.evaluation, "evaluation")
     check_storable(body.name, "name")
     with transaction() as session:
-        made = submit_rescores(session, DEFAULT_PROJECT, body.runs, body.evaluation, body.name)
+        made = submit_rescores(session, DEFAULT_PROJECT, body.runs, body.evaluation, body.name, key)
         runs = list(views.experiment_runs(session, made.id))
         answer = ExperimentRuns.of(made, runs)
         scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]

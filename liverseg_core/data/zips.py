@@ -25,8 +25,10 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """An untrusted zip, after a look at its end.
 
     Raises:
-        DataError: no zip, cut short, or a table of contents that would not fit in memory.
+        DataError: gone, no zip, cut short, or a table of contents that would not fit in memory.
     """
+    if not path.is_file():
+        raise DataError(path.name, "is gone from the store; send it again")
     with path.open("rb") as file:
         _check_directory(file, path.name)
         with _open_zip(file, path.name) as bundle:

@@ -207,3 +207,13 @@ def test_the_command_tells_why_there_are_no_masks(
     assert result.exit_code == 1
     assert "the weights do not fit" in result.output
     assert not (tmp_path / "scans-masks").exists()
+
+
+def test_one_key_is_one_run(web: httpx.Client, finished: Callable[..., int], count_rows: Count):
+    path, headers = f"/v1/runs/{finished()}/predictions", {"Idempotency-Key": "k"}
+    first = web.post(path, content=SLICES, headers=headers).json()
+    before = [count_rows()[table] for table in ("experiments", "runs", "run_events")]
+    assert web.post(path, content=SLICES, headers=headers).json() == first
+    other = web.post(path, content=zipped({"3_1.png": PNG}), headers=headers)
+    assert (other.status_code, other.json()["errors"][0]["path"]) == (422, "Idempotency-Key")
+    assert [count_rows()[table] for table in ("experiments", "runs", "run_events")] == before

@@ -56,3 +56,13 @@ def test_what_cannot_be_scored_anew_is_refused_and_nothing_written(
         answer = web.post("/v1/rescores", json=body)
         assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path)
     assert count_rows() == before
+
+
+def test_one_key_is_one_rescoring(web: httpx.Client, finished: Callable[..., int], count_rows: Any):
+    body, headers = {"runs": [finished()], "evaluation": {"min_lesion": 3}}, {"Idempotency-Key": "k"}
+    first = web.post("/v1/rescores", json=body, headers=headers).json()
+    before = [count_rows()[table] for table in ("experiments", "runs", "run_events")]
+    assert web.post("/v1/rescores", json=body, headers=headers).json() == first
+    other = web.post("/v1/rescores", json=body | {"evaluation": {"min_lesion": 4}}, headers=headers)
+    assert (other.status_code, other.json()["errors"][0]["path"]) == (422, "Idempotency-Key")
+    assert [count_rows()[table] for table in ("experiments", "runs", "run_events")] == before

@@ -150,3 +150,14 @@ def test_a_scan_s_masks_have_its_size_and_do_not_depend_on_what_comes_with_it(da
         assert labels.shape == (48, 48)
         assert np.array_equal(labels, both[name])
     assert len(np.unique(np.stack(list(one.values())))) > 1
+
+
+def test_slices_that_are_gone_fail_the_run_and_say_so(database: Path, tmp_path: Path) -> None:
+    run_id = trained(tmp_path)
+    packed = flat_val(tmp_path)
+    made = predict(run_id, packed)
+    artifacts.locate(artifacts.sha256_of(packed)).unlink()
+    assert attempt("default", "test-worker", threads=1) == made
+    run = processes.get_run(made)
+    assert (run.state, run.reason) == ("failed", "bad-input")
+    assert "send it again" in run.message

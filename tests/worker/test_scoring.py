@@ -1,6 +1,10 @@
 """Runs that train nothing: carried out in the worker's own thread, under the same lease and fence as any other."""
 
+import fcntl
+import shutil
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +20,11 @@ from liverseg_core.metrics import soft_facts, to_fixed_point
 from liverseg_core.spec import ExperimentSpec
 from store import artifacts, datasets, experiments, queue, scores, scorings, views
 from store.database import transaction
-from store.models import DEFAULT_PROJECT, LesionComponent
+from store.models import DEFAULT_PROJECT, Dataset, LesionComponent, Run
 from store.queue import Ending
 from store.references import PREDICTORS
 from store.settings import settings
+from store.upkeep import Upkeep
 from tests import factories, processes
 from worker.attempt import attempt
 from worker.inside import Inside
@@ -200,3 +205,109 @@ def test_work_inside_ends_at_its_next_step_when_asked_to() -> None:
     assert work.kill() == INTERRUPTED != DONE
     assert work.next_event(1) == {"event": "progress", "phase": "scoring"}
     assert work.ended()
+
+
+# --- interruptions, with the work held up in the middle by a lock on the slices -----------------------------------
+
+
+@pytest.fixture
+def held_up(trained: int, database: Path) -> Iterator[Callable[[], None]]:
+    """Scoring anew waits for the cached slices until this is called."""
+    content = Manifest.from_json(dataset_of(trained).manifest).content_hash
+    home = database / "cache" / content
+    shutil.rmtree(home)
+    home.mkdir()
+    lock = (home / "lock").open("a")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield lock.close
+    lock.close()
+
+
+def dataset_of(run_id: int) -> Dataset:
+    with transaction() as session:
+        return datasets.of(session, session.get_one(Run, run_id))
+
+
+def outcomes(run_id: int) -> list[str]:
+    with transaction() as session:
+        return [row.outcome for row in views.attempts(session, run_id)]
+
+
+def wait_until_running(run_id: int) -> None:
+    processes.wait_for("the run to start", lambda: processes.get_run(run_id).state == "running")
+
+
+def test_a_cancel_in_the_middle_ends_it_and_stores_nothing(trained: int, held_up: Callable[[], None]) -> None:
+    run_id = rescore(trained, min_lesion=3)
+    thread = threading.Thread(target=once)
+    thread.start()
+    wait_until_running(run_id)
+    with transaction() as session:
+        queue.cancel(session, DEFAULT_PROJECT, run_id)
+    time.sleep(1)  # two heartbeats: it has been told
+    held_up()
+    thread.join(30)
+    assert (processes.get_run(run_id).state, outcomes(run_id)) == ("cancelled", ["cancelled"])
+    assert (counts(run_id), kept(run_id)) == ([], {})
+
+
+def test_a_lost_lease_in_the_middle_writes_nothing(trained: int, held_up: Callable[[], None]) -> None:
+    run_id = rescore(trained, min_lesion=3)
+    thread = threading.Thread(target=once)
+    thread.start()
+    wait_until_running(run_id)
+    with transaction() as session:  # as the reaper and another worker would
+        session.execute(text("UPDATE runs SET fence = fence + 1 WHERE id = :run"), {"run": run_id})
+    time.sleep(1)
+    held_up()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (processes.get_run(run_id).state, outcomes(run_id)) == ("running", ["running"])
+    assert (counts(run_id), kept(run_id)) == ([], {})
+
+
+def test_a_worker_killed_in_the_middle_is_replaced(
+    trained: int, held_up: Callable[[], None], tmp_path: Path, upkeep: Upkeep
+) -> None:
+    run_id, log = rescore(trained, min_lesion=3), tmp_path / "worker.log"
+    doomed = processes.start_worker(log)
+    wait_until_running(run_id)
+    processes.kill_tree(doomed)
+    held_up()
+    with processes.worker(log):
+        assert processes.wait_for_end(run_id).state == "succeeded", log.read_text()
+    assert outcomes(run_id) == ["lost", "succeeded"]
+    assert len(counts(run_id)) == len(counts(trained))
+
+
+def test_a_worker_that_drains_in_the_middle_gives_it_back(
+    trained: int, held_up: Callable[[], None], tmp_path: Path, upkeep: Upkeep
+) -> None:
+    run_id, log = rescore(trained, min_lesion=3), tmp_path / "worker.log"
+    with processes.worker(log) as worker:
+        wait_until_running(run_id)
+        worker.terminate()
+        time.sleep(1)
+        held_up()
+    assert (processes.get_run(run_id).state, processes.get_run(run_id).crashes) == ("queued", 0)
+    assert outcomes(run_id) == ["preempted"]
+
+
+def test_the_maps_of_the_original_are_not_copied(trained: int) -> None:
+    place = artifacts.locate(kept(trained)["probabilities"])
+    before = place.stat().st_ino
+    run_id = rescore(trained, min_lesion=3)
+    once()
+    assert kept(run_id) == kept(trained)
+    assert place.stat().st_ino == before
+
+
+def test_weights_imported_for_other_slices_are_other_work(trained: int) -> None:
+    """Their scores under one evaluation must never stand for each other."""
+    hashes = []
+    for sections in ({}, {"data": {"image_size": 64}}):
+        spec = ExperimentSpec.parse(factories.tiny_spec(**sections))
+        with transaction() as session:
+            made = experiments.submit_weights(session, DEFAULT_PROJECT, spec, "1" * 64)
+            hashes.append(views.experiment_runs(session, made.id)[0].training_hash)
+    assert hashes[0] != hashes[1]
