@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.errors import InputError
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import FOLD_KINDS, ExperimentSpec
 from store import cautions, facts, pinned
 from store.entries import FOLD, Entry, grouped, walk
 from store.measure import Measure
@@ -104,7 +104,7 @@ def _entries(
 
 
 def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[str, dict[str, "Facts"]]) -> Entry:
-    part = min(scored, default=None)  # test (sorts before val) where there is one
+    part = _shown_part(run, scored)
     return Entry(
         what="run",
         name=run.name,
@@ -115,6 +115,12 @@ def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[
         members=(scored[part],) if part else (),
         references={name: parts[part] for name, parts in references.items() if part in parts},
     )
+
+
+def _shown_part(run: Run, scored: Mapping[str, "Facts"]) -> str | None:
+    """Test where there is one; of a fold val, since folds that are pooled would hold the same test slices each."""
+    folds = run.spec["dataset"].get("split", {}).get("kind") in FOLD_KINDS
+    return "val" if folds and "val" in scored else min(scored, default=None)  # test sorts before val
 
 
 def _sides(runs: Sequence[Run], datasets: Mapping[int, Dataset]) -> dict[int, cautions.Sides]:

@@ -302,3 +302,20 @@ def test_fewest_subjects_of_several_data_sets(six):
     ]
     assert cautions.fewest_subjects(choice) == 2
     assert cautions.fewest_subjects(choice[:1]) == 6
+
+
+def test_folds_are_pooled_over_what_each_held_out_not_over_a_test_part_they_share(database):
+    """Hits 5, 6 and 7 of 10 lesion pixels: Dice 2 * 18 / (2 * 18 + 12)."""
+    people("abc")
+
+    def fold(number, scan, hit):
+        rows = [factories.slice_score("val", scan, 0, **lesion(hit, 10 - hit)), factories.slice_score("test", 0, 0)]
+        split = {"kind": "leave-one-subject-out", "fold": number}
+        return ledger.finished(
+            rows, spec={**factories.tiny_spec("people"), "dataset": {"id": "people", "split": split}}
+        )
+
+    table = asked(*(fold(number, number + 1, hit) for number, hit in enumerate([5, 6, 7])))
+    pooled = table.rows[0]
+    assert (pooled.what, pooled.part, pooled.slices, pooled.subjects) == ("folds", "val", 3, 3)
+    assert pooled.scores["pooled_lesion_dice"] == pytest.approx(36 / 48)
