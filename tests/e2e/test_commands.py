@@ -1,5 +1,6 @@
 """A new user's way, by commands alone: start, draw, import, submit, compare, import weights."""
 
+import csv
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -54,8 +55,9 @@ def test_from_an_empty_folder_to_a_table(liverseg: Callable[..., str], tmp_path:
 
     ids = [str(run["id"]) for run in shown["runs"] + again["runs"] + imported["runs"]]
     lines = liverseg("compare", *ids, "--format", "csv").splitlines()
-    assert len(lines) == 1 + 4
-    assert lines[1].split(",")[2:] != lines[2].split(",")[2:]
+    rows = list(csv.DictReader(lines))
+    assert [row["row"] for row in rows] == ["run"] * 4 + ["reference"] * 4  # these come with a submission
+    assert sorted(row["data.shuffle"] for row in rows[:4]) == ["no", "yes", "yes", "yes"]
     liverseg("predict", ids[0], "drawing/val/images", "--out", "masks")
     drawn = {path.name for path in (tmp_path / "drawing" / "val" / "images").iterdir()}
     assert {path.name for path in (tmp_path / "masks").iterdir()} == drawn

@@ -25,7 +25,7 @@ def test_a_submitted_experiment_comes_back_as_a_comparison(database: Path, tmp_p
         attempts = views.attempts(session, run_id)
     assert [epoch.epoch for epoch in epochs] == [1, 2]
     assert table.rows[0].slices == sum(entry["part"] == "test" for entry in dataset.manifest["slices"])
-    assert table.rows[0].scores.loss == pytest.approx(1 - table.rows[0].scores.dice)
+    assert table.rows[0].scores["loss"] == pytest.approx(1 - table.rows[0].scores["dice"])
     assert set(files) == {"weights", "probabilities", "tensorboard", "log"}
     assert all(artifacts.intact(sha256) for sha256 in files.values())
     assert [attempt.outcome for attempt in attempts] == ["succeeded"]
