@@ -15,7 +15,7 @@ from PIL import Image
 
 from liverseg_core.data import zips
 from liverseg_core.data.archive import pack_folder, parse_subjects, read_archive, write_archive
-from liverseg_core.data.png import write_png
+from liverseg_core.data.png import read_labels, write_png
 from liverseg_core.errors import DataError
 
 IMAGE = write_png(np.full((2, 3), 80, np.uint8))
@@ -437,7 +437,7 @@ def test_the_studys_slices(study, tmp_path):
     found, with_lesion = dict.fromkeys(SLICES, 0), dict.fromkeys(SLICES, 0)
     with zipfile.ZipFile(tmp_path / "study.zip") as bundle:
         for one in manifest.slices:
-            labels = zips.read_labels(bundle.read(one.mask_path), one.mask_path)
+            labels = read_labels(bundle.read(one.mask_path), one.mask_path)
             assert labels.any()
             found[one.scan] += 1
             with_lesion[one.scan] += bool((labels == 2).any())
