@@ -19,6 +19,8 @@ ESCAPED = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",
+    "*": "{*}",
     "±": r"$\pm$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",

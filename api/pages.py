@@ -203,8 +203,11 @@ def _type(field: dict[str, Any]) -> str:
         return " | ".join(map(str, field["enum"]))
     if "const" in field:
         return str(field["const"])
-    if "anyOf" in field:
-        return " | ".join(_type(one) for one in field["anyOf"])
+    for several in ("anyOf", "oneOf"):
+        if several in field:
+            return " | ".join(_type(one) for one in field[several])
+    if "$ref" in field:
+        return "section " + str(field["$ref"]).rpartition("/")[2]
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {field[bound]:,}" for bound, sign in bounds.items() if bound in field]
     return ", ".join([str(field.get("type", "")), *limits])

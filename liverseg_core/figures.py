@@ -29,6 +29,8 @@ WIDTH = 7.2
 
 DPI = 200
 MOST_ROWS = 12
+MOST_PIXELS = 512
+"""Of a side of a panel, which is drawn at about half of it."""
 
 TRAIN, VAL, TEST = "#d9730d", "#2468b4", "#7a828a"
 """Train orange and val blue, as in the study's Figure 2."""
@@ -83,7 +85,7 @@ def four_panels(rows: Sequence[Panels]) -> bytes:
             expected_grey(row.probabilities),
             _shades(predicted_labels(row.probabilities)),
             _shades(row.truth),
-            row.image,
+            smaller(row.image),
         )
         for row in rows
     ]
@@ -183,9 +185,16 @@ def predicted_labels(probabilities: Level) -> Labels:
     return decode(probabilities)
 
 
-def _shades(labels: Labels, only: int | None = None) -> NDArray[np.float64]:
+def _shades(labels: Labels, only: int | None = None) -> NDArray[np.float32]:
     """Grey 0, 0.5, 1 of the labels, or of one of them alone."""
-    return np.where(labels == only, labels, 0) / 2 if only else labels / 2
+    shown = np.where(labels == only, labels, 0) if only else labels
+    return smaller(shown) * np.float32(0.5)
+
+
+def smaller(picture: NDArray[Any]) -> NDArray[Any]:
+    """Every k-th row and column, so that no side has more than ``MOST_PIXELS``: a panel shows no more."""
+    step = -(-max(picture.shape) // MOST_PIXELS)
+    return picture[::step, ::step]
 
 
 def _score(value: float | None) -> str:

@@ -106,7 +106,8 @@ def floors(rows: Sequence[PrintedRow]) -> Iterator[Note]:
     empty = [row for row in rows if _is_empty(row)]
     for key in DICE:
         known, shared = _known_floor(rows, key), _shared_floor(rows, key)
-        lowest = [row for row in rows if row in known or row in shared]
+        found = {id(row) for row in (*known, *shared)}
+        lowest = [row for row in rows if id(row) in found]
         if any(not _is_empty(row) for row in lowest):
             yield _floor_note(key, lowest, known)
     if empty:

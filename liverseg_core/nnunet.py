@@ -145,9 +145,15 @@ def _metric(case: Any, label: str, metric: str, place: int) -> float:
                 where, f"is missing; labels must be {' and '.join(LABELS)} (liver without lesion, lesion)"
             )
         value = value[step]
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(where, "must be a number or NaN", value)
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        raise InputError(where, "must be a number or NaN", value)
+    return number
 
 
 def _check_mean(content: Mapping[str, Any], label: str, metric: str, expected: float) -> None:
@@ -159,7 +165,7 @@ def _check_mean(content: Mapping[str, Any], label: str, metric: str, expected: f
 def _json(text: str, name: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(name, f"is no JSON ({error})") from None
 
 

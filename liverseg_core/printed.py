@@ -117,7 +117,7 @@ def _reader(name: str, text: str) -> Callable[[str, str], list[_Grid]]:
         return by_ending[ending]
     if text.lstrip().startswith(("{", "[")):
         return _from_json
-    if re.search(r"^\s*\|.*\|\s*$", text, re.MULTILINE):
+    if any(line.strip()[:1] == "|" == line.strip()[-1:] for line in text.splitlines()):
         return _from_markdown
     return _from_text if re.search(r"\S(\t+| {2,})\S", text) or "," not in text else _from_csv
 
@@ -145,7 +145,7 @@ def _from_csv(name: str, text: str) -> list[_Grid]:
         lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter, strict=True) if any(line)]
     except csv.Error as error:
         raise DataError(name, f"is no CSV that can be read ({error})") from None
-    return [_Grid(name, lines[0], list(lines[1:]))]
+    return [_Grid(name, lines[0], list(lines[1:]))] if lines else []
 
 
 def _from_markdown(name: str, text: str) -> list[_Grid]:
@@ -182,6 +182,11 @@ def _check_shape(grid: _Grid) -> None:
         raise DataError(grid.where, "has a heading and no rows; give at least one row", grid.header)
     if len(grid.rows) > MAX_ROWS:
         raise DataError(grid.where, f"has more than {MAX_ROWS:,} rows; give fewer", len(grid.rows))
+    for number, row in enumerate([grid.header, *grid.rows]):
+        if any(isinstance(cell, str) and len(cell) > MAX_NAME for cell in row):
+            raise DataError(
+                f"{grid.where}: row {number}", f"has a cell of more than {MAX_NAME} characters; shorten it"
+            )
     for number, row in enumerate(grid.rows, 1):
         if len(row) != len(grid.header):
             problem = f"has {len(row)} cells where the heading has {len(grid.header)}; make them equal"
@@ -280,7 +285,7 @@ def _side(cell: Any, where: str) -> Any:
     """``256`` of ``256 x 256``, however the cross is set."""
     if not isinstance(cell, str):
         return cell
-    sides = re.split(r"\s*(?:\\times|[x\N{MULTIPLICATION SIGN}*])\s*", cell.strip(" $"))
+    sides = [side.strip() for side in re.split(r"\\times|[x\N{MULTIPLICATION SIGN}*]", cell.strip(" $"))]
     if len(set(sides)) != 1 or len(sides) > 2:
         raise DataError(where, "must be one side or a square, such as 256 x 256", cell)
     return sides[0]

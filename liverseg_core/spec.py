@@ -80,6 +80,11 @@ class Split(Section):
         description="why the same subject or pixels may be on both sides; printed under every table it touches",
     )
 
+    @field_validator("train", "val", "test")
+    @classmethod
+    def _rising(cls, listed: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(listed))  # as Exclude: a set must not have several hashes; twice is refused below
+
     @model_validator(mode="after")
     def _lists_fit_the_kind(self) -> "Split":
         lists = (self.train, self.val, self.test)
@@ -268,6 +273,19 @@ class TrainingOptions(Section):
     deterministic: bool = Field(
         True, strict=True, description="the same bits from the same seed, a few percent slower"
     )
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "TrainingOptions":
+        if self.tversky_alpha + self.tversky_beta == 0:
+            raise ValueError(
+                "tversky_alpha and tversky_beta are both 0, so the loss would be constant; weigh one of them"
+            )
+        if self.schedule.warmup >= self.epochs and self.schedule.warmup:
+            raise ValueError(
+                f"schedule.warmup {self.schedule.warmup} must be less than epochs {self.epochs}, or the learning "
+                "rate is never reached"
+            )
+        return self
 
 
 class EvaluationOptions(Section):

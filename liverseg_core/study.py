@@ -16,7 +16,7 @@ from typing import Any
 from liverseg_core.errors import DataError, InputError
 from liverseg_core.metrics import aggregate
 from liverseg_core.records import SliceScore
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import FOLD_KINDS, ExperimentSpec
 
 Json = dict[str, Any]
 
@@ -99,8 +99,9 @@ class StudyRun:
 
     @cached_property
     def scores(self) -> tuple[SliceScore, ...]:
-        """The facts about every slice of the part that counts: test where there is one, else val."""
-        part = min(self.slices["part"], default="val")  # "test" sorts before "val"
+        """The facts about every slice of the part that counts: test where there is one; of a fold those held out."""
+        held_out = self.settings["dataset.split.kind"] in FOLD_KINDS and "val" in self.slices["part"]
+        part = "val" if held_out else min(self.slices["part"], default="val")  # "test" sorts before "val"
         rows = [dict(zip(self.slices, row, strict=True)) for row in zip(*self.slices.values(), strict=True)]
         return tuple(_score(row) for row in rows if row["part"] == part)
 

@@ -247,9 +247,9 @@ def _fold_cells(scores: Sequence[Any]) -> list[str]:
 
 def _folds_told(fold: Fold) -> str:
     split = fold.runs[0].settings
-    total = split["dataset.split.folds"] or len(set(fold.runs[0].dataset["subjects"].values()))
+    total = split["dataset.split.folds"]  # of leave-one-subject-out a record does not tell who is in a test part
     assumed = ", subjects assumed" if fold.runs[0].dataset["subjects_assumed"] else ""
-    return f"{len(fold.runs)} of {total} folds ({split['dataset.split.kind']}{assumed})"
+    return f"{len(fold.runs)} {f'of {total} ' if total else ''}folds ({split['dataset.split.kind']}{assumed})"
 
 
 def _how_row(run: StudyRun) -> list[str]:

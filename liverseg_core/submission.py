@@ -87,6 +87,8 @@ class Submission(Section):
             if not values:
                 raise SpecError(f"grid.{path}", "an empty list gives no run; list at least one value", values)
             _refuse_twice(f"grid.{path}", values)
+            if any(path in variant for variant in self.variants):
+                raise SpecError(f"grid.{path}", "replaces what variants set there; keep one of the two", values)
         seeds = self._seeds()
         if seeds is None:
             return

@@ -3,6 +3,7 @@
 Nothing here imports Keras, and no file is ever unpickled: an HDF5 file yields arrays and nothing else.
 """
 
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -216,6 +217,7 @@ def read_hdf5_weights(path: Path, options: ModelOptions) -> list[Array]:
     import h5py
 
     _refuse_unless_the_study_s(options)
+    _refuse_giants(options)
     _refuse_unless_hdf5(path)
     try:
         with h5py.File(path, "r") as file:
@@ -224,6 +226,16 @@ def read_hdf5_weights(path: Path, options: ModelOptions) -> list[Array]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise WeightsError(path.name, f"is a damaged HDF5 file ({error})") from None
+
+
+def _refuse_giants(options: ModelOptions) -> None:
+    """Before a file is opened: one that holds nothing may promise arrays of any size."""
+    size = 4 * sum(math.prod(shape) for _, shape in network_shapes(options))
+    if size > MAX_FILE_BYTES:
+        problem = (
+            f"with model.depth {options.depth} gives weights of more than {MAX_FILE_BYTES:,} bytes; choose fewer"
+        )
+        raise WeightsError("model.filters", problem, options.filters)
 
 
 def _refuse_unless_the_study_s(options: ModelOptions) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import FOLD_KINDS, DatasetChoice
 from store.entries import Entry, factors, walk
 from store.models import Dataset
@@ -39,13 +39,15 @@ class Sides:
 
     both: Mapping[str, tuple[str, ...]]
     """Part (``val``, ``test``) -> subjects with scans in train and there."""
-    everyone: int
-    """Subjects of the whole data set."""
+    people_hash: str
+    """Identity of the slices together with who is who."""
+    folding: int
+    """Subjects that folds are made of: those of train and val."""
     assumed: bool
     scored: Mapping[str, tuple[int, ...]]
     """Part (``val``, ``test``) -> its scans."""
     people: frozenset[str]
-    """Subjects of the part that is shown: test where there is one."""
+    """Subjects of the part that is shown: test where there is one, of a fold those held out."""
 
 
 def sides(manifest: Manifest, choice: DatasetChoice) -> Sides:
@@ -55,12 +57,14 @@ def sides(manifest: Manifest, choice: DatasetChoice) -> Sides:
     seen = {manifest.subjects[scan] for scan in scans["train"]}
     scored = {part: tuple(scans[part]) for part in ("val", "test") if scans[part]}
     people = {part: {manifest.subjects[scan] for scan in those} for part, those in scored.items()}
+    shown = "val" if choice.split.kind in FOLD_KINDS or "test" not in people else "test"
     return Sides(
         both={part: tuple(sorted(seen & there)) for part, there in people.items()},
-        everyone=len(set(manifest.subjects.values())),
+        people_hash=manifest.people_hash,
+        folding=len(fold_subjects(manifest)),
         assumed=manifest.subjects_assumed,
         scored=scored,
-        people=frozenset(people["test" if "test" in people else "val"]),
+        people=frozenset(people[shown]),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -24,7 +25,7 @@ TABLE_5 = ("training.optimizer", "training.batch_size", "data.image_size", "mode
 """The study's own parameter columns, always shown; other settings are shown where rows differ."""
 
 OVERVIEW = "overview"
-STUDYS = (OVERVIEW, "paper-2019")
+STUDYS = (OVERVIEW, "paper-2019", "paper-2019-fig4")
 """Profiles that show the study's own scores."""
 
 
@@ -60,7 +61,7 @@ def compare(
     runs = _runs(session, project_id, run_ids)
     datasets = _datasets(session, runs)
     split = _sides(runs, datasets)
-    entries = _entries(session, runs, datasets, split)
+    entries = _entries(session, runs, split)
     chosen = _chosen(entries, baseline)
     shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
     misleading = _misleading(measure, entries)
@@ -93,14 +94,29 @@ def _datasets(session: Session, runs: Sequence[Run]) -> dict[int, Dataset]:
     return {one.id: one for one in session.scalars(select(Dataset).where(Dataset.id.in_(wanted)))}
 
 
-def _entries(
-    session: Session, runs: Sequence[Run], datasets: Mapping[int, Dataset], split: Mapping[int, cautions.Sides]
-) -> list[Entry]:
+def _entries(session: Session, runs: Sequence[Run], split: Mapping[int, cautions.Sides]) -> list[Entry]:
     """The runs in order, folds and seeds taken together."""
     scored = facts.read(session, runs)
-    contents = {one.id: one.content_hash for one in datasets.values()}
-    references = pinned.found(session, runs, contents, split)
-    return grouped([_entry(run, contents[run.dataset_id], scored[run.id], references[run.id]) for run in runs])
+    references = pinned.found(session, runs, split)
+    imported = _imported(session, runs)
+    return grouped(
+        [
+            replace(
+                _entry(run, split[run.id].people_hash, scored[run.id], references[run.id]),
+                imported=run.id in imported,
+            )
+            for run in runs
+        ]
+    )
+
+
+def _imported(session: Session, runs: Sequence[Run]) -> set[int]:
+    """The runs whose weights came from elsewhere, so that nobody knows their seeds: those, or scored from those."""
+    roots = {run.id: run for run in runs}
+    while older := {one: run for one, run in roots.items() if run.scored_from is not None}:
+        for one, run in older.items():
+            roots[one] = session.get_one(Run, run.scored_from)
+    return {one for one, run in roots.items() if run.kind == "evaluate"}
 
 
 def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[str, dict[str, "Facts"]]) -> Entry:
@@ -206,7 +222,7 @@ def _expected(entry: Entry, split: Mapping[int, cautions.Sides]) -> int | None:
     """How many folds the set has."""
     if entry.what != "folds":
         return None
-    return entry.settings.get("dataset.split.folds") or split[entry.ids[0]].everyone
+    return entry.settings.get("dataset.split.folds") or split[entry.ids[0]].folding
 
 
 def _epochs(session: Session, runs: Sequence[Run]) -> tuple[dict[int, int], dict[int, int | None]]:

@@ -20,6 +20,11 @@ def add(session: Session, project_id: int, name: str, manifest: Manifest, artifa
     values = {"project_id": project_id, "name": name, "content_hash": manifest.content_hash, "artifact": artifact}
     session.execute(insert(Dataset).values(**values, manifest=manifest.to_json()).on_conflict_do_nothing())
     found = session.scalars(select(Dataset).where(Dataset.project_id == project_id, Dataset.name == name)).one()
+    known = Manifest.from_json(found.manifest)
+    if known.content_hash == manifest.content_hash and known.people_hash != manifest.people_hash:
+        raise DataError(
+            "name", "is taken by the same slices with other subjects; choose another name for these subjects", name
+        )
     if found.content_hash != manifest.content_hash:
         raise DataError(
             "name", "is taken by a data set with other content; data sets never change, so choose another name", name
@@ -38,10 +43,12 @@ def resolve(session: Session, project_id: int, wanted: str) -> Dataset:
     if by_name is not None:
         return by_name
     fitting = _by_hash(session, project_id, wanted)
-    if len({dataset.content_hash for dataset in fitting}) == 1:
+    if len({Manifest.from_json(dataset.manifest).people_hash for dataset in fitting}) == 1:
         return fitting[0]
     problem = (
-        "fits several data sets; give more digits" if fitting else "no such data set; see `liverseg dataset list`"
+        "fits several data sets (of one content with different subjects, perhaps); give a name or more digits"
+        if fitting
+        else "no such data set; see `liverseg dataset list`"
     )
     raise SpecError("dataset.id", problem, wanted)
 

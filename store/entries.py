@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from liverseg_core.facts import Facts
 
 SEED, FOLD = "training.seed", "dataset.split.fold"
+AUGMENTATION = "data.augmentation"
 NO_FACTOR = frozenset({SEED, FOLD, "dataset.id", "dataset.split.override"})
 """Settings that are no factor of an experiment: repeats, names, words."""
 
@@ -28,7 +29,7 @@ class Entry:
         name: of the runs, or what their names have in common.
         runs: the runs it is made of.
         settings: every setting by dotted path; of groups the first one's.
-        content: content hash of the data set.
+        content: identity of the data set's slices and of who is who in them.
         part: ``test``, ``val``, or None where nothing was scored.
         members: one ``Facts`` a repeat: one of a run or a pool of folds, several of seeds, none without scores.
         references: predictor -> what it scored on the same slices.
@@ -44,6 +45,8 @@ class Entry:
     members: tuple["Facts", ...] = ()
     references: Mapping[str, "Facts"] = field(default_factory=dict)
     inside: tuple["Entry", ...] = ()
+    imported: bool = False
+    """Whether the weights came from elsewhere."""
 
     @property
     def ids(self) -> list[int]:
@@ -78,7 +81,11 @@ def grouped(entries: Sequence[Entry]) -> list[Entry]:
 def factors(first: Entry, second: Entry) -> list[str]:
     """The settings in which two entries differ, seeds, folds and names apart."""
     paths = dict.fromkeys([*first.settings, *second.settings])
-    return [path for path in paths if path not in NO_FACTOR and first.settings.get(path) != second.settings.get(path)]
+    differing = [
+        path for path in paths if path not in NO_FACTOR and first.settings.get(path) != second.settings.get(path)
+    ]
+    # One's own augmentation is a section, a named one a word; either is one setting.
+    return list(dict.fromkeys(AUGMENTATION if path.startswith(AUGMENTATION) else path for path in differing))
 
 
 def walk(entries: Sequence[Entry], depth: int = 0) -> list[tuple[int, Entry]]:
@@ -107,14 +114,13 @@ def _fold_set(entry: Entry) -> str | None:
 
 def _repeat(entry: Entry) -> str | None:
     """Imported weights are no repeats: nobody knows their seeds."""
-    trained = all(run.kind in ("train", "rescore") for run in entry.runs)
-    return _setting(entry, {SEED}) if entry.members and trained else None
+    apart = {SEED, FOLD} if entry.what == "folds" else {SEED}
+    return _setting(entry, apart) if entry.members and not entry.imported else None
 
 
 def _setting(entry: Entry, apart: set[str]) -> str:
     kept = {path: value for path, value in entry.settings.items() if path not in apart | {"dataset.id"}}
-    kinds = sorted({run.kind for run in entry.runs})
-    return json.dumps([entry.what, entry.content, entry.part, kinds, kept], sort_keys=True)
+    return json.dumps([entry.what, entry.content, entry.part, entry.imported, kept], sort_keys=True)
 
 
 def _pool(some: Sequence[Entry]) -> list[Entry]:

@@ -104,7 +104,8 @@ def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSp
     manifests = {wanted: Manifest.from_json(dataset.manifest) for wanted, dataset in chosen.items()}
     # Only these fields decide whether a spec can run; a grid over others need not be checked cell by cell.
     different = {
-        (spec.dataset.model_dump_json(), spec.training.batch_size, spec.data.augmentation): spec for spec in specs
+        (spec.dataset.model_dump_json(), spec.training.batch_size, spec.data.augmentation, spec.data.batch_by): spec
+        for spec in specs
     }
     for spec in different.values():
         check_runnable(spec, manifests[spec.dataset.id])

@@ -122,5 +122,5 @@ def _deviation(values: list[float | None]) -> float | None:
 
 def _over_repeats(values: list[float | None]) -> Count:
     """Of seeds: how many have a value."""
-    known = [value for value in values if value is not None]
-    return Count(n=len(known), empty=len(values) - len(known), failed=known.count(0))
+    known = sum(value is not None for value in values)
+    return Count(n=known, empty=len(values) - known, failed=0)

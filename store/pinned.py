@@ -13,30 +13,29 @@ from store.cautions import Sides
 from store.entries import Entry
 from store.measure import Measure, counted
 from store.models import Run
-from store.references import reference_hash
+from store.references import MATTERING, reference_hash
 from store.rows import Row
 from store.states import State
 
 if TYPE_CHECKING:
     from liverseg_core.facts import Facts
 
-SIZE = "data.image_size"
+DECIDING = ("data.image_size", *(f"evaluation.{option}" for option in MATTERING))
+"""Settings that change what a reference predictor scores."""
 
 Scored = dict[str, dict[str, "Facts"]]
 """Predictor -> part -> what it scored."""
 
 
-def found(
-    session: Session, runs: Sequence[Run], contents: Mapping[int, str], split: Mapping[int, Sides]
-) -> dict[int, Scored]:
-    """Run id -> the reference predictors scored on the same content, slices and network size."""
+def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides]) -> dict[int, Scored]:
+    """Run id -> the reference predictors scored on the same slices, subjects, network size and lesion rules."""
     from liverseg_core.references import PREDICTORS
 
     wanted = {
         run.id: {
             name: reference_hash(
                 name,
-                contents[run.dataset_id],
+                split[run.id].people_hash,
                 run.spec["data"]["image_size"],
                 split[run.id].scored,
                 run.spec.get("evaluation", {}),
@@ -64,7 +63,7 @@ def references(entries: Sequence[Entry], measure: Measure) -> list[Row]:
     """A row a predictor for each set of slices and network size among the entries."""
     rows, seen = [], set()
     for entry in entries:
-        key = entry.scope(), entry.settings.get(SIZE)
+        key = entry.scope(), *(entry.settings.get(path) for path in DECIDING)
         if key in seen:
             continue
         seen.add(key)
@@ -78,7 +77,7 @@ def _reference(entry: Entry, name: str, measure: Measure) -> Row:
     return Row(
         what="reference",
         name=name.replace("-", " "),
-        settings={SIZE: entry.settings.get(SIZE)},
+        settings={path: entry.settings.get(path) for path in DECIDING},
         part=entry.part,
         slices=len(scored.scan),
         scans=len(set(scored.scan.tolist())),

@@ -16,7 +16,7 @@ MATTERING = ("min_lesion", "largest_component")
 
 def reference_hash(
     name: str,
-    content_hash: str,
+    people_hash: str,
     image_size: int,
     scans_by_part: Mapping[str, Sequence[int]],
     evaluation: Mapping[str, Any],
@@ -25,7 +25,7 @@ def reference_hash(
 
     Args:
         name: which predictor.
-        content_hash: of the data set.
+        people_hash: of the data set, ``Manifest.people_hash``; scores by subject depend on who is who.
         image_size: network size in pixels; the study's own scores depend on it.
         scans_by_part: ``val`` and ``test`` -> scans that are scored.
         evaluation: the section ``evaluation`` of the spec to be compared with.
@@ -33,7 +33,7 @@ def reference_hash(
     usual = EvaluationOptions().model_dump()
     rules = {key: evaluation[key] for key in MATTERING if evaluation.get(key, usual[key]) != usual[key]}
     scans = {part: sorted(own) for part, own in scans_by_part.items() if own and part != "train"}
-    said = {"reference": name, "content": content_hash, "image_size": image_size, "scans": scans, **rules}
+    said = {"reference": name, "people": people_hash, "image_size": image_size, "scans": scans, **rules}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ class Column(BaseModel):
 
 
 class Count(BaseModel):
-    """What a score was taken over: ``n`` used, ``empty`` without a value, ``failed`` at zero."""
+    """What a score was taken over: ``n`` used, ``empty`` without a value, ``failed`` to be computed."""
 
     n: int
     empty: int

@@ -45,7 +45,7 @@ def finish(
             Artifact(run_id=run.id, attempt=claim.fence, kind=kind, sha256=file.sha256, bytes=file.bytes)
             for kind, file in artifacts.items()
         )
-        run.best_epoch = best_epoch
+        run.best_epoch = best_epoch or run.best_epoch  # weights scored anew keep the epoch they are of
     move(session, run, "cancelled" if cancelled else "succeed", attempt=claim.fence)
     end_attempt(session, claim, Outcome.CANCELLED if cancelled else Outcome.SUCCEEDED, ending)
     return State(run.state)

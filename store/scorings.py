@@ -19,6 +19,9 @@ from store.states import State
 SCORED_KINDS = ("train", "evaluate", "rescore")
 """Kinds of run that leave probability maps."""
 
+SOON = 5
+"""Priority of re-scored runs: they take seconds, so nobody should wait for a training in front of them."""
+
 FIRST = 10
 """Priority of reference runs: they take a second each, and a table without them says less."""
 
@@ -45,34 +48,35 @@ def submit_rescores(
         SpecError: an unknown or unfinished run, one without maps, options that cannot be, or a key of another
             request.
     """
-    wanted = [_rescored(session, _original(session, project_id, run_id), evaluation) for run_id in run_ids]
+    wanted = [_rescored(session, *_asked(session, project_id, run_id), evaluation) for run_id in run_ids]
     body = {"rescore": list(run_ids), "evaluation": dict(evaluation)}
     experiment, new = new_experiment(session, project_id, name or "re-scored", body, key)
     if new:
-        add_runs(session, experiment, wanted)
+        add_runs(session, experiment, wanted, priority=SOON)
     return experiment
 
 
-def _original(session: Session, project_id: int, run_id: int) -> Run:
-    run = session.scalar(select(Run).where(Run.project_id == project_id, Run.id == run_id))
-    if run is not None and run.reused_from is not None:
-        run = session.get_one(Run, run.reused_from)
-    if run is None:
+def _asked(session: Session, project_id: int, run_id: int) -> tuple[Run, Run]:
+    """The run asked for, and the one that holds its maps: itself, or the one it reuses."""
+    asked = session.scalar(select(Run).where(Run.project_id == project_id, Run.id == run_id))
+    if asked is None:
         raise SpecError("runs", "there is no such run; see `liverseg runs`", run_id)
+    run = asked if asked.reused_from is None else session.get_one(Run, asked.reused_from)
     if run.kind not in SCORED_KINDS or run.state != State.SUCCEEDED:
         raise SpecError(
             "runs", f"run {run_id} is a run of kind {run.kind}, {run.state}; only succeeded runs with scores can be "
             "scored anew", run_id,
         )  # fmt: skip
-    return run
+    return asked, run
 
 
-def _rescored(session: Session, run: Run, evaluation: Mapping[str, Any]) -> Planned:
-    changed = {**run.spec, "evaluation": {**run.spec.get("evaluation", {}), **evaluation}}
+def _rescored(session: Session, asked: Run, holder: Run, evaluation: Mapping[str, Any]) -> Planned:
+    """Name, data set and settings of the run asked for, scored from the maps that ``holder`` kept."""
+    changed = {**asked.spec, "evaluation": {**asked.spec.get("evaluation", {}), **evaluation}}
     spec = ExperimentSpec.parse(changed)
-    hashes = run.training_hash, spec.evaluation_hash()
-    same = finished(session, run.project_id, {run.training_hash}).get(hashes)
-    return planned(spec, datasets.of(session, run), hashes, same, run)
+    hashes = asked.training_hash, spec.evaluation_hash()
+    same = finished(session, asked.project_id, {asked.training_hash}).get(hashes)
+    return planned(spec, datasets.of(session, asked), hashes, same, holder)
 
 
 def add_references(session: Session, project_id: int, runs: Iterable[tuple[ExperimentSpec, Dataset]]) -> list[Run]:
@@ -86,7 +90,7 @@ def add_references(session: Session, project_id: int, runs: Iterable[tuple[Exper
         own, evaluation = reference_spec(spec), spec.evaluation.model_dump()
         scans = scored_scans(manifest, spec)
         for name in PREDICTORS:
-            digest = reference_hash(name, dataset.content_hash, spec.data.image_size, scans, evaluation)
+            digest = reference_hash(name, manifest.people_hash, spec.data.image_size, scans, evaluation)
             named = own.model_copy(update={"name": name})
             wanted[digest] = Planned(named, dataset, digest, own.evaluation_hash(), predictor=name)
     known = select(Run.training_hash).where(

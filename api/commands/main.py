@@ -58,6 +58,10 @@ def _told_in_words() -> Iterator[None]:
         raise WrongUsage(str(error)) from None
     except LiversegError as error:
         raise Failed(str(error)) from None
+    except BrokenPipeError:
+        raise  # whoever read the output has gone; click ends quietly
+    except OSError as error:  # a file that cannot be written, a full disk
+        raise Failed(f"{error.filename or 'file'}: {error.strerror or error}") from None
 
 
 def _answer(error: ApiError) -> str:

@@ -1,6 +1,7 @@
 """``liverseg nnunet``: nnU-Net's files in and out."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -59,7 +60,7 @@ def submit(file: Path, splits: Path, dry_run: bool, wait: bool, as_json: bool) -
     if body.keys() - {"spec"}:
         raise InputError(str(file), "describes many runs; one spec alone is wanted here", sorted(body))
     with connect() as client:
-        dataset = client.dataset(str(body["spec"].get("dataset", {}).get("id", "")) or "-")
+        dataset = client.dataset(_dataset_of(body["spec"]))
         folds = read_splits(_text(splits), [int(scan) for scan in dataset["subjects"]])
         body["variants"] = [
             {"name": f"fold {place}", "dataset.split": {"kind": "scans", **{part: list(fold[part]) for part in fold}}}
@@ -69,6 +70,13 @@ def submit(file: Path, splits: Path, dry_run: bool, wait: bool, as_json: bool) -
             print_plan(client.submit(body, dry_run=True), as_json)
         else:
             follow(client, client.submit(body), wait, as_json)
+
+
+def _dataset_of(spec: dict[str, Any]) -> str:
+    chosen = spec.get("dataset")
+    if not isinstance(chosen, dict) or not isinstance(chosen.get("id"), str) or not chosen["id"]:
+        raise InputError("dataset.id", "must name a data set, such as `dataset: {id: my-slices}`", chosen)
+    return str(chosen["id"])
 
 
 def _text(file: Path) -> str:

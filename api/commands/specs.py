@@ -202,7 +202,7 @@ def _fields(schema: Json, sections: Json, prefix: str, defaults: Json) -> Iterat
 
 def _limits(field: Json) -> str:
     """``one of a, b`` or ``1 to 256`` or ``more than 0, at most 10``."""
-    options = [field, *field.get("anyOf", [])]
+    options = [field, *field.get("anyOf", []), *field.get("oneOf", [])]
     found = {key: option[key] for option in reversed(options) for key in option}
     if "enum" in found:
         return "one of " + ", ".join(map(str, found["enum"]))

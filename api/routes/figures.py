@@ -41,6 +41,9 @@ By = Annotated[Literal["scan", "subject"], Query(description="what a bar stands 
 _drawing = Lock()
 """One figure at a time: memory stays bounded however many are asked for at once."""
 
+WAIT_S = 20.0
+"""A request waits no longer for its turn: waiting ones hold threads that others need."""
+
 
 class Picture(Response):
     """A PNG file."""
@@ -195,8 +198,12 @@ def _read(kept: Kept) -> "Iterator[Panels]":
 @contextmanager
 def _figures() -> Iterator[ModuleType]:
     """``liverseg_core.figures``, imported when first needed, while no other thread draws."""
-    with _drawing:
+    if not _drawing.acquire(timeout=WAIT_S):
+        raise Problem(503, "many figures are being drawn; ask again in a few seconds", headers={"Retry-After": "5"})
+    try:
         os.environ.setdefault("MPLCONFIGDIR", str(settings().cache / "matplotlib"))  # for its list of fonts
         from liverseg_core import figures
 
         yield figures
+    finally:
+        _drawing.release()

@@ -74,6 +74,12 @@ class Manifest:
         """(part, scan) -> how many slices."""
         return Counter((entry.part, entry.scan) for entry in self.slices)
 
+    @cached_property
+    def people_hash(self) -> str:
+        """SHA-256 over the content and who is who: the same slices with other subjects are scored in other groups."""
+        who = json.dumps([self.content_hash, sorted(self.subjects.items())])
+        return hashlib.sha256(who.encode()).hexdigest()
+
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that hold slices, in the order train, val, test."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -17,6 +17,11 @@ from liverseg_core.errors import DataError
 
 PART = "test"
 """What unlabelled slices are called in a manifest."""
+
+MAX_SCAN_PIXELS = 2**30
+"""Of one scan, whose masks are in memory together: 4,096 slices of 512 x 512."""
+MAX_PIXELS = 2**33
+"""Of one upload: 32,768 slices of 512 x 512."""
 
 _NAME = re.compile(r"([0-9]{1,9})_([0-9]{1,9})\.png")
 
@@ -58,6 +63,7 @@ def read_slices(path: Path) -> Manifest:
     """
     with zips.opened(path) as bundle:
         names = sorted(zips.checked_names(bundle, _check_name))
+        _refuse_too_many(bundle, names)
         if not names:
             raise DataError(path.name, "holds no slices; put SCAN_SLICE.png files at its top")
         images = ((name, read_image(zips.member(bundle, name, MAX_FILE_BYTES), name)) for name in names)
@@ -86,6 +92,29 @@ def read_resized(path: Path, manifest: Manifest, size: int, out: Path, between: 
             images[index] = resize_bilinear(_image(bundle, f"{entry.key}.png"), size) / np.float32(255)
     nothing = np.zeros((0, size, size))
     return SliceCache(images, nothing.astype(np.float32), nothing.astype(np.uint8))
+
+
+def _refuse_too_many(bundle: ZipFile, names: Sequence[str]) -> None:
+    """By the sizes that the headers promise, before a pixel is decoded: black slices pack to next to nothing."""
+    scans: dict[int, int] = {}
+    for name in names:
+        scan = _parse(name)[0]
+        scans[scan] = scans.get(scan, 0) + _pixels(bundle, name)
+    for scan, pixels in scans.items():
+        if pixels > MAX_SCAN_PIXELS:
+            problem = f"scan {scan} holds more than {MAX_SCAN_PIXELS:,} pixels; split it or make it smaller"
+            raise DataError("slices", problem, pixels)
+    if sum(scans.values()) > MAX_PIXELS:
+        raise DataError(
+            "slices", f"hold more than {MAX_PIXELS:,} pixels in all; send fewer at once", sum(scans.values())
+        )
+
+
+def _pixels(bundle: ZipFile, name: str) -> int:
+    """Pixels that a PNG's header promises; 0 where it is none, which the reader refuses in words."""
+    with bundle.open(name) as file:
+        head = file.read(24)
+    return int.from_bytes(head[16:20]) * int.from_bytes(head[20:24]) if head[:4] == b"\x89PNG" else 0
 
 
 def _image(bundle: ZipFile, name: str) -> NDArray[np.uint8]:
