@@ -19,8 +19,6 @@ ESCAPED = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",
-    "*": "{*}",
     "±": r"$\pm$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
@@ -37,7 +35,8 @@ def to_latex(comparison: Comparison) -> str:
 
 def escape(text: str) -> str:
     """Text that LaTeX shows as it is, on one line."""
-    return "".join(ESCAPED.get(char, char) for char in " ".join(text.split()))
+    shown = "".join(ESCAPED.get(char, char) for char in " ".join(text.split()))
+    return f"{{}}{shown}" if shown.startswith(("[", "*")) else shown  # else it is an option of the command before it
 
 
 def _parameters(comparison: Comparison) -> str:

@@ -280,9 +280,9 @@ class TrainingOptions(Section):
             raise ValueError(
                 "tversky_alpha and tversky_beta are both 0, so the loss would be constant; weigh one of them"
             )
-        if self.schedule.warmup >= self.epochs and self.schedule.warmup:
+        if self.schedule.warmup > self.epochs:
             raise ValueError(
-                f"schedule.warmup {self.schedule.warmup} must be less than epochs {self.epochs}, or the learning "
+                f"schedule.warmup {self.schedule.warmup} must not be more than epochs {self.epochs}, or the learning "
                 "rate is never reached"
             )
         return self

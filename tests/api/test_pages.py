@@ -112,7 +112,7 @@ def test_the_comparison_page_switches_by_links_alone(web: httpx.Client, finished
     assert "Lesion Dice [%] by subject, against a" in html
     assert "b 1 13.622 none 1 1 1.00 1" in rows(html)
     assert "2 TP / (2 TP + FP + FN). Empty masks: both empty: left out; one empty: 0" in html
-    assert 'title="n 1, without a value 0, at zero 0"' in html
+    assert 'title="n 1, without a value 0, failed 0"' in html
     assert "no interval; the dots are shown" in html
     assert "baseline" in next(line for line in rows(html) if line.startswith("a "))
     assert page(web, f"{address}&baseline=") == page(web, address)

@@ -160,3 +160,10 @@ def test_the_study_s_tables_are_the_preset_s(study):
         else {}
         for row in PAPER_2019_ROWS
     }
+
+
+def test_an_overlong_cell_and_an_empty_csv_are_refused_at_once():
+    with pytest.raises(DataError, match="more than 200 characters"):
+        read_tables([("a.csv", "name,image size,dice\nours,1" + " " * 100_000 + "1,90\n")])
+    with pytest.raises(DataError):
+        read_tables([("a.csv", ",,,\n")])

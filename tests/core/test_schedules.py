@@ -17,7 +17,7 @@ def rates(steps, epochs, **schedule):
         ({"kind": "exponential"}, [0.1 * 10 ** (-2 * k / 7) for k in range(8)]),
         ({"warmup": 1}, [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]),
         ({"kind": "step", "warmup": 1}, [0.05, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
-        ({"warmup": 10}, [0.1 * k / 20 for k in range(1, 9)]),
+        ({"warmup": 4}, [0.1 * k / 8 for k in range(1, 9)]),
     ],
 )
 def test_rates_of_four_epochs_of_two_steps(schedule, expected):

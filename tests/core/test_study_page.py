@@ -112,7 +112,7 @@ def test_references_are_shown(text):
 
 def test_subjects_that_were_left_out(text):
     part = section(text, "With every subject left out in turn")
-    assert "**Recipe**, seed 0, subject-level; 2 of 2 folds (leave-one-subject-out); " in part
+    assert "**Recipe**, seed 0, subject-level; 2 folds (leave-one-subject-out); " in part
     table = rows(part)
     assert table["scans 0"] == ["2", "93.671", "70.588"]
     assert table["scans 8, 9"] == ["3", "93.671", "70.588"]

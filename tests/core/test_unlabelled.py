@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from liverseg_core.data import unlabelled
 from liverseg_core.data.png import write_png
 from liverseg_core.data.unlabelled import pack_slices, read_resized, read_slices
 from liverseg_core.errors import DataError
@@ -105,3 +106,12 @@ def test_a_network_sees_them_as_it_sees_those_of_a_data_set(tiny, tmp_path):
     assert len(mine) == len(manifest.slices) == 24
     for entry, image in zip(manifest.slices, cache.images, strict=True):
         assert np.array_equal(mine[entry.key], image)
+
+
+def test_more_pixels_than_memory_holds_are_refused_by_their_headers(tmp_path, monkeypatch):
+    monkeypatch.setattr(unlabelled, "MAX_SCAN_PIXELS", 32 * 32)
+    with zipfile.ZipFile(tmp_path / "slices.zip", "w") as bundle:
+        for number in (1, 2):
+            bundle.writestr(f"3_{number}.png", write_png(np.zeros((32, 32), np.uint8)))
+    with pytest.raises(DataError, match="scan 3 holds more than 1,024 pixels"):
+        unlabelled.read_slices(tmp_path / "slices.zip")

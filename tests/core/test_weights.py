@@ -250,3 +250,8 @@ def test_misfits_are_not_written(tmp_path):
     with pytest.raises(WeightsError, match="encoder1_conv1/kernel"):
         write_weights(tmp_path / "weights.npz", arrays()[1:], OPTIONS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_giants_is_refused_before_the_file_is_opened(tmp_path):
+    with pytest.raises(WeightsError, match=r"model\.filters.*more than 2,147,483,648 bytes"):
+        read_hdf5_weights(tmp_path / "not there.h5", ModelOptions(filters=256, depth=6))

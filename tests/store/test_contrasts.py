@@ -201,8 +201,8 @@ def test_profile_and_level_choose_the_columns(six):
 def reference(name, **score):
     rows = [factories.slice_score("val", scan, 0, **score) for scan in range(1, 7)]
     made = ledger.finished(rows, spec=factories.tiny_spec("people"))
-    content = ledger.rows("SELECT content_hash FROM datasets WHERE name = 'people'")[0][0]
-    digest = reference_hash(name, content, 32, {"val": tuple(range(1, 7))}, {})
+    manifest = Manifest.from_json(ledger.rows("SELECT manifest FROM datasets WHERE name = 'people'")[0][0])
+    digest = reference_hash(name, manifest.people_hash, 32, {"val": tuple(range(1, 7))}, {})
     ledger.execute("UPDATE runs SET kind = 'reference', training_hash = :h WHERE id = :i", h=digest, i=made)
     return made
 
@@ -219,7 +219,8 @@ def test_references_stand_at_the_foot_and_judge_columns_and_runs(six):
     table = asked(good, dead)
     assert [row.name for row in table.references] == ["empty", "liver as lesion", "perfect"]
     assert [row.scores["pooled_lesion_dice"] for row in table.references] == pytest.approx([0, 2 / 3, 1])
-    assert table.references[0].settings == {"data.image_size": 32}
+    usual = {"evaluation.min_lesion": 0, "evaluation.largest_component": False}
+    assert table.references[0].settings == {"data.image_size": 32} | usual
     assert [row.collapsed for row in table.rows] == [False, True]
     warned = {column.key: column.warning for column in table.columns if column.warning}
     assert "a perfect prediction" in warned["dice_tumor"]

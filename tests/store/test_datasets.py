@@ -1,6 +1,7 @@
 """One name for one content in a project; found by name or by the start of its content hash."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_a_prefix_that_fits_two_contents_is_refused():
     ledger.dataset("a")
     ledger.dataset("b", mark="b")
     ledger.execute("UPDATE datasets SET content_hash = 'abcdef01' || name || substr(content_hash, 10)")
-    with pytest.raises(SpecError, match="give more digits"):
+    with pytest.raises(SpecError, match="or more digits"):
         resolve("abcdef01")
     assert resolve("abcdef01a").name == "a"
 
@@ -104,3 +105,15 @@ def test_listed_newest_first():
     ledger.dataset("a")
     with transaction() as session:
         assert [one.name for one in datasets.listed(session, DEFAULT_PROJECT)] == ["a", "b"]
+
+
+def test_the_same_slices_with_other_subjects_are_another_data_set():
+    """Scores by subject depend on who is who, so neither a name nor a hash may stand for two answers."""
+    ledger.dataset("told")
+    other = replace(ledger.manifest(), subjects=dict.fromkeys(ledger.manifest().subjects, "one"))
+    with transaction() as session, pytest.raises(DataError, match="other subjects"):
+        datasets.add(session, DEFAULT_PROJECT, "told", other, ledger.manifest().content_hash)
+    with transaction() as session:
+        datasets.add(session, DEFAULT_PROJECT, "else", other, ledger.manifest().content_hash)
+    with pytest.raises(SpecError, match="different subjects"):
+        resolve(other.content_hash)

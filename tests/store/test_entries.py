@@ -1,5 +1,7 @@
 """How runs are taken together: folds pooled, seeds as repeats."""
 
+from dataclasses import replace
+
 import pytest
 
 from liverseg_core.facts import Facts
@@ -59,7 +61,7 @@ def test_a_result_shown_twice_counts_once_among_the_seeds():
 @pytest.mark.parametrize(
     "other",
     [
-        seeded(2, 1, kind="evaluate"),
+        replace(seeded(2, 1), imported=True),
         seeded(2, 1, part="test"),
         entry(2, 1, training__seed=1),
         entry(2, training__seed=1),
@@ -122,3 +124,17 @@ def test_names_of_groups_are_the_words_that_all_share():
     assert (found.name, found.title) == ("DA lr 1 seed", "DA lr 1 seed (mean of 2 seeds)")
     (unlike,) = grouped([seeded(0, 0, name="a"), seeded(1, 1, name="b")])
     assert unlike.name == "a"
+
+
+def test_an_augmentation_of_ones_own_is_one_factor():
+    named, own = seeded(1, 0), seeded(2, 0)
+    section = {"rotation": 10.0, "scale": 0.0}
+    settings = {path: value for path, value in own.settings.items() if path != "data.augmentation"}
+    settings |= {f"data.augmentation.{name}": value for name, value in section.items()}
+    named = replace(named, settings={**named.settings, "data.augmentation": "none"})
+    assert factors(named, replace(own, settings=settings)) == ["data.augmentation"]
+
+
+def test_seeds_of_fold_pools_group_whichever_fold_comes_first():
+    runs = [fold(1, 0, 1), fold(2, 1, 2), fold(3, 1, 2, training__seed=1), fold(4, 0, 1, training__seed=1)]
+    assert [one.what for one in grouped(runs)] == ["seeds"]
