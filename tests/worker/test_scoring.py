@@ -204,6 +204,8 @@ def test_work_inside_ends_at_its_next_step_when_asked_to() -> None:
     work.terminate(5)
     assert work.kill() == INTERRUPTED != DONE
     assert work.next_event(1) == {"event": "progress", "phase": "scoring"}
+    assert not work.ended()  # the word that wakes its supervisor has not been taken yet
+    assert work.next_event(1) == {}
     assert work.ended()
 
 
