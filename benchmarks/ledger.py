@@ -38,9 +38,14 @@ def throw_away_home() -> Iterator[None]:
     postgres = bundled.start_postgres(home)
     try:
         schema.upgrade()
-        entries = [SliceEntry(part, 0, n, f"{n}", part) for part in ("train", "val") for n in range(SLICES)]
+        scans = {"train": 1, "val": 0}
+        entries = [
+            SliceEntry(part, scan, n, f"{part} {n}", part) for part, scan in scans.items() for n in range(SLICES)
+        ]
         with transaction() as session:
-            datasets.add(session, DEFAULT_PROJECT, "bench", Manifest(512, 512, tuple(entries), {0: "0"}, True), "")
+            datasets.add(
+                session, DEFAULT_PROJECT, "bench", Manifest(512, 512, tuple(entries), {0: "0", 1: "1"}, True), ""
+            )
         yield
     finally:
         postgres.stop()
