@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from api import render
+from api.dataset_schemas import DatasetOut
 from api.routes import checks
 from api.routes.uploads import NameOrHash, known_dataset
-from api.schemas import DatasetOut
 from liverseg_core.data.manifest import PARTS, Manifest
 from store.database import transaction
 

@@ -10,9 +10,10 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from api import render, tables
+from api.dataset_schemas import DatasetOut
 from api.parameters import Before, RunId, SomeExperiment
 from api.routes.runs import change, known_run, read_detail
-from api.schemas import DatasetOut, RunDetail, RunOut, changed_settings, next_page, waits
+from api.schemas import RunDetail, RunOut, changed_settings, next_page, waits
 from liverseg_core.spec import ExperimentSpec
 from store import datasets, queue, scores, views
 from store.database import transaction

@@ -4,7 +4,6 @@ Scoring stored maps anew takes a fraction of a second, less than a process takes
 behind that a process would have to free. What must never happen in a worker (Keras) does not happen here.
 """
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -14,8 +13,6 @@ from typing import Any
 from liverseg_core.errors import Interrupted
 from liverseg_core.records import ExperimentResult
 from worker.reporting import CRASHED, report
-
-log = logging.getLogger(__name__)
 
 
 class Inside:

@@ -4,9 +4,9 @@ from threading import Lock
 
 from fastapi import APIRouter
 
+from api.dataset_schemas import DatasetOut
 from api.problems import Problem
 from api.routes.uploads import NameOrHash, known_dataset
-from api.schemas import DatasetOut
 from liverseg_core.data.manifest import Manifest
 from store import artifacts
 from store.database import transaction

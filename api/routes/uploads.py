@@ -11,8 +11,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.dataset_schemas import DatasetList, DatasetOut
 from api.problems import not_found
-from api.schemas import DatasetList, DatasetOut, ExperimentRuns
+from api.schemas import ExperimentRuns
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable

@@ -10,12 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
+from api.commands.main import main
 from liverseg_core.data.manifest import Manifest
 from store import artifacts, queue, scores
 from store.database import transaction
 from store.queue import Ending, Work
+from store.settings import settings
 from tests import factories
+
+Command = Callable[..., Result]
 
 
 @contextmanager
@@ -121,4 +126,20 @@ def dead(submit: Callable[..., list[int]], claim: Callable[[], Work]) -> int:
     (run,) = submit()
     with transaction() as session:
         queue.crash(session, claim().claim, Ending(exit_code=-9, message="killed"), 1)
+    return run
+
+
+@pytest.fixture
+def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command in this process, its output no terminal."""
+    monkeypatch.setenv("LIVERSEG_URL", api_url)
+    settings.cache_clear()
+
+    def run(*words: str | Path, code: int = 0, given: str | bytes | None = None) -> Result:
+        result = CliRunner().invoke(main, [str(word) for word in words], input=given)
+        assert result.exit_code == code, (result.output, result.exception)
+        assert "\x1b" not in result.output
+        assert "Traceback" not in result.output
+        return result
+
     return run

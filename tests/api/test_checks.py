@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from store import artifacts
-from tests.api.test_command import liverseg  # noqa: F401 - a fixture
 from tests.api.test_figures import size
 from tests.api.test_pages import page
 from tests.core.test_similarity import packed, write_scan
@@ -73,7 +72,7 @@ def test_the_pages_button_checks(web: httpx.Client, twins: str):
     assert web.post("/datasets/twins/check", headers={"origin": "http://evil.example"}).status_code == 403
 
 
-def test_the_command_says_what_it_means(liverseg: Callable[..., object], twins: str):  # noqa: F811
+def test_the_command_says_what_it_means(liverseg: Callable[..., object], twins: str):
     told = " ".join(liverseg("dataset", "check", "twins").stdout.split())
     assert told.startswith("Scans Score Best slices Told to be Parts 0 and 2 0.")
     assert "<b>$x and C train and val 1 of 3 pairs of scans score above 0.25; the next one scores 0." in told

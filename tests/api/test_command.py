@@ -26,22 +26,6 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process, its output no terminal."""
-    monkeypatch.setenv("LIVERSEG_URL", api_url)
-    settings.cache_clear()
-
-    def run(*words: str | Path, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, [str(word) for word in words])
-        assert result.exit_code == code, (result.output, result.exception)
-        assert "\x1b" not in result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return run
-
-
-@pytest.fixture
 def phantom(liverseg: Run, tmp_path: Path) -> str:
     draw_phantom(tmp_path / "phantom", subjects=4, slices=8, size=32)
     liverseg("dataset", "import", tmp_path / "phantom")

@@ -16,7 +16,6 @@ from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.queue import Ending, Work
 from tests import factories
-from tests.api.test_command import liverseg  # noqa: F401 - a fixture
 from tests.api.test_pages import page
 
 
@@ -152,7 +151,7 @@ def test_the_run_page_leads_to_its_images(web: httpx.Client, run: int):
     assert web.get(f"/runs/{run}/images/val/2_99", headers={"accept": "text/html"}).status_code == 404
 
 
-def test_the_command_writes_figures(liverseg: Callable[..., object], run: int, tmp_path: Path):  # noqa: F811
+def test_the_command_writes_figures(liverseg: Callable[..., object], run: int, tmp_path: Path):
     out = tmp_path / "figure.png"
     for words in ([], ["--kind", "four"], ["--kind", "six", "--worst", 1], ["--kind", "six", "--image", "val/2_3"]):
         assert liverseg("figure", run, *words, "--out", out).stdout == f"wrote {out}\n"

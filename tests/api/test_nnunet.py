@@ -8,54 +8,34 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from click.testing import CliRunner
 
-from api.commands.main import main
-from store.settings import settings
+from tests.api.conftest import Command
 from tests.factories import tiny_spec
 
 
-@pytest.fixture
-def liverseg(web: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    monkeypatch.setenv("LIVERSEG_URL", str(web.base_url))
-    settings.cache_clear()
-
-    def run(*words: Any, code: int = 0) -> str:
-        result = CliRunner().invoke(main, [str(word) for word in words])
-        assert result.exit_code == code, result.output
-        return result.output
-
-    yield run
-    monkeypatch.undo()
-    settings.cache_clear()
-
-
-def test_a_summary_goes_out_and_comes_in_again(
-    liverseg: Callable[..., str], finished: Callable[..., int], tmp_path: Path
-):
+def test_a_summary_goes_out_and_comes_in_again(liverseg: Command, finished: Callable[..., int], tmp_path: Path):
     """One test scan of 8 slices, each with the counts of factories.slice_score: lesion TP 6, FP 1, FN 4."""
-    told = liverseg("nnunet", "summary", finished())
+    told = liverseg("nnunet", "summary", finished()).output
     (tmp_path / "summary.json").write_text(told)
     (case,) = json.loads(told)["metric_per_case"]
     assert [case["metrics"]["2"][name] for name in ("TP", "FP", "FN")] == [48, 8, 32]
     assert case["metrics"]["2"]["Dice"] == pytest.approx(12 / 17)
-    assert f"Dice_2        {12 / 17:.6g}  (n 1, not defined 0)" in liverseg(
-        "nnunet", "read", tmp_path / "summary.json"
-    )
+    read = liverseg("nnunet", "read", tmp_path / "summary.json").output
+    assert f"Dice_2        {12 / 17:.6g}  (n 1, not defined 0)" in read
 
 
-def test_splits_go_out_and_become_runs(liverseg: Callable[..., str], phantom: dict[str, Any], tmp_path: Path):
-    told = liverseg("nnunet", "splits", "phantom")
+def test_splits_go_out_and_become_runs(liverseg: Command, phantom: dict[str, Any], tmp_path: Path):
+    told = liverseg("nnunet", "splits", "phantom").output
     folds = json.loads(told)  # three subjects train and validate, the fourth tests
     assert [fold["val"] for fold in folds] == [["liver_0"], ["liver_1"], ["liver_2"]]
     assert folds[0]["train"] == ["liver_1", "liver_2"]
     (tmp_path / "splits_final.json").write_text(told)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(tiny_spec()))
     words = ("nnunet", "submit", tmp_path / "spec.yaml", tmp_path / "splits_final.json", "--dry-run", "--json")
-    plan = json.loads(liverseg(*words))
+    plan = json.loads(liverseg(*words).output)
     assert [run["settings"]["dataset.split.val"] for run in plan["runs"]] == [[0], [1], [2]]
     (tmp_path / "splits_final.json").write_text('[{"train": ["liver_0"], "val": ["liver_77"]}]')
-    assert "77" in liverseg(*words, code=2)
+    assert "77" in liverseg(*words, code=2).output
 
 
 def test_what_has_no_scores_has_no_summary(web: httpx.Client, submit: Callable[..., list[int]]):

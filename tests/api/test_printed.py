@@ -6,13 +6,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from api.commands.main import main
 from store import printed
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
-from store.settings import settings
 
 SCORES = "Name  Loss  Dice Coef.\nFirst  3.663%  96.337%\nSecond  26.761%  93.239%\n"
 PARAMETERS = json.dumps({"columns": ["run", "name", "batch_size"], "rows": [["0605-180358", "First", 32]]})
@@ -98,19 +96,6 @@ def test_unknown_tables_and_large_bodies(web: httpx.Client):
 
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("LIVERSEG_URL", api_url)
-    settings.cache_clear()
-
-    def run(*words: str | Path, code: int = 0, given: str | bytes | None = None) -> Result:
-        result = CliRunner().invoke(main, [str(word) for word in words], input=given)
-        assert result.exit_code == code, (result.output, result.exception)
-        return result
-
-    return run
 
 
 def test_a_table_is_imported_listed_and_shown(liverseg: Run, tmp_path: Path):

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from api.commands.main import main
 from liverseg_core.phantom import draw_phantom
 from liverseg_core.study import read_folder
 from store import queue, scores
@@ -15,23 +14,9 @@ from store.database import transaction
 from store.datasets import resolve
 from store.models import DEFAULT_PROJECT
 from store.queue import Ending
-from store.settings import settings
 from tests import factories
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("LIVERSEG_URL", api_url)
-    settings.cache_clear()
-
-    def run(*words: str | Path, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, [str(word) for word in words])
-        assert result.exit_code == code, (result.output, result.exception)
-        return result
-
-    return run
 
 
 @pytest.fixture

@@ -248,4 +248,4 @@ def test_ten_runs_take_milliseconds():
     start = time.process_time()
     for _ in range(10):
         profiles.scores("modern", "slice", columns)
-    assert time.process_time() - start < 1  # 30 ms on an idle machine
+    assert time.process_time() - start < 1  # far above what columns take, far below a loop over slices
