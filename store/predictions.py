@@ -1,12 +1,11 @@
 """Queueing masks for unlabelled slices, by the weights of a finished run."""
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import SpecError
-from store import artifacts
+from store import artifacts, scores
 from store.experiments import new_experiment
-from store.models import Artifact, Experiment, Run
+from store.models import Experiment, Run
 from store.queue import enter_new
 from store.settings import settings
 from store.states import State
@@ -40,7 +39,7 @@ def submit_prediction(session: Session, run: Run, images: str, key: str | None =
         spec=source.spec,
         training_hash=source.training_hash,
         evaluation_hash=source.evaluation_hash,
-        weights=_weights(session, source),
+        weights=scores.files(session, source.id)["weights"],
         images=images,
         scored_from=source.id,
         pool=settings().pool,
@@ -65,11 +64,7 @@ def with_weights(session: Session, run: Run) -> Run:
         raise SpecError("run", f"is of kind {source.kind} and has no weights; name a run that was trained", run.id)
     if source.state != State.SUCCEEDED:
         raise SpecError("run", f"is {source.state}; only a succeeded run has weights to predict with", run.id)
-    weights = _weights(session, source)
+    weights = scores.files(session, source.id).get("weights")
     if weights is None or not artifacts.locate(weights).is_file():
         raise SpecError("run", "has no weights in the store, so nothing can be predicted; train it again", run.id)
     return source
-
-
-def _weights(session: Session, run: Run) -> str | None:
-    return session.scalar(select(Artifact.sha256).where(Artifact.run_id == run.id, Artifact.kind == "weights"))
