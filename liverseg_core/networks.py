@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from liverseg_core.backend import keras
+from liverseg_core.backend import batch_normalization, keras
 from liverseg_core.spec import ModelOptions
 
 ops = keras.ops
@@ -139,7 +139,7 @@ def _normalization(kind: str, channels: int, name: str) -> keras.layers.Layer:
     pixels of at most eight groups of at least two channels. Instance: over the pixels of each channel.
     """
     if kind == "batch":
-        return keras.layers.BatchNormalization(momentum=0.9, name=name)
+        return batch_normalization(momentum=0.9, name=name)
     groups = channels if kind == "instance" else max(1, gcd(channels, 2 * MAX_GROUPS) // 2)
     return keras.layers.GroupNormalization(groups, name=name)
 
