@@ -71,10 +71,10 @@ def batch_normalization(momentum: float, name: str) -> keras.layers.Layer:
     return _FusedBatchNormalization(momentum=momentum, name=name)
 
 
-class _FusedBatchNormalization(keras.layers.BatchNormalization):
+class _FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """The same variables and values as its base, up to rounding."""
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None, mask: None = None) -> Any:  # noqa: ARG002
         from tensorflow.compat.v1.nn import fused_batch_norm
 
         own = {"scale": self.gamma.value, "offset": self.beta.value, "epsilon": self.epsilon}

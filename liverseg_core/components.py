@@ -7,7 +7,7 @@ Components are found in each slice (8-connected) and then linked through neighbo
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ def overlaps(one: Labelled, other: Labelled) -> Numbers:
     """``[m, 3]``: a component of ``one``, a component of ``other``, the pixels that both have."""
     if not one.sizes.size or not other.sizes.size:
         return np.zeros((0, 3), np.int64)
-    a, b = _shared_window(one, other)
+    a, b = shared_window(one, other)
     both = (a > 0) & (b > 0)
     step = len(other.sizes) + 1
     codes, pixels = np.unique(a[both].astype(np.int64) * step + b[both], return_counts=True)
@@ -135,8 +135,19 @@ def match(shared: Numbers, sizes: Numbers, other_sizes: Numbers) -> tuple[NDArra
     return iou, other_iou
 
 
-def _shared_window(one: Labelled, other: Labelled) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both label arrays where their crops overlap."""
+class Crop(Protocol):
+    """Labels ``[h, w]`` of a slice from row ``top`` and column ``left`` on; what lies outside is 0."""
+
+    @property
+    def labels(self) -> NDArray[Any]: ...
+    @property
+    def top(self) -> int: ...
+    @property
+    def left(self) -> int: ...
+
+
+def shared_window(one: Crop, other: Crop) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both label arrays where the crops overlap."""
     top, left = max(one.top, other.top), max(one.left, other.left)
     bottom, right = (
         max(first, min(start + length, other_start + other_length))

@@ -5,6 +5,7 @@ is what the study's code computes, kept as it is, oddities included: y = bilinea
 at network size.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,11 +55,17 @@ def enlarge_nearest(labels: Labels, shape: tuple[int, int]) -> Labels:
 
     Row i of the result is row floor((i + 1/2) h / H) of the input, in whole numbers, so nothing is rounded.
     """
-    rows, columns = (
-        ((2 * np.arange(large) + 1) * small) // (2 * large) for small, large in zip(labels.shape, shape, strict=True)
-    )
+    rows, columns = (nearest_rows(small, large) for small, large in zip(labels.shape, shape, strict=True))
     enlarged: Labels = labels.take(columns, axis=1).take(rows, axis=0)  # many times faster than both at once
     return enlarged
+
+
+@functools.lru_cache(maxsize=64)
+def nearest_rows(small: int, large: int) -> NDArray[np.int64]:
+    """Row of ``small`` that each of ``large`` rows is read from, ``[large]``; see :func:`enlarge_nearest`."""
+    rows = ((2 * np.arange(large) + 1) * small) // (2 * large)
+    rows.flags.writeable = False
+    return rows
 
 
 def count_3x3(truth: Labels, prediction: Labels) -> tuple[int, ...]:

@@ -4,9 +4,11 @@ They are the only shapes in which results leave the laboratory; the trainer send
 as JSON and the ledger stores them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class ExperimentResult:
     artifacts: dict[str, Path]
     best_epoch: int
     epochs: int
+
+
+VALUES: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    record: attrgetter(*(field.name for field in fields(record))) for record in (SliceScore, LesionComponent)
+}
+"""Values of a record in the order of its fields; ``dataclasses.astuple`` copies deeply and takes ten times longer."""
 
 
 class Events(Protocol):

@@ -4,6 +4,7 @@ The one way in which counts are taken: :func:`liverseg_core.evaluation.evaluate`
 back through :func:`rescore`, so re-scoring with unchanged options gives the same counts.
 """
 
+import dataclasses
 import functools
 import io
 import math
@@ -23,7 +24,7 @@ from liverseg_core import components
 from liverseg_core.components import Labelled
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.errors import DataError
-from liverseg_core.metrics import FULL, Labels, Level, SoftFacts, count_3x3, enlarge_nearest
+from liverseg_core.metrics import FULL, Labels, Level, SoftFacts, nearest_rows
 from liverseg_core.records import LesionComponent, SliceScore
 from liverseg_core.spec import EvaluationOptions
 
@@ -38,6 +39,9 @@ BACKGROUND, PARENCHYMA, LESION = 0, 1, 2
 
 THREADS = min(4, os.cpu_count() or 1)
 
+SHARE = 32
+"""Slices that a thread takes at once."""
+
 Result = TypeVar("Result")
 
 
@@ -49,6 +53,7 @@ def rescore(
     soft: Mapping[Key, SoftFacts],
     options: EvaluationOptions,
     between: Callable[[], None] = lambda: None,
+    truths: "Truths | None" = None,
 ) -> Scored:
     """Score every slice of ``parts`` from its stored probability map.
 
@@ -60,6 +65,7 @@ def rescore(
         soft: what the maps cannot give, as it was stored with the scores that these maps belong to.
         options: how probabilities become labels; ``flips`` is ignored, since it is already in the maps.
         between: called before each scan; may raise to stop.
+        truths: remembers the true lesions from one call to the next with the same ``manifest`` and ``labels``.
 
     Returns:
         One score a slice, part by part, in the order of the indices; and the lesions.
@@ -69,11 +75,11 @@ def rescore(
     """
     with _opened(maps) as file:
 
-        def predict(part: str, index: int) -> Labels:
-            small = decode(read_map(file, f"{part}/{manifest.slices[index].key}"), options)
-            return enlarge_nearest(small, (manifest.height, manifest.width))
+        def predict(part: str, index: int) -> Patch:
+            u = read_map(file, f"{part}/{manifest.slices[index].key}")
+            return _enlarged(_decoded(u, options), u.shape[-2:], (manifest.height, manifest.width))
 
-        return score_parts(manifest, labels, parts, predict, soft, options, between)
+        return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths())
 
 
 def score_parts(
@@ -86,6 +92,20 @@ def score_parts(
     between: Callable[[], None] = lambda: None,
 ) -> Scored:
     """Score what ``predict(part, index)`` says, labels ``[H, W]``, scan by scan; see :func:`rescore`."""
+    cropped = lambda part, index: crop(predict(part, index))  # noqa: E731
+    return _score(manifest, labels, parts, cropped, soft, options, between, Truths())
+
+
+def _score(
+    manifest: Manifest,
+    labels: NDArray[np.uint8],
+    parts: Mapping[str, Sequence[int]],
+    predict: "Callable[[str, int], Patch]",
+    soft: Mapping[Key, SoftFacts],
+    options: EvaluationOptions,
+    between: Callable[[], None],
+    truths: "Truths",
+) -> Scored:
     scores: dict[tuple[str, int], SliceScore] = {}
     found: list[LesionComponent] = []
     for part, scan, indices in _scans(manifest, parts):
@@ -96,9 +116,10 @@ def score_parts(
             raise DataError(
                 f"{part}/{scan}_{missing[0]}", "has no stored score to score anew; evaluate the run again"
             )
-        truth = [labels[index] for index in indices]
+        truth = truths.of(labels, indices, options.min_lesion)
         prediction = _each(functools.partial(predict, part), indices)
-        counts, lesions = score_scan(part, scan, numbers, truth, prediction, options)
+        pixels = manifest.height * manifest.width
+        counts, lesions = _score_scan(part, scan, numbers, truth, prediction, options, pixels)
         for index, number, row in zip(indices, numbers, counts, strict=True):
             scores[part, index] = slice_score((part, scan, number), row, soft[part, scan, number])
         found.extend(lesions)
@@ -136,17 +157,36 @@ def score_scan(
         Nine counts a slice (:func:`liverseg_core.metrics.count_3x3`); the 8-connected lesions of every slice and the
         26-connected lesions of the scan, of truth and prediction, matched one to one.
     """
+    true = _side([crop(labels) for labels in truth], options.min_lesion)
+    return _score_scan(part, scan, numbers, true, [crop(labels) for labels in prediction], options, truth[0].size)
+
+
+def _score_scan(
+    part: str,
+    scan: int,
+    numbers: Sequence[int],
+    truth: "Side",
+    prediction: "Sequence[Patch]",
+    options: EvaluationOptions,
+    pixels: int,
+) -> tuple[list[tuple[int, ...]], list[LesionComponent]]:
     if options.largest_component:
-        prediction = keep_largest(prediction)
-    judged = _each(functools.partial(_judge, min_lesion=options.min_lesion), truth, prediction)
-    lesions = _matched(part, scan, numbers, [one.true for one in judged], [one.predicted for one in judged])
-    return [one.counts for one in judged], list(lesions)
+        prediction = _keep_largest(prediction)
+    predicted = _side(prediction, options.min_lesion)
+    counts = _each(functools.partial(_count, pixels), truth.slices, predicted.slices)
+    return counts, list(_matched(part, scan, numbers, truth, predicted))
 
 
 def _each(work: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
-    """``work`` on each slice, in threads: unpacking and counting run outside Python's lock."""
+    """``work`` on each slice, in threads: unpacking and counting run outside Python's lock.
+
+    A thread takes many slices at once: handing over one costs as much as counting it.
+    """
+    rows = list(zip(*columns, strict=True))
+    shares = [rows[start : start + SHARE] for start in range(0, len(rows), SHARE)]
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(work, *columns))
+        done = pool.map(lambda share: [work(*row) for row in share], shares)
+        return [result for results in done for result in results]
 
 
 # --- from a stored map to labels ---------------------------------------------------------------------------------
@@ -160,14 +200,22 @@ def decode(u: Level, options: EvaluationOptions = PLAIN) -> Labels:
     the first of equals; with a threshold lesion where its probability is at least t, else the more likely of the
     other two. Compared in whole numbers: 65535 / 3 = 21845 and 2 * 65535 / 3 = 43690 are exact.
     """
-    level = None if options.threshold is None else max(1, math.ceil(round(options.threshold * FULL, 6)))
+    level = _level(options)
     return _decode_grey(u, level) if u.ndim == 2 else _decode_softmax(u[0], u[1], level)
 
 
+def _level(options: EvaluationOptions) -> int | None:
+    return None if options.threshold is None else max(1, math.ceil(round(options.threshold * FULL, 6)))
+
+
 def _decode_grey(u: Level, level: int | None) -> Labels:
-    lesion_from = 2 * FULL // 3 if level is None else level
-    liver_from = min(FULL // 3, lesion_from)
+    liver_from, lesion_from = _grey_levels(level)
     return (u >= liver_from).view(np.uint8) + (u >= lesion_from).view(np.uint8)
+
+
+def _grey_levels(level: int | None) -> tuple[int, int]:
+    lesion_from = 2 * FULL // 3 if level is None else level
+    return min(FULL // 3, lesion_from), lesion_from
 
 
 def _decode_softmax(parenchyma: Level, lesion: Level, level: int | None) -> Labels:
@@ -178,6 +226,18 @@ def _decode_softmax(parenchyma: Level, lesion: Level, level: int | None) -> Labe
     return np.where(is_lesion, np.uint8(LESION), labels)
 
 
+def _decoded(u: Level, options: EvaluationOptions) -> "Patch":
+    """:func:`decode`, cropped before it is computed: most of a slice is background."""
+    level = _level(options)
+    if u.ndim == 2:
+        top, left, chosen = _box(u >= _grey_levels(level)[0])
+        return Patch(_decode_grey(u[chosen], level), top, left)
+    # A class needs a third to be the most likely one, and less than that only where the threshold of lesion is lower.
+    least = FULL // 3 if level is None else min(FULL // 3, level)
+    top, left, chosen = _box(np.maximum(*u) >= least)
+    return Patch(_decode_softmax(u[0][chosen], u[1][chosen], level), top, left)
+
+
 def read_map(maps: zipfile.ZipFile, name: str) -> Level:
     """The stored map ``name``, e.g. ``val/8_12``: uint16 ``[S, S]`` or ``[2, S, S]``.
 
@@ -185,12 +245,27 @@ def read_map(maps: zipfile.ZipFile, name: str) -> Level:
         DataError: absent, damaged, or something else.
     """
     try:
-        u = npy.read_array(io.BytesIO(maps.read(f"{name}.npy")), allow_pickle=False)
+        data = maps.read(f"{name}.npy")
+        start = len(npy.magic(1, 0)) + 2 + int.from_bytes(data[8:10], "little")
+        shape, dtype = _parsed(data[:start])
+        u = np.frombuffer(data, dtype, offset=start).reshape(shape)
     except (KeyError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
         raise DataError(name, f"has no readable probability map ({error}); evaluate the run again") from error
     if u.dtype != np.uint16 or u.ndim not in (2, 3) or (u.ndim == 3 and len(u) != 2):
         raise DataError(name, "is no probability map; evaluate the run again", f"{u.dtype} {u.shape}")
     return u
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that a .npy header of version 1.0 tells; the maps of a run share one."""
+    stream = io.BytesIO(header)
+    if npy.read_magic(stream) != (1, 0):
+        raise ValueError("not version 1.0 of the .npy format")
+    shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    if fortran or dtype.hasobject:
+        raise ValueError("not an array of numbers in C order")
+    return shape, dtype
 
 
 def _opened(maps: Path) -> zipfile.ZipFile:
@@ -213,63 +288,165 @@ def _scans(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> Iterator[t
 # --- from labels to lesions ---------------------------------------------------------------------------------------
 
 
-def keep_largest(prediction: Sequence[Labels]) -> list[Labels]:
-    """The labels of a scan with only its largest 26-connected liver (1 and 2 together), the first of equals."""
-    livers = _each(lambda labels: components.find(labels > 0), prediction)
-    owners = components.link(livers)
-    sizes = components.volumes(livers, owners)
-    largest = int(sizes.argmax()) + 1 if sizes.size else 0
-    return [
-        _repaint(labels, found, owner != largest, BACKGROUND)
-        for labels, found, owner in zip(prediction, livers, owners, strict=True)
-    ]
+class Patch(NamedTuple):
+    """Labels ``[h, w]`` of one slice, cropped to where they are not background; ``top``, ``left``: where that is."""
+
+    labels: Labels
+    top: int
+    left: int
+
+
+class SliceSide(NamedTuple):
+    """What is known of one slice, of truth or prediction: labels, lesions, pixels of parenchyma and of lesion."""
+
+    patch: Patch
+    found: Labelled
+    areas: tuple[int, int]
+
+
+class Side(NamedTuple):
+    """Truth or prediction of one scan: its slices, and which 3-D lesion owns each lesion of a slice."""
+
+    slices: list[SliceSide]
+    owners: list[NDArray[np.int64]]
+    sizes: NDArray[np.int64]
+
+
+class Truths:
+    """True lesions of scans by their slices and ``min_lesion``, so that many runs on one data set find them once."""
+
+    def __init__(self, limit: int = 64) -> None:
+        self._limit = limit
+        self._known: dict[tuple[int, tuple[int, ...]], Side] = {}
+
+    def of(self, labels: NDArray[np.uint8], indices: Sequence[int], min_lesion: int) -> Side:
+        key = (min_lesion, tuple(indices))
+        side = self._known.get(key)
+        if side is None:
+            side = _side(_each(lambda index: crop(labels[index]), indices), min_lesion)
+            while len(self._known) >= self._limit:
+                self._known.pop(next(iter(self._known)), None)
+            self._known[key] = side
+        return side
+
+
+def crop(labels: Labels) -> Patch:
+    """The part of ``labels`` [H, W] that is not background."""
+    top, left, chosen = _box(labels > 0)
+    return Patch(labels[chosen], top, left)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, tuple[slice, slice]]:
+    """Top, left and slices of the smallest box around ``mask`` [H, W]."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return 0, 0, (slice(0, 0), slice(0, 0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    return top, left, (slice(top, bottom), slice(left, right))
+
+
+def _enlarged(patch: Patch, small: tuple[int, ...], shape: tuple[int, int]) -> Patch:
+    """What :func:`liverseg_core.metrics.enlarge_nearest` makes of the whole slice, for its patch alone."""
+    if not patch.labels.size:
+        return patch
+    places, starts = [], []
+    for start, length, little, large in zip(patch[1:], patch.labels.shape, small, shape, strict=True):
+        rows = nearest_rows(little, large)
+        first, last = np.searchsorted(rows, [start, start + length])
+        places.append(rows[first:last] - start)
+        starts.append(int(first))
+    return Patch(patch.labels.take(places[1], axis=1).take(places[0], axis=0), *starts)
 
 
 def cleaned(prediction: Sequence[Labels], options: EvaluationOptions) -> Sequence[Labels]:
     """The labels of a scan as :func:`score_scan` counts them: largest liver, small lesions as liver, where wanted."""
-    kept = keep_largest(prediction) if options.largest_component else prediction
-    return [_lesions(labels, options.min_lesion)[1] for labels in kept] if options.min_lesion else kept
+    if not (options.largest_component or options.min_lesion):
+        return prediction
+    patches: Sequence[Patch] = [crop(labels) for labels in prediction]
+    if options.largest_component:
+        patches = _keep_largest(patches)
+    kept = _side(patches, options.min_lesion)
+    return [_whole(one.patch, labels.shape) for one, labels in zip(kept.slices, prediction, strict=True)]
 
 
-class _Judged(NamedTuple):
-    true: Labelled
-    predicted: Labelled
-    counts: tuple[int, ...]
+def _whole(patch: Patch, shape: tuple[int, ...]) -> Labels:
+    labels = np.zeros(shape, np.uint8)
+    height, width = patch.labels.shape
+    labels[patch.top : patch.top + height, patch.left : patch.left + width] = patch.labels
+    return labels
 
 
-def _judge(truth: Labels, prediction: Labels, min_lesion: int) -> _Judged:
-    """Lesions and counts of one slice, in which lesions of fewer than ``min_lesion`` pixels are liver."""
-    (true, truth), (predicted, prediction) = (_lesions(labels, min_lesion) for labels in (truth, prediction))
-    return _Judged(true, predicted, count_3x3(truth, prediction))
+def _keep_largest(prediction: Sequence[Patch]) -> list[Patch]:
+    """The labels of a scan with only its largest 26-connected liver (1 and 2 together), the first of equals."""
+    livers = _each(lambda patch: _found(patch, patch.labels > 0), prediction)
+    owners = components.link(livers)
+    sizes = components.volumes(livers, owners)
+    largest = int(sizes.argmax()) + 1 if sizes.size else 0
+    return [
+        _repaint(patch, found, owner != largest, BACKGROUND)
+        for patch, found, owner in zip(prediction, livers, owners, strict=True)
+    ]
 
 
-def _lesions(labels: Labels, min_lesion: int) -> tuple[Labelled, Labels]:
-    found = components.find(labels == LESION)
-    return components.without_small(found, min_lesion), _repaint(labels, found, found.sizes < min_lesion, PARENCHYMA)
+def _side(patches: Sequence[Patch], min_lesion: int) -> Side:
+    slices = _each(functools.partial(_lesions, min_lesion=min_lesion), patches)
+    found = [one.found for one in slices]
+    owners = components.link(found)
+    return Side(slices, owners, components.volumes(found, owners))
 
 
-def _repaint(labels: Labels, found: Labelled, chosen: NDArray[np.bool_], value: int) -> Labels:
+def _lesions(patch: Patch, min_lesion: int) -> SliceSide:
+    """Lesions and areas of one slice, in which lesions of fewer than ``min_lesion`` pixels are liver."""
+    found = _found(patch, patch.labels == LESION)
+    patch = _repaint(patch, found, found.sizes < min_lesion, PARENCHYMA)
+    kept = components.without_small(found, min_lesion)
+    lesion = int(kept.sizes.sum())
+    return SliceSide(patch, kept, (int(np.count_nonzero(patch.labels)) - lesion, lesion))
+
+
+def _found(patch: Patch, mask: NDArray[np.bool_]) -> Labelled:
+    found = components.find(mask)
+    return dataclasses.replace(found, top=found.top + patch.top, left=found.left + patch.left)
+
+
+def _repaint(patch: Patch, found: Labelled, chosen: NDArray[np.bool_], value: int) -> Patch:
     if not chosen.any():
-        return labels
-    painted = labels.copy()
-    components.paint(found, chosen, painted, value)
-    return painted
+        return patch
+    painted = patch.labels.copy()
+    inside = dataclasses.replace(found, top=found.top - patch.top, left=found.left - patch.left)
+    components.paint(inside, chosen, painted, value)
+    return patch._replace(labels=painted)
+
+
+def _count(pixels: int, truth: SliceSide, prediction: SliceSide) -> tuple[int, ...]:
+    """What :func:`liverseg_core.metrics.count_3x3` gives for whole slices of ``pixels`` pixels."""
+    true, predicted = components.shared_window(truth.patch, prediction.patch)
+    ones, twos = (predicted == label for label in (PARENCHYMA, LESION))
+    (n11, n12), (n21, n22) = (
+        [int(np.count_nonzero(mask & other)) for other in (ones, twos)]
+        for mask in (true == PARENCHYMA, true == LESION)
+    )
+    (t1, t2), (p1, p2) = truth.areas, prediction.areas
+    n01, n02, n10, n20 = p1 - n11 - n21, p2 - n12 - n22, t1 - n11 - n12, t2 - n21 - n22
+    return pixels - t1 - t2 - n01 - n02, n01, n02, n10, n11, n12, n20, n21, n22
 
 
 def _matched(
-    part: str, scan: int, numbers: Sequence[int], true: Sequence[Labelled], predicted: Sequence[Labelled]
+    part: str, scan: int, numbers: Sequence[int], truth: Side, prediction: Side
 ) -> Iterator[LesionComponent]:
     """The lesions of each slice, then those of the scan."""
-    true_owners, predicted_owners = components.link(true), components.link(predicted)
     linked = []
-    for number, one, other, owner, other_owner in zip(
-        numbers, true, predicted, true_owners, predicted_owners, strict=True
+    for number, true, predicted, owner, other_owner in zip(
+        numbers, truth.slices, prediction.slices, truth.owners, prediction.owners, strict=True
     ):
+        one, other = true.found, predicted.found
         shared = components.overlaps(one, other)
         yield from _records(part, scan, number, one.sizes, other.sizes, shared)
         linked.append(np.stack([owner[shared[:, 0] - 1], other_owner[shared[:, 1] - 1], shared[:, 2]], axis=1))
-    sizes, other_sizes = (components.volumes(*side) for side in ((true, true_owners), (predicted, predicted_owners)))
-    yield from _records(part, scan, None, sizes, other_sizes, components.summed(np.concatenate(linked)))
+    shared = components.summed(np.concatenate(linked))
+    yield from _records(part, scan, None, truth.sizes, prediction.sizes, shared)
 
 
 def _records(

@@ -1,7 +1,7 @@
 """Per-image rows: written by COPY in the transaction that finishes the run, read back as counts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, text
@@ -63,10 +63,11 @@ def copy_scores(session: Session, run_id: int, scores: Iterable[records.SliceSco
 def copy_components(session: Session, run_id: int, components: Iterable[records.LesionComponent]) -> None:
     """As :func:`copy_scores`, of lesions."""
     names = [field.name for field in fields(records.LesionComponent)]
+    values = records.VALUES[records.LesionComponent]
     cursor = session.connection().connection.cursor()
     with cursor.copy(f"COPY lesion_components (run_id, {', '.join(names)}) FROM STDIN") as copy:
         for one in components:
-            copy.write_row((run_id, *astuple(one)))
+            copy.write_row((run_id, *values(one)))
 
 
 def files(session: Session, run_id: int) -> dict[str, str]:

@@ -1,11 +1,10 @@
 """How work that was carried out, or not, is told to the supervisor: one event and an exit status."""
 
-import dataclasses
 import traceback
 from collections.abc import Callable
 
 from liverseg_core.errors import InputError, Interrupted, TrainingFailed
-from liverseg_core.records import ExperimentResult
+from liverseg_core.records import VALUES, ExperimentResult, LesionComponent, SliceScore
 
 DONE, CRASHED, FAILED, INTERRUPTED = 0, 1, 3, 4
 """Exit statuses of a trainer process, and of work done inside the worker."""
@@ -29,8 +28,8 @@ def report(tell: Callable[..., None], carry_out: Callable[[], ExperimentResult])
         return CRASHED
     tell(
         "result",
-        scores=[dataclasses.astuple(score) for score in result.scores],
-        components=[dataclasses.astuple(component) for component in result.components],
+        scores=[*map(VALUES[SliceScore], result.scores)],
+        components=[*map(VALUES[LesionComponent], result.components)],
         artifacts={kind: str(path) for kind, path in result.artifacts.items()},
         best_epoch=result.best_epoch,
     )

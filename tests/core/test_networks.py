@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from liverseg_core.backend import compile_model, keras, prepare_backend
+from liverseg_core.backend import batch_normalization, compile_model, keras, prepare_backend
 from liverseg_core.losses import loss_for
 from liverseg_core.networks import HeNormal, Orthogonal, build_network
 from liverseg_core.spec import ExperimentSpec, ModelOptions
@@ -146,6 +146,20 @@ def test_training_moves_the_statistics_of_batch_normalization():
     moved = [weight.numpy() for weight in model.weights if weight.path.endswith("moving_variance")]
     assert len(moved) == 2 * 2 + 2 + 2 * 3 + 1
     assert all((values != 1).all() for values in moved)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_batch_normalization_gives_what_keras_gives(training):
+    x = np.random.default_rng(2).normal(3, 2, (2, 3, 5, 4)).astype(np.float32)
+    fused, plain = batch_normalization(0.9, "fused"), keras.layers.BatchNormalization(momentum=0.9)
+    draw = np.random.default_rng(3)
+    start = [draw.uniform(0.5, 2, 4).astype(np.float32) for _ in range(4)]
+    for layer in (fused, plain):
+        layer.build(x.shape)
+        layer.set_weights(start)
+    assert np.asarray(fused(x, training=training)) == pytest.approx(np.asarray(plain(x, training=training)), abs=1e-5)
+    for one, other in zip(fused.get_weights(), plain.get_weights(), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_the_lstm_network_trains_to_the_same_bits_under_determinism():

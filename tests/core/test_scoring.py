@@ -161,7 +161,7 @@ def test_only_the_largest_liver_of_the_scan_is_kept():
     prediction[0, 0, :2] = prediction[1, 0, 1:3] = 1
     prediction[0, 0, 0] = 2
     prediction[1, 4, :3] = 2
-    kept = scoring.keep_largest(list(prediction))
+    kept = scoring.cleaned(list(prediction), options(largest_component=True))
     assert np.array_equal(kept[0], prediction[0])
     assert kept[1].tolist() == [[0, 1, 1, 0, 0], *[[0] * 5] * 4]
     counts, lesions = scored(np.zeros_like(prediction), prediction, largest_component=True)
