@@ -23,8 +23,8 @@ from liverseg_core.data.cache import SliceCache, resize_bilinear
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.data.png import MASK_VALUES
 from liverseg_core.errors import InputError
-from liverseg_core.metrics import Floats, Labels, soft_facts
-from liverseg_core.scoring import LESION, Scored, score_parts
+from liverseg_core.metrics import Floats, Labels, SoftFacts, soft_facts
+from liverseg_core.scoring import LESION, Key, Scored, Truths, score_parts
 from liverseg_core.spec import EvaluationOptions
 
 SHIFT = 3
@@ -40,6 +40,8 @@ def score_reference(
     parts: Mapping[str, Sequence[int]],
     options: EvaluationOptions,
     between: Callable[[], None] = lambda: None,
+    soft: dict[Key, SoftFacts] | None = None,
+    truths: Truths | None = None,
 ) -> Scored:
     """Score the predictor ``name`` of :data:`PREDICTORS` as a run would be scored.
 
@@ -50,6 +52,8 @@ def score_reference(
         parts: ``val`` and ``test`` -> indices into ``manifest.slices``.
         options: ``min_lesion`` and ``largest_component`` are used; a label needs no threshold.
         between: called before each scan; may raise to stop.
+        soft: remembers this predictor's soft scores from one call to the next with the same ``cache``.
+        truths: as in :func:`liverseg_core.scoring.rescore`.
 
     Returns:
         As :func:`liverseg_core.scoring.rescore`.
@@ -60,14 +64,17 @@ def score_reference(
     if name not in _PREDICTORS:
         raise InputError("predictor", f"is none of {', '.join(PREDICTORS)}", name)
     labels_of, p_of = _PREDICTORS[name]
-    soft = {}
+    soft = {} if soft is None else soft
     for part, indices in parts.items():
         for index in indices:
             entry, y = manifest.slices[index], cache.masks[index]
-            soft[part, entry.scan, entry.slice] = soft_facts(y, p_of(y, cache.labels[index]))
-    return score_parts(
-        manifest, cache.labels, parts, lambda _, index: labels_of(cache.labels[index]), soft, options, between
-    )
+            if (part, entry.scan, entry.slice) not in soft:
+                soft[part, entry.scan, entry.slice] = soft_facts(y, p_of(y, cache.labels[index]))
+
+    def predict(_: str, index: int) -> Labels:
+        return labels_of(cache.labels[index])
+
+    return score_parts(manifest, cache.labels, parts, predict, soft, options, between, truths)
 
 
 def moved(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -8,13 +8,13 @@ import dataclasses
 import functools
 import io
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,18 +31,17 @@ from liverseg_core.spec import EvaluationOptions
 Key = tuple[str, int, int]
 """part, scan, slice"""
 
+Counts = tuple[int, ...]
+"""Nine pixel counts, see :func:`liverseg_core.metrics.count_3x3`."""
+
 Scored = tuple[tuple[SliceScore, ...], tuple[LesionComponent, ...]]
 
 PLAIN = EvaluationOptions()
 
 BACKGROUND, PARENCHYMA, LESION = 0, 1, 2
 
-THREADS = min(4, os.cpu_count() or 1)
-
-SHARE = 32
-"""Slices that a thread takes at once."""
-
-Result = TypeVar("Result")
+READERS = 2
+"""Threads that unpack maps, outside Python's lock; the rest holds it, so that more threads would gain nothing."""
 
 
 def rescore(
@@ -54,6 +53,7 @@ def rescore(
     options: EvaluationOptions,
     between: Callable[[], None] = lambda: None,
     truths: "Truths | None" = None,
+    known: Mapping[Key, Counts] = MappingProxyType({}),
 ) -> Scored:
     """Score every slice of ``parts`` from its stored probability map.
 
@@ -66,6 +66,7 @@ def rescore(
         options: how probabilities become labels; ``flips`` is ignored, since it is already in the maps.
         between: called before each scan; may raise to stop.
         truths: remembers the true lesions from one call to the next with the same ``manifest`` and ``labels``.
+        known: counts that are not taken anew, see :func:`unchanged`.
 
     Returns:
         One score a slice, part by part, in the order of the indices; and the lesions.
@@ -73,13 +74,27 @@ def rescore(
     Raises:
         DataError: ``maps`` is damaged or lacks a slice, or ``soft`` does.
     """
-    with _opened(maps) as file:
+    with _opened(maps) as file, ThreadPoolExecutor(READERS) as readers:
 
-        def predict(part: str, index: int) -> Patch:
-            u = read_map(file, f"{part}/{manifest.slices[index].key}")
-            return _enlarged(_decoded(u, options), u.shape[-2:], (manifest.height, manifest.width))
+        def predict(part: str, indices: Sequence[int]) -> Iterator[Patch]:
+            names = [f"{part}/{manifest.slices[index].key}" for index in indices]
+            for u in readers.map(functools.partial(read_map, file), names):
+                yield _enlarged(_decoded(u, options), u.shape[-2:], (manifest.height, manifest.width))
 
-        return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths())
+        return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths(), known)
+
+
+def unchanged(counts: Mapping[Key, Counts], before: EvaluationOptions, after: EvaluationOptions) -> dict[Key, Counts]:
+    """Those of ``counts``, taken under ``before``, that ``after`` cannot change: of slices without lesion.
+
+    A larger ``min_lesion`` turns lesions into liver, so where neither truth nor prediction has any, nothing happens.
+    Any other change may touch every slice.
+    """
+    if after.largest_component or before.model_copy(update={"min_lesion": after.min_lesion}) != after:
+        return {}
+    if after.min_lesion < before.min_lesion:
+        return {}
+    return {key: row for key, row in counts.items() if not any(row[place] for place in (2, 5, 6, 7, 8))}
 
 
 def score_parts(
@@ -90,21 +105,26 @@ def score_parts(
     soft: Mapping[Key, SoftFacts],
     options: EvaluationOptions,
     between: Callable[[], None] = lambda: None,
+    truths: "Truths | None" = None,
 ) -> Scored:
     """Score what ``predict(part, index)`` says, labels ``[H, W]``, scan by scan; see :func:`rescore`."""
-    cropped = lambda part, index: crop(predict(part, index))  # noqa: E731
-    return _score(manifest, labels, parts, cropped, soft, options, between, Truths())
+
+    def cropped(part: str, indices: Sequence[int]) -> Iterator[Patch]:
+        return (crop(predict(part, index)) for index in indices)
+
+    return _score(manifest, labels, parts, cropped, soft, options, between, truths or Truths(), {})
 
 
 def _score(
     manifest: Manifest,
     labels: NDArray[np.uint8],
     parts: Mapping[str, Sequence[int]],
-    predict: "Callable[[str, int], Patch]",
+    predict: "Callable[[str, Sequence[int]], Iterator[Patch]]",
     soft: Mapping[Key, SoftFacts],
     options: EvaluationOptions,
     between: Callable[[], None],
     truths: "Truths",
+    known: Mapping[Key, Counts],
 ) -> Scored:
     scores: dict[tuple[str, int], SliceScore] = {}
     found: list[LesionComponent] = []
@@ -117,11 +137,13 @@ def _score(
                 f"{part}/{scan}_{missing[0]}", "has no stored score to score anew; evaluate the run again"
             )
         truth = truths.of(labels, indices, options.min_lesion)
-        prediction = _each(functools.partial(predict, part), indices)
+        kept = [known.get((part, scan, number)) for number in numbers]
+        patches = predict(part, [index for index, row in zip(indices, kept, strict=True) if row is None])
+        prediction = [next(patches) if row is None else NOTHING for row in kept]
         pixels = manifest.height * manifest.width
         counts, lesions = _score_scan(part, scan, numbers, truth, prediction, options, pixels)
-        for index, number, row in zip(indices, numbers, counts, strict=True):
-            scores[part, index] = slice_score((part, scan, number), row, soft[part, scan, number])
+        for index, number, row, old in zip(indices, numbers, counts, kept, strict=True):
+            scores[part, index] = slice_score((part, scan, number), old or row, soft[part, scan, number])
         found.extend(lesions)
     return tuple(scores[part, index] for part, indices in parts.items() for index in indices), tuple(found)
 
@@ -173,20 +195,8 @@ def _score_scan(
     if options.largest_component:
         prediction = _keep_largest(prediction)
     predicted = _side(prediction, options.min_lesion)
-    counts = _each(functools.partial(_count, pixels), truth.slices, predicted.slices)
+    counts = [_count(pixels, *both) for both in zip(truth.slices, predicted.slices, strict=True)]
     return counts, list(_matched(part, scan, numbers, truth, predicted))
-
-
-def _each(work: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
-    """``work`` on each slice, in threads: unpacking and counting run outside Python's lock.
-
-    A thread takes many slices at once: handing over one costs as much as counting it.
-    """
-    rows = list(zip(*columns, strict=True))
-    shares = [rows[start : start + SHARE] for start in range(0, len(rows), SHARE)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        done = pool.map(lambda share: [work(*row) for row in share], shares)
-        return [result for results in done for result in results]
 
 
 # --- from a stored map to labels ---------------------------------------------------------------------------------
@@ -296,6 +306,9 @@ class Patch(NamedTuple):
     left: int
 
 
+NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
+
+
 class SliceSide(NamedTuple):
     """What is known of one slice, of truth or prediction: labels, lesions, pixels of parenchyma and of lesion."""
 
@@ -323,7 +336,7 @@ class Truths:
         key = (min_lesion, tuple(indices))
         side = self._known.get(key)
         if side is None:
-            side = _side(_each(lambda index: crop(labels[index]), indices), min_lesion)
+            side = _side([crop(labels[index]) for index in indices], min_lesion)
             while len(self._known) >= self._limit:
                 self._known.pop(next(iter(self._known)), None)
             self._known[key] = side
@@ -380,7 +393,7 @@ def _whole(patch: Patch, shape: tuple[int, ...]) -> Labels:
 
 def _keep_largest(prediction: Sequence[Patch]) -> list[Patch]:
     """The labels of a scan with only its largest 26-connected liver (1 and 2 together), the first of equals."""
-    livers = _each(lambda patch: _found(patch, patch.labels > 0), prediction)
+    livers = [_found(patch, patch.labels > 0) for patch in prediction]
     owners = components.link(livers)
     sizes = components.volumes(livers, owners)
     largest = int(sizes.argmax()) + 1 if sizes.size else 0
@@ -391,7 +404,7 @@ def _keep_largest(prediction: Sequence[Patch]) -> list[Patch]:
 
 
 def _side(patches: Sequence[Patch], min_lesion: int) -> Side:
-    slices = _each(functools.partial(_lesions, min_lesion=min_lesion), patches)
+    slices = [_lesions(patch, min_lesion) for patch in patches]
     found = [one.found for one in slices]
     owners = components.link(found)
     return Side(slices, owners, components.volumes(found, owners))

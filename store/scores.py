@@ -76,17 +76,19 @@ def files(session: Session, run_id: int) -> dict[str, str]:
     return dict(rows.all())
 
 
-def soft_facts(session: Session, run_id: int) -> "dict[Key, SoftFacts]":
-    """What the stored maps of a run cannot give, by part, scan and slice."""
+def stored_facts(session: Session, run_id: int) -> "dict[Key, tuple[tuple[int, ...], SoftFacts]]":
+    """Counts of a run, and what its stored maps cannot give, by part, scan and slice."""
     from liverseg_core.metrics import SoftFacts  # NumPy, which the start of the API does without
 
-    names = [*(column for column in CONFUSION if column.startswith("q")), *_SOFT]
     rows = session.execute(
-        text(f"SELECT part, scan, slice, {', '.join(names)} FROM slice_scores WHERE run_id = :run"),  # noqa: S608
+        text(f"SELECT part, scan, slice, {', '.join((*CONFUSION, *_SOFT))} FROM slice_scores WHERE run_id = :run"),  # noqa: S608
         {"run": run_id},
     )
     return {
-        (part, scan, number): SoftFacts(quantised=tuple(rest[:9]), **dict(zip(_SOFT, rest[9:], strict=True)))
+        (part, scan, number): (
+            tuple(rest[:9]),
+            SoftFacts(quantised=tuple(rest[9:18]), **dict(zip(_SOFT, rest[18:], strict=True))),
+        )
         for part, scan, number, *rest in rows
     }
 

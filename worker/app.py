@@ -22,8 +22,8 @@ def make_app(threads: int) -> Celery:
     def run_attempt(*hints: Any) -> None:
         """A message says "there is work in this pool"; which run it named is only a hint.
 
-        It is answered until nothing waits any more: with prefetching off, Celery looks for its next message only every
-        two seconds, and the run after this one need not wait for that.
+        It is answered until nothing waits any more: with prefetching off, Celery looks for its next message only
+        every two seconds, and the run after this one need not wait for that.
         """
         log.debug("announced: %s", hints)
         while attempt(settings().pool, worker_name(), threads) is not None:

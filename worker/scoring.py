@@ -10,10 +10,11 @@ from liverseg_core.errors import DataError, SpecError
 from liverseg_core.metrics import SoftFacts
 from liverseg_core.records import ExperimentResult
 from liverseg_core.references import score_reference
-from liverseg_core.scoring import Key, Truths, rescore
+from liverseg_core.scoring import Counts, Key, Truths, rescore, unchanged
 from liverseg_core.spec import ExperimentSpec
 from store import artifacts, scores
 from store.database import transaction
+from store.models import Run
 from store.queue import Work
 from store.settings import settings
 
@@ -33,14 +34,16 @@ def carry_out(work: Work, between: Callable[[], None]) -> ExperimentResult:
     archive = artifacts.locate(work.dataset_artifact)
     # Building a cache may take a minute, so that it too must end when asked to.
     cache = open_cache(archive, manifest, spec.data.image_size, settings().cache, progress=lambda *_: between())
+    truths = _truths(manifest.content_hash)
     if work.kind == "reference":
         if work.predictor is None:
             raise SpecError("predictor", "is not said; submit the reference runs again")
-        scored = score_reference(work.predictor, manifest, cache, parts, spec.evaluation, between)
+        soft = _soft(work.predictor, manifest.content_hash, spec.data.image_size)
+        scored = score_reference(work.predictor, manifest, cache, parts, spec.evaluation, between, soft, truths)
         return ExperimentResult(*scored, artifacts={}, best_epoch=0, epochs=0)
-    files, soft = _kept(work)
-    truths = _truths(manifest.content_hash)
-    scored = rescore(manifest, cache.labels, files["probabilities"], parts, soft, spec.evaluation, between, truths)
+    files, soft, known = _kept(work, spec)
+    maps = files["probabilities"]
+    scored = rescore(manifest, cache.labels, maps, parts, soft, spec.evaluation, between, truths, known)
     return ExperimentResult(*scored, artifacts=files, best_epoch=work.best_epoch, epochs=0)
 
 
@@ -50,14 +53,25 @@ def _truths(content_hash: str) -> Truths:  # noqa: ARG001 - the key
     return Truths()
 
 
-def _kept(work: Work) -> tuple[dict[str, Path], dict[Key, SoftFacts]]:
-    """The files of the run that is scored anew, and what its maps cannot give."""
+@lru_cache(maxsize=16)
+def _soft(predictor: str, content_hash: str, image_size: int) -> dict[Key, SoftFacts]:  # noqa: ARG001 - the key
+    """Soft scores of a reference predictor, which no evaluation option changes."""
+    return {}
+
+
+def _kept(work: Work, spec: ExperimentSpec) -> tuple[dict[str, Path], dict[Key, SoftFacts], dict[Key, Counts]]:
+    """The files of the run scored anew, what its maps cannot give, and the counts that ``spec`` leaves alone."""
     if work.scored_from is None:
         raise SpecError("scored_from", "is not said; submit the run again")
     with transaction() as session:
         kept = scores.files(session, work.scored_from)
-        soft = scores.soft_facts(session, work.scored_from)
+        stored = scores.stored_facts(session, work.scored_from)
+        source = session.get_one(Run, work.scored_from)
+        before = ExperimentSpec.parse(source.spec)
+        of_today = source.evaluation_hash == before.evaluation_hash()
     files = {kind: artifacts.locate(sha256) for kind, sha256 in kept.items() if kind in ("weights", "probabilities")}
     if "probabilities" not in files or not files["probabilities"].is_file():
         raise DataError("probabilities", f"of run {work.scored_from} are gone from the store; evaluate it again")
-    return files, soft
+    soft = {key: facts for key, (_, facts) in stored.items()}
+    counts = {key: counts for key, (counts, _) in stored.items()} if of_today else {}
+    return files, soft, unchanged(counts, before.evaluation, spec.evaluation)

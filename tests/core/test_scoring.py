@@ -246,3 +246,81 @@ def test_a_slice_without_a_stored_score_is_refused(stored):
 def test_one_map_can_be_read_alone(stored):
     with zipfile.ZipFile(stored[2]) as file:
         assert scoring.read_map(file, "val/2_9").shape == (4, 4)
+
+
+# --- what need not be done again ----------------------------------------------------------------------------------
+
+
+def sparse(tmp_path, name, seed):
+    """One scan of ten slices, some without lesion in truth, in prediction or in both; and what scoring it needs."""
+    entries = tuple(SliceEntry("val", 1, number, "", "") for number in range(10))
+    random = np.random.default_rng(seed)
+    truth, prediction = random.choice(3, (2, 10, 8, 8), p=[0.5, 0.3, 0.2]).astype(np.uint8)
+    truth[:6][truth[:6] == 2] = 1
+    prediction[3:8][prediction[3:8] == 2] = 1
+    levels = np.array([0, 32_768, 65_535], np.uint16)[prediction]
+    np.savez(tmp_path / name, **{f"val/{one.key}": u for one, u in zip(entries, levels, strict=True)})
+    soft = {("val", 1, number): SOFT for number in range(10)}
+    return Manifest(8, 8, entries, {1: "a"}, False), truth, tmp_path / name, {"val": list(range(10))}, soft
+
+
+def counts_of(scores):
+    return {(one.part, one.scan, one.slice): one.counts for one in scores}
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 3), (2, 2), (2, 10**6)])
+def test_slices_without_lesion_are_neither_read_nor_counted_again(tmp_path, monkeypatch, before, after):
+    case = sparse(tmp_path, "maps.npz", before)
+    first, _ = scoring.rescore(*case, options(min_lesion=before))
+    known = scoring.unchanged(counts_of(first), options(min_lesion=before), options(min_lesion=after))
+    assert {key[2] for key in known} >= {3, 4, 5}
+    expected = scoring.rescore(*case, options(min_lesion=after))
+    read, names = scoring.read_map, []
+    monkeypatch.setattr(scoring, "read_map", lambda file, name: (names.append(name), read(file, name))[1])
+    assert scoring.rescore(*case, options(min_lesion=after), known=known) == expected
+    assert len(names) == 10 - len(known)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"min_lesion": 3}, {"min_lesion": 2}),  # what was dropped comes back
+        ({}, {"threshold": 0.5}),
+        ({"threshold": 0.4}, {"threshold": 0.5, "min_lesion": 2}),
+        ({}, {"largest_component": True}),
+        ({"largest_component": True}, {"largest_component": True, "min_lesion": 2}),
+        ({"largest_component": True}, {}),
+    ],
+)
+def test_any_other_change_may_touch_every_slice(before, after):
+    assert scoring.unchanged({("val", 1, 1): (64, *[0] * 8)}, options(**before), options(**after)) == {}
+
+
+def test_remembered_truths_change_no_score(tmp_path):
+    truths = scoring.Truths(limit=2)
+    one, other = sparse(tmp_path, "one.npz", 1), sparse(tmp_path, "other.npz", 2)
+    other = (*one[:2], *other[2:])  # two predictions of one truth
+    for min_lesion in (0, 3, 5, 0):
+        for case in (one, other):
+            plain = scoring.rescore(*case, options(min_lesion=min_lesion))
+            assert scoring.rescore(*case, options(min_lesion=min_lesion), truths=truths) == plain
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_patch_is_enlarged_as_the_whole_slice_is(factor):
+    labels = np.zeros((6, 7), np.uint8)
+    labels[2:5, 1:3] = [[1, 0], [2, 1], [0, 2]]
+    shape = (6 * factor + factor // 2, 7 * factor)
+    patch = scoring._enlarged(scoring.crop(labels), labels.shape, shape)
+    assert np.array_equal(scoring._whole(patch, shape), metrics.enlarge_nearest(labels, shape))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0.01, 0.2, 0.34, 0.7]), st.booleans())
+@settings(max_examples=60)
+def test_cropping_before_decoding_changes_nothing(seed, threshold, softmax):
+    random = np.random.default_rng(seed)
+    p = random.dirichlet([0.3, 0.3, 0.3], (9, 11))[..., 1:] * random.integers(0, 2, (9, 11, 1))
+    u = metrics.to_fixed_point(np.moveaxis(p, -1, 0) if softmax else p[..., 0])
+    chosen = options(threshold=threshold)
+    patch = scoring._decoded(u, chosen)
+    assert np.array_equal(scoring._whole(patch, (9, 11)), scoring.decode(u, chosen))
