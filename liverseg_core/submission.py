@@ -89,6 +89,9 @@ class Submission(Section):
             _refuse_twice(f"grid.{path}", values)
             if any(path in variant for variant in self.variants):
                 raise SpecError(f"grid.{path}", "replaces what variants set there; keep one of the two", values)
+        self._check_seeds()
+
+    def _check_seeds(self) -> None:
         seeds = self._seeds()
         if seeds is None:
             return
@@ -97,6 +100,10 @@ class Submission(Section):
         _refuse_twice("seeds", seeds)
         if "training.seed" in self.grid:
             raise SpecError("seeds", "replaces grid.training.seed in every cell; keep one of the two", self.seeds)
+        for number, variant in enumerate(self.variants):
+            if "training.seed" in variant:
+                told = f"replaces variants[{number}] training.seed in every cell; keep one of the two"
+                raise SpecError("seeds", told, self.seeds)
 
     def _seeds(self) -> list[int] | None:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds

@@ -126,7 +126,9 @@ def _scopes(entries: Sequence[Entry]) -> list[str]:
     told = "; ".join(
         f"{_named_runs(runs).lower()} on {sizes[scope]:,} of {scope[1]}" for scope, runs in scopes.items()
     )
-    return [f"These runs were not scored on the same slices; their scores cannot be compared: {told}."]
+    return [
+        f"These runs were not scored on the same slices of the same people; their scores cannot be compared: {told}."
+    ]
 
 
 def _incomplete(entries: Sequence[Entry]) -> list[str]:

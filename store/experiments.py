@@ -46,8 +46,10 @@ class Planned:
             return "reference"
         if self.scored_from is None:
             return "train"
-        flips = self.scored_from.spec.get("evaluation", {}).get("flips", False)
-        return "rescore" if flips == self.spec.evaluation.flips else "evaluate"
+        before = ExperimentSpec.parse(self.scored_from.spec)
+        kept = before.evaluation.flips == self.spec.evaluation.flips
+        # Facts of an older evaluation than today's must not live on beside counts of today's.
+        return "rescore" if kept and self.scored_from.evaluation_hash == before.evaluation_hash() else "evaluate"
 
 
 def plan(session: Session, project_id: int, submission: Submission, *, reuse: bool = True) -> list[Planned]:
@@ -146,11 +148,12 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     """Queue the evaluation of imported weights (an artifact) as a run of kind ``evaluate``.
 
     Raises:
-        SpecError: the spec cannot be run.
+        SpecError: the spec cannot be run, or its split leaks and no reason is written.
     """
     body = {"spec": spec.model_dump(mode="json"), "weights": weights}
     check_storable(body)
     dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
+    guarded(Manifest.from_json(dataset.manifest), spec.dataset)
     experiment, _ = new_experiment(session, project_id, spec.name, body, None)
     where = training_hash(spec, Manifest.from_json(dataset.manifest))  # else scores of other slices were reused
     imported = hashlib.sha256(f"imported weights {weights} {where}".encode()).hexdigest()

@@ -33,8 +33,8 @@ def submit_rescores(
     evaluation: Mapping[str, Any],
     name: str = "",
     key: str | None = None,
-) -> Experiment:
-    """Score finished runs under other options; a run each, in the order given.
+) -> tuple[Experiment, bool]:
+    """Score finished runs under other options; a run each, in the order given. Also whether they are new.
 
     Args:
         session: an open session.
@@ -53,7 +53,7 @@ def submit_rescores(
     experiment, new = new_experiment(session, project_id, name or "re-scored", body, key)
     if new:
         add_runs(session, experiment, wanted, priority=SOON)
-    return experiment
+    return experiment, new
 
 
 def _asked(session: Session, project_id: int, run_id: int) -> tuple[Run, Run]:

@@ -7,14 +7,13 @@ nothing more.
 
 import logging
 import os
-import random
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -30,13 +29,12 @@ from store.states import State
 from worker import scoring
 from worker.child import Child
 from worker.inside import Inside
+from worker.patience import persist
 
 log = logging.getLogger(__name__)
 
 draining = threading.Event()
 """Set when this worker is asked to end: every attempt gives its run back."""
-
-Result = TypeVar("Result")
 
 
 def attempt(pool: str, worker: str, threads: int) -> int | None:
@@ -215,25 +213,6 @@ class Supervisor:
 
     def _ending(self, status: int, message: str | None) -> Ending:
         return Ending(status, message, self._child.peak_memory_mb, self._provenance)
-
-
-def persist(write: Callable[[Session], Result]) -> Result:
-    """Do ``write`` in a transaction, again and again while the database is away.
-
-    Raises:
-        LeaseLost: the run is no longer ours.
-    """
-    delay = 0.2
-    while True:
-        try:
-            with transaction() as session:
-                return write(session)
-        except SQLAlchemyError as error:
-            if not is_outage(error):
-                raise
-        log.warning("the database is away; trying again in %.1f s", delay)
-        time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        delay = min(5.0, delay * 2)
 
 
 def _demand_every_slice(spec: dict[str, Any], manifest: dict[str, Any], rows: Sequence[SliceScore]) -> None:

@@ -13,10 +13,10 @@ from liverseg_core.references import score_reference
 from liverseg_core.scoring import Counts, Key, Truths, rescore, unchanged
 from liverseg_core.spec import ExperimentSpec
 from store import artifacts, scores
-from store.database import transaction
 from store.models import Run
 from store.queue import Work
 from store.settings import settings
+from worker.patience import persist
 
 KINDS = ("rescore", "reference")
 
@@ -63,15 +63,17 @@ def _kept(work: Work, spec: ExperimentSpec) -> tuple[dict[str, Path], dict[Key, 
     """The files of the run scored anew, what its maps cannot give, and the counts that ``spec`` leaves alone."""
     if work.scored_from is None:
         raise SpecError("scored_from", "is not said; submit the run again")
-    with transaction() as session:
-        kept = scores.files(session, work.scored_from)
-        stored = scores.stored_facts(session, work.scored_from)
-        source = session.get_one(Run, work.scored_from)
-        before = ExperimentSpec.parse(source.spec)
-        of_today = source.evaluation_hash == before.evaluation_hash()
+    source = work.scored_from
+    kept, stored, before = persist(
+        lambda session: (
+            scores.files(session, source),
+            scores.stored_facts(session, source),
+            ExperimentSpec.parse(session.get_one(Run, source).spec).evaluation,
+        )
+    )
     files = {kind: artifacts.locate(sha256) for kind, sha256 in kept.items() if kind in ("weights", "probabilities")}
     if "probabilities" not in files or not files["probabilities"].is_file():
         raise DataError("probabilities", f"of run {work.scored_from} are gone from the store; evaluate it again")
     soft = {key: facts for key, (_, facts) in stored.items()}
-    counts = {key: counts for key, (counts, _) in stored.items()} if of_today else {}
-    return files, soft, unchanged(counts, before.evaluation, spec.evaluation)
+    counts = {key: counts for key, (counts, _) in stored.items()}
+    return files, soft, unchanged(counts, before, spec.evaluation)

@@ -1,6 +1,6 @@
 """What trains nothing: finished runs under other evaluation options, and reference predictors."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from api.routes.experiments import Key
 from api.schemas import ExperimentRuns, ReferenceBody, RescoreBody, RunList, RunOut
@@ -14,8 +14,8 @@ from store.scorings import add_references, submit_rescores
 router = APIRouter(prefix="/v1", tags=["scoring"])
 
 
-@router.post("/rescores", status_code=201)
-def rescore(request: Request, body: RescoreBody, key: Key = None) -> ExperimentRuns:
+@router.post("/rescores", status_code=201, responses={200: {"description": "the key was seen before"}})
+def rescore(request: Request, response: Response, body: RescoreBody, key: Key = None) -> ExperimentRuns:
     """Score finished runs anew from their kept probability maps; nothing is trained.
 
     The same Idempotency-Key and body give the same experiment.
@@ -23,12 +23,13 @@ def rescore(request: Request, body: RescoreBody, key: Key = None) -> ExperimentR
     check_storable(body.evaluation, "evaluation")
     check_storable(body.name, "name")
     with transaction() as session:
-        made = submit_rescores(session, DEFAULT_PROJECT, body.runs, body.evaluation, body.name, key)
+        made, new = submit_rescores(session, DEFAULT_PROJECT, body.runs, body.evaluation, body.name, key)
         runs = list(views.experiment_runs(session, made.id))
         answer = ExperimentRuns.of(made, runs)
         scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
         add_references(session, DEFAULT_PROJECT, scored)
     request.app.state.upkeep.wake()
+    response.status_code = 201 if new else 200
     return answer
 
 

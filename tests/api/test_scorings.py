@@ -5,8 +5,13 @@ from typing import Any
 
 import httpx
 
+from liverseg_core.data.manifest import Manifest
+from store import scores
+from store.database import transaction
+from store.models import Run
+from store.queue import Ending, Work
 from store.references import PREDICTORS
-from tests.factories import tiny_spec
+from tests.factories import slice_score, tiny_spec
 
 
 def test_a_submission_brings_the_reference_predictors_and_no_list_shows_them(
@@ -61,8 +66,35 @@ def test_what_cannot_be_scored_anew_is_refused_and_nothing_written(
 def test_one_key_is_one_rescoring(web: httpx.Client, finished: Callable[..., int], count_rows: Any):
     body, headers = {"runs": [finished()], "evaluation": {"min_lesion": 3}}, {"Idempotency-Key": "k"}
     first = web.post("/v1/rescores", json=body, headers=headers).json()
+    assert web.post("/v1/rescores", json=body, headers=headers).status_code == 200  # as of a submission
     before = [count_rows()[table] for table in ("experiments", "runs", "run_events")]
     assert web.post("/v1/rescores", json=body, headers=headers).json() == first
     other = web.post("/v1/rescores", json=body | {"evaluation": {"min_lesion": 4}}, headers=headers)
     assert (other.status_code, other.json()["errors"][0]["path"]) == (422, "Idempotency-Key")
     assert [count_rows()[table] for table in ("experiments", "runs", "run_events")] == before
+
+
+def test_the_image_page_of_a_reference_predictor_has_no_prediction_to_draw(
+    web: httpx.Client, phantom: dict[str, Any], claim: Callable[[], Work]
+):
+    (run, *_) = web.post("/v1/references", json={"spec": tiny_spec()}).json()["runs"]
+    work = claim()
+    assert work.claim.run_id == run["id"]
+    wanted = [e for e in Manifest.from_json(work.manifest).slices if e.part != "train"]
+    with transaction() as session:
+        rows = [slice_score(e.part, e.scan, e.slice) for e in wanted]
+        scores.finish(session, work.claim, rows, {}, None, Ending(exit_code=0))
+    page = web.get(f"/runs/{run['id']}/images/{wanted[0].part}/{wanted[0].key}", headers={"accept": "text/html"})
+    assert page.status_code == 200
+    assert "keeps no probability maps" in page.text
+    assert "figure.png" not in page.text
+
+
+def test_facts_of_an_older_evaluation_are_not_mixed_with_counts_of_today_s(
+    web: httpx.Client, finished: Callable[..., int]
+):
+    run = finished()
+    with transaction() as session:
+        session.get_one(Run, run).evaluation_hash = "0" * 64  # as an earlier EVALUATION_VERSION made it
+    (anew,) = web.post("/v1/rescores", json={"runs": [run], "evaluation": {"min_lesion": 4}}).json()["runs"]
+    assert anew["kind"] == "evaluate"

@@ -150,7 +150,7 @@ def test_the_same_slices_need_no_warning():
 @pytest.mark.parametrize("other", [[(1, 0)], [(1, 0), (1, 2)], [(2, 0), (2, 1)], [(1, 0), (1, 1), (1, 2)]])
 def test_different_slices_are_warned_of(other):
     table = compare(scored_on((1, 0), (1, 1)), scored_on(*other))
-    assert ["not scored on the same slices" in warning for warning in table.warnings] == [True]
+    assert ["not scored on the same slices of the same people" in warning for warning in table.warnings] == [True]
 
 
 def test_val_against_test_is_warned_of():

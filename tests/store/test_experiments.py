@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from liverseg_core.errors import SpecError
+from liverseg_core.spec import ExperimentSpec
 from store import experiments, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
@@ -201,6 +202,15 @@ def test_a_written_override_lets_a_leak_pass_and_the_plan_tells_it():
     assert planned.leaks == ("subject F lies in train (scan 1) and in val (scan 2)",)
     submit(spec=people(override="a test of the guard"))
     assert ledger.rows("SELECT spec->'dataset'->'split'->>'override' FROM runs") == [("a test of the guard",)]
+
+
+def test_imported_weights_pass_the_same_guard():
+    ledger.people("A", "F", "F")
+    with pytest.raises(SpecError, match=r"dataset\.split: subject F lies in train"), transaction() as session:
+        experiments.submit_weights(session, DEFAULT_PROJECT, ExperimentSpec.parse(people()), "a" * 64)
+    spec = ExperimentSpec.parse(people(override="as in the study"))
+    with transaction() as session:
+        assert experiments.submit_weights(session, DEFAULT_PROJECT, spec, "a" * 64).id
 
 
 # --- idempotency keys ------------------------------------------------------------------------------------------

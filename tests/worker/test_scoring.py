@@ -43,7 +43,7 @@ def submit(**sections) -> int:
 
 def rescore(run_id: int, **evaluation) -> int:
     with transaction() as session:
-        made = scorings.submit_rescores(session, DEFAULT_PROJECT, [run_id], evaluation)
+        made, _ = scorings.submit_rescores(session, DEFAULT_PROJECT, [run_id], evaluation)
         return views.experiment_runs(session, made.id)[0].id
 
 
