@@ -15,7 +15,7 @@ from api.parameters import Before, RunId, SomeExperiment
 from api.routes.runs import change, known_run, read_detail
 from api.schemas import RunDetail, RunOut, changed_settings, next_page, waits
 from liverseg_core.spec import ExperimentSpec
-from store import datasets, queue, scores, views
+from store import datasets, scores, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Run
 from store.states import FINAL, State, target
@@ -155,14 +155,14 @@ def _now(run: RunDetail) -> dict[str, Any]:
 @router.post("/runs/{run}/cancel")
 def cancel(request: Request, run: RunId) -> Response:
     """The page's button; the guard has checked where the request comes from."""
-    change(request, run, queue.cancel)
+    change(request, run, wishes.cancel)
     return RedirectResponse(f"/runs/{run}", status_code=303)
 
 
 @router.post("/runs/{run}/requeue")
 def requeue(request: Request, run: RunId) -> Response:
     """The page's button for a dead run."""
-    change(request, run, queue.requeue)
+    change(request, run, wishes.requeue)
     return RedirectResponse(f"/runs/{run}", status_code=303)
 
 

@@ -24,7 +24,7 @@ from api.schemas import (
     next_page,
     waits,
 )
-from store import artifacts, queue, scores, views
+from store import artifacts, scores, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Run
 from store.states import State
@@ -72,13 +72,13 @@ def detail(run: RunId) -> RunDetail:
 @router.post("/{run}/cancel")
 def cancel(request: Request, run: RunId) -> RunOut:
     """Ask a run to end; asking twice is once."""
-    return change(request, run, queue.cancel)
+    return change(request, run, wishes.cancel)
 
 
 @router.post("/{run}/requeue")
 def requeue(request: Request, run: RunId) -> RunOut:
     """Give a dead run a new set of attempts."""
-    return change(request, run, queue.requeue)
+    return change(request, run, wishes.requeue)
 
 
 @router.get("/{run}/epochs")

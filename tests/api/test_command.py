@@ -14,11 +14,11 @@ from click.testing import CliRunner, Result
 
 from api.commands.main import main
 from liverseg_core.phantom import draw_phantom
-from store import queue, scores
+from store import endings, queue, scores
 from store.database import transaction
 from store.datasets import resolve
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending
 from store.settings import settings
 from tests import factories
 
@@ -53,7 +53,7 @@ def fail(run_id: int) -> None:
     with transaction() as session:
         work = queue.claim(session, "default", "test", "test", 60)
         assert work.claim.run_id == run_id
-        queue.fail(session, work.claim, "loss-not-finite", Ending(3, "the loss is NaN; lower the learning rate"))
+        endings.fail(session, work.claim, "loss-not-finite", Ending(3, "the loss is NaN; lower the learning rate"))
 
 
 def test_a_data_set_is_drawn_imported_and_shown(liverseg: Run, tmp_path: Path) -> None:

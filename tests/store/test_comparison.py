@@ -176,13 +176,13 @@ def test_epochs_that_were_archived_do_not_count():
     held = ledger.claimed()
     with transaction() as session:
         for epoch in (1, 2, 3):
-            ledger.queue.record_epoch(session, held, factories.epoch_record(epoch), ledger.CHECKPOINT)
+            factories.store_epoch(session, held, factories.epoch_record(epoch), ledger.CHECKPOINT)
     with transaction() as session:
-        ledger.queue.release(session, held, ledger.Ending())
+        ledger.endings.release(session, held, ledger.Ending())
     again = ledger.claim().claim
     with transaction() as session:
         ledger.queue.forget_checkpoint(session, again)
-        ledger.queue.record_epoch(session, again, factories.epoch_record(1), ledger.CHECKPOINT)
+        factories.store_epoch(session, again, factories.epoch_record(1), ledger.CHECKPOINT)
     ledger.finish(again)
     assert only(held.run_id).epochs == 1
 
