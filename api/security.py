@@ -72,7 +72,10 @@ class Guard:
         if caller is None:
             self._count(request, None)  # before the database is asked
             caller = await self._look_up(request, secret)
-        self._count(request, caller)
+        elif caller == LOCAL:
+            self._count(request, None)
+        if caller != LOCAL:
+            self._count(request, caller)
         request.state.caller, request.state.actor = caller, caller.actor
 
     async def _look_up(self, request: Request, secret: str | None) -> Caller:
@@ -85,10 +88,9 @@ class Guard:
         return found
 
     def _count(self, request: Request, caller: Caller | None) -> None:
-        """One request of a token; of an address, where nobody is known behind it."""
+        """One request of a token, or of an address."""
         address = request.client.host if request.client else ""
-        known = caller is not None and caller != LOCAL
-        bucket = f"token {caller.token or caller.actor}" if caller and known else f"address {address}"
+        bucket = f"token {caller.token or caller.actor}" if caller else f"address {address}"
         wait = self.rates.wait_s(bucket)
         if wait:
             raise Problem(
