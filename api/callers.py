@@ -83,12 +83,14 @@ class Keyring:
             open_to_all = self._local and found is None and not tokens.any_live(session)
         if found is None:
             return self._keep_open() if open_to_all else None
-        caller = Caller(found.name, found.project_id, Scope[found.scope.upper()], found.id)
+        token, due = found
+        caller = Caller(token.name, token.project_id, Scope[token.scope.upper()], token.id)
         with self._lock:
-            self._kept[found.digest] = time.monotonic() + KEPT_S, caller
+            self._kept[token.digest] = time.monotonic() + KEPT_S, caller
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-        _touch(found.id)
+        if due:
+            _touch(token.id)
         return caller
 
     def forget(self) -> None:

@@ -1,5 +1,6 @@
 """Projects and tokens over HTTP and by command: who gets in, with what, and until when."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -8,8 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
-from api.callers import KEPT_S
+from api.callers import KEPT_S, Keyring
+from api.rates import Rates
+from api.security import Guard
 from store import tokens
 from store.database import transaction
 from store.settings import settings
@@ -152,6 +158,26 @@ def test_who_administers_makes_tokens_of_any_project(member: Member, enter: Ente
     other = make(admin, name="eve", project="default").json()
     assert other["project"] == "default"
     assert enter(other["secret"]).get("/v1/runs").status_code == 200
+
+
+def test_who_asks_is_known_by_name_to_what_answers(database: Path):
+    """The guard around an app that says whom it was told of."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(f"{Request(scope).state.actor}")(scope, receive, send)
+
+    async def actor(keyring: Keyring, secret: str | None) -> str:
+        guard = Guard(app, keyring, Rates(0), 1)
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        transport = httpx.ASGITransport(app=guard)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
+            return (await client.get("/")).text
+
+    assert asyncio.run(actor(Keyring(None, local=True), None)) == "local"
+    with transaction() as session:
+        _, secret = tokens.issue(session, 1, "anna", tokens.Scope.READ, "local")
+    assert asyncio.run(actor(Keyring(None, local=True), secret)) == "anna"
+    assert asyncio.run(actor(Keyring("long", local=False), "long")) == "bootstrap"
 
 
 # ---- from none to the first one ------------------------------------------------------------------------------
