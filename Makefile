@@ -14,7 +14,7 @@ endif
 export LIVERSEG_HOME ?= $(CURDIR)/.home
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench migration lock
+.PHONY: help setup demo up test fuzz check bench migration lock
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ check: setup ## Style, types, import arrows, and bandit
 
 test: setup chromium check ## Checks and tests (REQUIRE=browser,study: their skips become failures)
 	$(BIN)/python -m pytest
+
+fuzz: setup ## Send tens of thousands of generated requests, specs and paths; prints how many (takes a quarter of an hour)
+	LIVERSEG_FUZZ=620 $(BIN)/python -m pytest -q tests/api/test_fuzz.py tests/store/test_generated.py
 
 .PHONY: chromium
 chromium:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import latex, tables
+from api.bodies import answers
 from api.callers import Project
 from api.parameters import LARGEST_ID, Runs, SomeExperiment, run_ids
 from api.problems import Problem, error_at, not_found, refused
@@ -51,7 +52,7 @@ class Asked:
     column: str = ""
 
 
-@router.get("/comparisons", response_model=Comparison)
+@router.get("/comparisons", response_model=Comparison, responses=answers(*(one[0] for one in TEXTS.values())))
 def read(
     project: Project,
     runs: Runs = None,

@@ -1,6 +1,6 @@
 """nnU-Net's own files: a run's ``summary.json``, a data set's ``splits_final.json``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 
@@ -17,9 +17,10 @@ router = APIRouter(prefix="/v1", tags=["nnU-Net"])
 
 Folds = Annotated[int | Literal["subject"], Query(description="how many folds of subjects, or subject: one each")]
 MEDIA = "application/json"
+WHOLE: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA: {"schema": {}}}}}
 
 
-@router.get("/runs/{run}/summary.json", response_class=Response)
+@router.get("/runs/{run}/summary.json", response_class=Response, responses=WHOLE)
 def summary(project: Project, run: RunId) -> Response:
     """A run's scores as nnU-Net v2 writes them, a case a scan; metrics that are not defined are NaN, as there."""
     from liverseg_core.nnunet import write_summary  # NumPy, as below
@@ -33,7 +34,7 @@ def summary(project: Project, run: RunId) -> Response:
     return Response(write_summary(parts.get("test") or parts["val"]), media_type=MEDIA)
 
 
-@router.get("/datasets/{name}/splits_final.json", response_class=Response)
+@router.get("/datasets/{name}/splits_final.json", response_class=Response, responses=WHOLE)
 def splits(project: Project, name: NameOrHash, folds: Folds = "subject") -> Response:
     """The folds of a data set's subjects as nnU-Net's splits: what `folds` of a submission would train on."""
     from liverseg_core.nnunet import write_splits

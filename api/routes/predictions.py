@@ -5,6 +5,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from api.bodies import FILE
 from api.callers import Project
 from api.parameters import RunId
 from api.routes.experiments import Key
@@ -18,7 +19,7 @@ from store.predictions import submit_prediction, with_weights
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 
-@router.post("/{run}/predictions", status_code=201)
+@router.post("/{run}/predictions", status_code=201, openapi_extra=FILE)
 async def predict(request: Request, project: Project, run: RunId, key: Key = None) -> ExperimentRuns:
     """Take a zip of unlabelled SCAN_SLICE.png, as liverseg predict packs it; answers with the run that makes masks.
 

@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
 
 from api import figure4
+from api.bodies import answers
 from api.callers import Project, caller_of
 from api.parameters import Before, Limit, RunId, SomeExperiment
 from api.problems import Problem, not_found, refused
@@ -91,7 +92,7 @@ def epochs(project: Project, run: RunId) -> EpochList:
     return EpochList(epochs=[EpochOut.model_validate(one) for one in found])
 
 
-@router.get("/{run}/images", response_model=ImageList)
+@router.get("/{run}/images", response_model=ImageList, responses=answers(*(one[0] for one in figure4.TEXTS.values())))
 def images(
     project: Project,
     run: RunId,
@@ -123,7 +124,7 @@ def files(project: Project, run: RunId) -> ArtifactList:
     return ArtifactList(artifacts=[ArtifactOut.model_validate(one) for one in found])
 
 
-@router.get("/{run}/artifacts/{kind}", response_class=FileResponse)
+@router.get("/{run}/artifacts/{kind}", response_class=FileResponse, responses=answers("application/octet-stream"))
 def download(project: Project, run: RunId, kind: Kind) -> FileResponse:
     """The content of one file."""
     with transaction() as session:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.bodies import FILE
 from api.callers import Project
 from api.dataset_schemas import DatasetList, DatasetOut
 from api.problems import not_found
@@ -60,7 +61,11 @@ def known_dataset(session: Session, project: int, name: str) -> Dataset:
 
 
 @router.post(
-    "/datasets", status_code=201, tags=["data sets"], responses={200: {"description": "it was here already"}}
+    "/datasets",
+    status_code=201,
+    tags=["data sets"],
+    responses={200: {"description": "it was here already"}},
+    openapi_extra=FILE,
 )
 async def import_dataset(request: Request, response: Response, project: Project, name: Name) -> DatasetOut:
     """Take a zip of PNG pairs as liverseg dataset import packs it; every pixel is checked first."""
@@ -70,7 +75,7 @@ async def import_dataset(request: Request, response: Response, project: Project,
     return dataset
 
 
-@router.post("/weights", status_code=201, tags=["weights"])
+@router.post("/weights", status_code=201, tags=["weights"], openapi_extra=FILE)
 async def import_weights(
     request: Request, project: Project, spec: SpecText, name: FileName = "weights.h5"
 ) -> ExperimentRuns:
