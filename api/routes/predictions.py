@@ -1,5 +1,7 @@
 """Unlabelled slices in, masks out, through the queue."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -12,11 +14,14 @@ from api.routes.experiments import Key
 from api.routes.runs import known_run
 from api.routes.uploads import received
 from api.schemas import ExperimentRuns
+from liverseg_core.errors import DataError
 from store import artifacts, views
 from store.database import transaction
 from store.predictions import submit_prediction, with_weights
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError)
 
 
 @router.post("/{run}/predictions", status_code=201, openapi_extra=FILE)
@@ -33,13 +38,20 @@ async def predict(request: Request, project: Project, run: RunId, key: Key = Non
 
 
 def _store(project: int, run: int, file: Path, key: str | None) -> ExperimentRuns:
-    from liverseg_core.data.unlabelled import read_slices  # Pillow and NumPy, only where they are needed
-
     with transaction() as session:  # refused here, a large zip need not be decoded
         with_weights(session, known_run(session, project, run))
-    read_slices(file)
+    _check(file)
     with transaction() as session:
         experiment = submit_prediction(session, known_run(session, project, run), artifacts.sha256_of(file), key)
         made = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
         artifacts.put(file)  # before the row that points to it is committed
         return made
+
+
+def _check(file: Path) -> None:
+    from liverseg_core.data.unlabelled import read_slices  # Pillow and NumPy, only where they are needed
+
+    try:
+        read_slices(file)
+    except DAMAGED as error:  # met where the headers are looked at, before the reader refuses in words of its own
+        raise DataError(file.name, f"is damaged ({error or type(error).__name__}); pack it again") from None
