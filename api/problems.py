@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from api import render
 from liverseg_core.errors import InputError, shorten
+from store import tokens
 from store.database import is_outage, took_too_long
 from store.states import IllegalMove
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = "5"
 UNION_TAG = re.compile(r"(constrained-|list\[|literal\[|enum$)")
 """What pydantic puts into a path to say which member of a union it tried."""
+
+SECRET = re.compile(rf"{tokens.PREFIX}[A-Za-z0-9_-]{{20,}}")
 
 NO_SUCH_ADDRESS = "there is nothing at this address; what there is stands at /docs"
 UNEXPECTED = "something unexpected went wrong; the log of the API says what"
@@ -169,5 +172,5 @@ async def _unexpected(request: Request, _: Exception) -> Response:
 
 
 def _text(value: str) -> str:
-    """Without lone surrogates, which no UTF-8 response can hold."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    """Without lone surrogates, which no UTF-8 response can hold, and without tokens, wherever they came in."""
+    return SECRET.sub(tokens.PREFIX + "...", value.encode("utf-8", "backslashreplace").decode())

@@ -6,10 +6,11 @@ from functools import cache
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from liverseg_core.errors import InputError
 from store import bundled
 from store.settings import settings
 
@@ -20,8 +21,15 @@ def url() -> str:
 
 
 def dialect(url: str) -> str:
-    """``url`` with the driver that we use, whichever it names."""
-    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    """``url`` with the driver that we use, whichever it names.
+
+    Raises:
+        InputError: it is no address of a database; it is not shown, since it may hold a password.
+    """
+    try:
+        return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    except (ArgumentError, ValueError):
+        raise InputError("LIVERSEG_DATABASE_URL", "must look like postgresql://user@host:5432/liverseg.") from None
 
 
 @cache

@@ -50,7 +50,7 @@ def issue(
     Raises:
         InputError: the project has or had a token of this name, the name is reserved, or the expiry has passed.
     """
-    if name in RESERVED:
+    if name in RESERVED or name.startswith(PREFIX):  # a secret that somebody put in the wrong place
         raise InputError("name", "is reserved; choose another", name)
     if expires_at is not None and not session.scalar(select(expires_at > func.now())):
         raise InputError("expires_at", "must lie in the future", expires_at.isoformat())
