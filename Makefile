@@ -14,7 +14,7 @@ endif
 export LIVERSEG_HOME ?= $(CURDIR)/.home
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench migration lock
+.PHONY: help setup demo up test fuzz check bench migration lock
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,14 +33,20 @@ demo: setup ## Draw a phantom, train three experiments, show the table and the p
 up: setup ## Start Postgres, Valkey, the API and a worker; Ctrl-C stops them
 	$(BIN)/liverseg up
 
-check: setup ## Style, types and import arrows
+check: setup ## Style, types, import arrows, and bandit
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@# Findings go to stdout; stderr holds only remarks about every other part of a line with nosec.
+	$(BIN)/bandit -q -c pyproject.toml -r api store migrations 2>/dev/null
+	$(BIN)/bandit -q -c pyproject.toml -s B311 -r liverseg_core worker 2>/dev/null
 
 test: setup chromium check ## Checks and tests (REQUIRE=browser,study: their skips become failures)
 	$(BIN)/python -m pytest
+
+fuzz: setup ## Send tens of thousands of generated requests, specs and paths; prints how many (takes a quarter of an hour)
+	LIVERSEG_FUZZ=620 $(BIN)/python -m pytest -q tests/api/test_fuzz.py tests/store/test_generated.py
 
 .PHONY: chromium
 chromium:

@@ -7,8 +7,10 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from api import comparison_page, dataset_pages, image_pages, pages, problems
+from api import comparison_page, dataset_pages, description, image_pages, pages, problems
+from api.callers import Keyring, admins_only, bootstrap_token
 from api.parameters import only_known
+from api.rates import Rates
 from api.render import STATIC
 from api.routes import (
     checks,
@@ -19,17 +21,24 @@ from api.routes import (
     nnunet,
     predictions,
     printed,
+    projects,
     runs,
     scorings,
+    tokens,
     uploads,
 )
 from api.security import Guard
+from store.database import limit_statements
 from store.settings import settings
 from store.upkeep import Upkeep
 
 
-def create_app() -> FastAPI:
-    """The ASGI app; its settings come from the environment."""
+def create_app(local: bool = False) -> FastAPI:
+    """The ASGI app; its settings come from the environment.
+
+    Args:
+        local: it will listen on loopback alone, so everybody is let in until there is a token.
+    """
     app = FastAPI(
         title="liverseg", summary="Experiments on liver and lesion segmentation", version="1", docs_url=None,
         redoc_url=None, lifespan=_lifespan,
@@ -37,10 +46,22 @@ def create_app() -> FastAPI:
     app.state.upkeep = Upkeep()
     rooms = (experiments, runs, predictions, scorings, uploads, checks, figures, comparisons, printed, nnunet, health)
     for room in (*rooms, pages, comparison_page, dataset_pages, image_pages):
-        app.include_router(room.router, dependencies=[Depends(only_known)])
+        app.include_router(room.router, dependencies=[Depends(only_known)], responses=description.REFUSALS)
+    for room in (projects, tokens):
+        app.include_router(
+            room.router, dependencies=[Depends(admins_only), Depends(only_known)], responses=description.REFUSALS
+        )
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)
-    app.add_middleware(Guard, token=settings().token, max_upload_bytes=settings().max_upload_mb << 20)
+    description.install(app)
+    limit_statements(settings().statement_s)
+    app.state.keyring = Keyring(bootstrap_token(), local)
+    app.add_middleware(
+        Guard,
+        keyring=app.state.keyring,
+        rates=Rates(settings().rate),
+        max_upload_bytes=settings().max_upload_mb << 20,
+    )
     return app
 
 

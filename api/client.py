@@ -26,6 +26,10 @@ PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 """Waits before a request is sent again; only those requests whose repetition changes nothing are."""
 
 
+MOST_WAITS = 5
+"""How often a request waits for its turn where too much was sent at once."""
+
+
 class ApiError(LiversegError):
     """The API refused a request; ``problem`` is its RFC 9457 document, empty where it sent none."""
 
@@ -44,7 +48,7 @@ class Client:
 
     Args:
         url: where it listens, e.g. ``http://127.0.0.1:8421``.
-        token: what ``LIVERSEG_TOKEN`` is there, if it has one.
+        token: one of the API's tokens, once it has any.
         timeout: seconds to wait for an answer; uploads and downloads wait that long for each part.
     """
 
@@ -261,6 +265,35 @@ class Client:
         path = f"/v1/datasets/{quote(dataset, safe='')}/splits_final.json"
         return self._send("GET", path, again=True, params={"folds": folds}).text
 
+    # ---- projects and tokens ---------------------------------------------------------------------------------
+
+    def projects(self, limit: int = 50, before: int | None = None) -> list[Json]:
+        """Projects, newest first; ``before`` is the id to go on from."""
+        return self._list("/v1/projects", limit=limit, before=before)
+
+    def create_project(self, name: str) -> Json:
+        """A new, empty project."""
+        return self._json("POST", "/v1/projects", json={"name": name})
+
+    def rename_project(self, project: int, name: str) -> Json:
+        """Another name for the project with this id."""
+        return self._json("PATCH", f"/v1/projects/{project}", again=True, json={"name": name})
+
+    def tokens(self, limit: int = 50, before: int | None = None) -> list[Json]:
+        """Tokens of every project without secrets, newest first."""
+        return self._list("/v1/tokens", limit=limit, before=before)
+
+    def create_token(
+        self, name: str, scope: str = "write", project: str | None = None, expires_at: str | None = None
+    ) -> Json:
+        """A new token with its ``secret``, which is never told again; ``expires_at`` as ISO 8601 with a zone."""
+        body = {"name": name, "scope": scope, "project": project, "expires_at": expires_at}
+        return self._json("POST", "/v1/tokens", json=_given(body))
+
+    def revoke_token(self, token: int) -> Json:
+        """End the token with this id."""
+        return self._json("POST", f"/v1/tokens/{token}/revoke", again=True)
+
     # ---- the service -----------------------------------------------------------------------------------------
 
     def ready(self) -> Json:
@@ -321,11 +354,11 @@ class Client:
         """One answer; where ``again`` says that repeating is harmless, lost connections are tried anew."""
         for pause in PAUSES_S if again else ():
             try:
-                return _checked(send())
+                return _checked(_when_allowed(send))
             except httpx.TransportError:
                 time.sleep(pause)
         try:
-            return _checked(send())
+            return _checked(_when_allowed(send))
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -344,6 +377,16 @@ def _chunks(source: BinaryIO, total: int, progress: Progress | None) -> Iterator
         sent += len(chunk)
         if progress:
             progress(sent, total)
+
+
+def _when_allowed(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """The answer, after the waits that the API asks for (429); a request that was refused so has done nothing."""
+    for _ in range(MOST_WAITS):
+        answer = send()
+        if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            break
+        time.sleep(int(answer.headers.get("retry-after", 1)))
+    return answer
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

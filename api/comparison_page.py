@@ -7,13 +7,13 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 
 from api import render, tables
+from api.callers import Project
 from api.parameters import LARGEST_ID, Runs, SomeExperiment
 from api.routes.comparisons import Asked, Level, Profile, Tables, TestedColumn, choose
 from store import printed
 from store.comparison import OVERVIEW
 from store.database import transaction
 from store.measure import Measure
-from store.models import DEFAULT_PROJECT
 from store.rows import Column, Comparison, Row
 
 router = APIRouter(include_in_schema=False)
@@ -27,6 +27,7 @@ SomeBaseline = Annotated[Annotated[int, Query(ge=1, le=LARGEST_ID)] | Literal[""
 @router.get("/comparisons")
 def comparison_page(
     request: Request,
+    project: Project,
     runs: Runs = None,
     experiment: SomeExperiment = None,
     profile: Profile = OVERVIEW,
@@ -40,8 +41,8 @@ def comparison_page(
     """Table 6 as a page."""
     asked = Asked(runs, experiment, profile, level, baseline or None, tuple(tables or ()), column)
     with transaction() as session:
-        found = choose(session, asked)
-        known = [table.name for table in printed.listed(session, DEFAULT_PROJECT)]
+        found = choose(session, project, asked)
+        known = [table.name for table in printed.listed(session, project)]
     return render.page(
         request,
         "comparison.html",

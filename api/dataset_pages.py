@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from api import render
+from api.callers import Project
 from api.dataset_schemas import DatasetOut
 from api.routes import checks
 from api.routes.uploads import NameOrHash, known_dataset
@@ -14,10 +15,10 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/datasets/{name}")
-def dataset_page(request: Request, name: NameOrHash) -> Response:
+def dataset_page(request: Request, project: Project, name: NameOrHash) -> Response:
     """Parts, subjects, histogram, and what the similarity check found."""
     with transaction() as session:
-        dataset = known_dataset(session, name)
+        dataset = known_dataset(session, project, name)
         found, manifest = DatasetOut.of(dataset), Manifest.from_json(dataset.manifest)
     people = {
         subject: {part: [s for s in manifest.scans(part) if manifest.subjects[s] == subject] for part in PARTS}
@@ -27,7 +28,7 @@ def dataset_page(request: Request, name: NameOrHash) -> Response:
 
 
 @router.post("/datasets/{name}/check")
-def check(name: NameOrHash) -> Response:
+def check(project: Project, name: NameOrHash) -> Response:
     """The page's button; the guard has checked where the request comes from."""
-    found = checks.check(name)
+    found = checks.check(project, name)
     return RedirectResponse(f"/datasets/{found.name}", status_code=303)

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from api import render
+from api.callers import Project
 from api.parameters import RunId
 from api.problems import not_found
 from api.routes.figures import ImageKey, Part
@@ -15,11 +16,11 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/runs/{run}/images/{part}/{image}")
-def image_page(request: Request, run: RunId, part: Part, image: ImageKey) -> Response:
+def image_page(request: Request, project: Project, run: RunId, part: Part, image: ImageKey) -> Response:
     """Its panels, its scores, and the way to the slices beside it."""
     scan, number = map(int, image.split("_"))
     with transaction() as session:
-        found = known_run(session, run)
+        found = known_run(session, project, run)
         source = views.source(found)
         around = views.slices_of_scan(session, source, part, scan)
         if number not in around:

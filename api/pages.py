@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from api import render, tables
+from api.callers import Project, caller_of
 from api.dataset_schemas import DatasetOut
 from api.parameters import Before, RunId, SomeExperiment
 from api.routes.runs import change, known_run, read_detail
@@ -17,7 +18,7 @@ from api.schemas import RunDetail, RunOut, changed_settings, next_page, waits
 from liverseg_core.spec import ExperimentSpec
 from store import datasets, scores, views, wishes
 from store.database import transaction
-from store.models import DEFAULT_PROJECT, Run
+from store.models import Run
 from store.states import FINAL, State, target
 
 router = APIRouter(include_in_schema=False)
@@ -70,10 +71,11 @@ def runs_fragment(
 
 
 def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
+    project = caller_of(request).project
     with transaction() as session:
-        found = list(views.runs(session, DEFAULT_PROJECT, wanted, PAGE_SIZE))
+        found = list(views.runs(session, project, wanted, PAGE_SIZE))
         standing = [_standing(session, run) for run in found]
-        counts = views.counts_by_state(session, DEFAULT_PROJECT)
+        counts = views.counts_by_state(session, project)
     asked = {"state": wanted.state, "experiment": wanted.experiment, "name": wanted.name, "before": wanted.before}
     kept = {key: str(value) for key, value in asked.items() if value}
     return render.page(
@@ -122,11 +124,11 @@ def _ended(run: RunOut) -> str:
 
 
 @router.get("/runs/{run}")
-def run_page(request: Request, run: RunId) -> Response:
+def run_page(request: Request, project: Project, run: RunId) -> Response:
     """Everything about a run."""
     with transaction() as session:
-        detail = read_detail(session, run)
-        source = views.source(known_run(session, run))
+        detail = read_detail(session, project, run)
+        source = views.source(known_run(session, project, run))
         epochs = list(views.epochs(session, source))
         worst = scores.images(session, source, sort="lesion_dice", limit=WORST)
     spec = ExperimentSpec.parse(detail.spec)
@@ -138,10 +140,10 @@ def run_page(request: Request, run: RunId) -> Response:
 
 
 @router.get("/fragments/runs/{run}")
-def run_fragment(request: Request, run: RunId) -> Response:
+def run_fragment(request: Request, project: Project, run: RunId) -> Response:
     """What moves on the page of a live run; once the run has ended, the whole page is loaded anew."""
     with transaction() as session:
-        detail = read_detail(session, run)
+        detail = read_detail(session, project, run)
     headers = {"HX-Refresh": "true"} if detail.state in FINAL else {}
     return render.page(request, "_run.html", headers=headers, **_now(detail))
 
@@ -170,10 +172,10 @@ def requeue(request: Request, run: RunId) -> Response:
 
 
 @router.get("/datasets")
-def datasets_page(request: Request) -> Response:
+def datasets_page(request: Request, project: Project) -> Response:
     """What has been imported."""
     with transaction() as session:
-        found = [DatasetOut.of(one) for one in datasets.listed(session, DEFAULT_PROJECT)]
+        found = [DatasetOut.of(one) for one in datasets.listed(session, project)]
     return render.page(request, "datasets.html", datasets=found)
 
 

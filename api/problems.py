@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 
 from api import render
 from liverseg_core.errors import InputError, shorten
-from store.database import is_outage
+from store import tokens
+from store.database import is_outage, took_too_long
 from store.states import IllegalMove
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,10 @@ RETRY_AFTER_S = "5"
 UNION_TAG = re.compile(r"(constrained-|list\[|literal\[|enum$)")
 """What pydantic puts into a path to say which member of a union it tried."""
 
+SECRET = re.compile(rf"{tokens.PREFIX}[A-Za-z0-9_-]{{20,}}")
+
 NO_SUCH_ADDRESS = "there is nothing at this address; what there is stands at /docs"
+UNEXPECTED = "something unexpected went wrong; the log of the API says what"
 NO_SUCH_FIELD = "no such field here; remove it, or see the fields at /docs"
 
 
@@ -99,7 +103,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(InputError, _input)
     app.add_exception_handler(IllegalMove, _illegal)
     app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(PoolTimeout, _busy)
+    app.add_exception_handler(PoolTimeout, _database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -140,26 +144,33 @@ async def _illegal(request: Request, error: Exception) -> Response:
 
 
 async def _database(request: Request, error: Exception) -> Response:
-    if is_outage(error):
-        return await _busy(request, error)
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return await _unexpected(request, error)
+    assert isinstance(error, DBAPIError | PoolTimeout)
+    return answer(request, of_database(request, error))
 
 
-async def _busy(request: Request, error: Exception) -> Response:
+def of_database(request: Request, error: DBAPIError | PoolTimeout) -> Problem:
+    """What to say when the database did not do as asked; its own words go to the log alone."""
+    if took_too_long(error):
+        log.warning("%s %s took too long", request.method, request.url.path)
+        return Problem(
+            503, "the database took too long; ask for less at once", headers={"Retry-After": RETRY_AFTER_S}
+        )
+    if not is_outage(error):
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return Problem(500, UNEXPECTED)
     log.warning("the database is away: %s", error)
     # A connection lost during COMMIT leaves open whether it was done.
     detail = "the database does not answer; look again in a few seconds, or repeat with the same Idempotency-Key"
-    return answer(request, Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S}))
+    return Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S})
 
 
 async def _unexpected(request: Request, _: Exception) -> Response:
     """The server logs the trace; nothing of it leaves. This answer comes from outside the guard."""
-    response = answer(request, Problem(500, "something unexpected went wrong; the log of the API says what"))
+    response = answer(request, Problem(500, UNEXPECTED))
     response.headers.update(render.HEADERS)
     return response
 
 
 def _text(value: str) -> str:
-    """Without lone surrogates, which no UTF-8 response can hold."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    """Without lone surrogates, which no UTF-8 response can hold, and without tokens, wherever they came in."""
+    return SECRET.sub(tokens.PREFIX + "...", value.encode("utf-8", "backslashreplace").decode())

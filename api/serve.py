@@ -22,19 +22,34 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
     """Listen until SIGINT or SIGTERM; port 0 takes a free one. Prints one line once requests are answered.
 
     Raises:
-        RefusedToListen: ``host`` is beyond loopback and ``LIVERSEG_TOKEN`` is not set.
+        RefusedToListen: ``host`` is beyond loopback, ``LIVERSEG_TOKEN`` is not set and there is no other token.
     """
-    if not settings().token and not is_loopback(host):
+    local = is_loopback(host)
+    if not local and not settings().token and not _has_token():
         raise RefusedToListen(
             f"{host} can be reached from other machines, so a token is needed: set LIVERSEG_TOKEN to a long random "
-            "text, or listen on 127.0.0.1"
+            "text, make a token with `liverseg token create`, or listen on 127.0.0.1"
         )
     from api.app import create_app  # after the refusal, which should take no time
 
     config = uvicorn.Config(
-        create_app(), host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False
+        create_app(local), host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False
     )
     _Announcing(config).run()
+
+
+def _has_token() -> bool:
+    """Whether the ledger knows a live token; a ledger that does not answer knows none."""
+    from sqlalchemy.exc import DBAPIError
+
+    from store import tokens
+    from store.database import transaction
+
+    try:
+        with transaction() as session:
+            return tokens.any_live(session)
+    except DBAPIError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

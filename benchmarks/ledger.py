@@ -17,15 +17,16 @@ from statistics import median, quantiles
 
 from sqlalchemy import insert
 
+from api.callers import Keyring
 from liverseg_core.data.manifest import Manifest, SliceEntry
 from liverseg_core.records import SliceScore
 from liverseg_core.submission import Submission
-from store import bundled, comparison, datasets, experiments, models, queue, schema, scores, views
+from store import bundled, comparison, datasets, experiments, models, queue, schema, scores, tokens, views
 from store.database import transaction
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT
 
-SLICES, RUNS, CLAIMS, PROCESSES = 500, 15, 400, 4
+SLICES, RUNS, CLAIMS, PROCESSES, TOKENS = 500, 15, 400, 4, 200
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def throw_away_home() -> Iterator[None]:
     """A home with both servers and one data set; everything is gone afterwards."""
     home = Path(tempfile.mkdtemp(prefix="liverseg-bench-"))
     os.environ["LIVERSEG_HOME"] = str(home)
-    for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL", "LIVERSEG_POOL"):
+    for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL", "LIVERSEG_POOL", "LIVERSEG_TOKEN"):
         os.environ.pop(name, None)
     postgres = bundled.start_postgres(home)
     try:
@@ -181,6 +182,19 @@ def compare(runs: list[int]) -> float:
     return median(milliseconds(once) for _ in range(20))
 
 
+def token_checks() -> tuple[list[float], list[float]]:
+    """Milliseconds of letting a token in: as the ledger knows it, and as the API remembers it for two seconds."""
+    with transaction() as session:
+        made = [tokens.issue(session, DEFAULT_PROJECT, f"t{n}", tokens.Scope.READ, "local") for n in range(1000)]
+    keyring = Keyring(None, local=False)
+    secrets = [secret for _, secret in made[:TOKENS]]
+    for secret in secrets:
+        keyring.look_up(secret)  # writes that it was used, once a minute
+    looked_up = [milliseconds(lambda secret=secret: keyring.look_up(secret)) for secret in secrets]
+    recalled = [milliseconds(lambda secret=secret: keyring.recall(secret)) for secret in secrets]
+    return looked_up, recalled
+
+
 def main() -> None:
     with throw_away_home():
         runs, stored = finish_times()
@@ -189,6 +203,7 @@ def main() -> None:
         single = [milliseconds(lambda n=n: submit(1, first=50_000 + n)) for n in range(60)]
         thousand = milliseconds(lambda: submit(1000, first=100_000))
         claims = claims_a_second()
+        looked_up, recalled = token_checks()
     lines = [
         (f"finish a run of {SLICES} slices", f"{median(stored):.1f} ms", "aim: below 100 ms"),
         (f"{SLICES} rows by COPY", f"{copy:.1f} ms", ""),
@@ -196,6 +211,11 @@ def main() -> None:
         (f"claims with {PROCESSES} processes", f"{claims:.0f} /s", ""),
         ("submit one run, p95", f"{quantiles(single, n=20)[-1]:.1f} ms", f"median {median(single):.1f} ms"),
         ("submit 1,000 runs", f"{thousand:.0f} ms", ""),
+        (
+            "let a token in, p95",
+            f"{quantiles(looked_up, n=20)[-1]:.2f} ms",
+            f"of 1,000; aim: below 2 ms; median {median(looked_up):.2f} ms, within 2 s {median(recalled):.3f} ms",
+        ),
         (f"compare {RUNS} runs of {SLICES} slices", f"{compared:.1f} ms", ""),
     ]
     for what, value, remark in lines:

@@ -23,6 +23,7 @@ STARTS = 5
 def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
     os.environ["LIVERSEG_HOME"] = str(home)
+    os.environ.pop("LIVERSEG_TOKEN", None)
     postgres, valkey = bundled.start_postgres(home), bundled.start_valkey(home)
     try:
         schema.upgrade()

@@ -57,7 +57,7 @@ def socket_folder(home: Path) -> Path:
     if len(str(inside / ".s.PGSQL.5432")) < LONGEST_SOCKET and PLAIN.fullmatch(str(inside)):
         return inside
     mark = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
-    return Path("/tmp") / f"liverseg-{os.getuid()}-{mark}"  # noqa: S108 - not TMPDIR: every process must agree
+    return Path("/tmp") / f"liverseg-{os.getuid()}-{mark}"  # nosec B108  # noqa: S108 - not TMPDIR: all processes must agree
 
 
 def database_url(home: Path) -> str:

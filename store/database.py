@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from functools import cache
 
 import psycopg
-from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from liverseg_core.errors import InputError
 from store import bundled
 from store.settings import settings
 
@@ -20,16 +21,38 @@ def url() -> str:
 
 
 def dialect(url: str) -> str:
-    """``url`` with the driver that we use, whichever it names."""
-    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    """``url`` with the driver that we use, whichever it names.
+
+    Raises:
+        InputError: it is no address of a database; it is not shown, since it may hold a password.
+    """
+    try:
+        return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    except (ArgumentError, ValueError):
+        raise InputError("LIVERSEG_DATABASE_URL", "must look like postgresql://user@host:5432/liverseg.") from None
 
 
 @cache
 def engine() -> Engine:
     """The engine of this process; connects on first use."""
     return create_engine(
-        url(), pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args={"connect_timeout": 5}
+        url(),
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        connect_args={"connect_timeout": 5},
+        hide_parameters=True,  # what people sent in does not belong in a log
     )
+
+
+def limit_statements(seconds: float) -> None:
+    """From now on the server ends every statement of this process that takes longer; see :func:`took_too_long`."""
+
+    def limit(connection: psycopg.Connection, _record: object) -> None:
+        connection.execute(f"SET statement_timeout = {round(1000 * seconds)}")
+        connection.commit()  # else the first rollback would take it back
+
+    event.listen(engine(), "connect", limit)
 
 
 OUTAGES = ("08", "25006", "40", "53", "55", "57", "58")
@@ -41,6 +64,11 @@ def transaction() -> Iterator[Session]:
     """A session whose work is committed at the end of the block, or rolled back as a whole."""
     with Session(engine(), expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def took_too_long(error: BaseException) -> bool:
+    """Whether ``error`` says that a statement was ended for its time."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.errors.QueryCanceled)
 
 
 def is_outage(error: BaseException) -> bool:

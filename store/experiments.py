@@ -87,6 +87,7 @@ def _subjects(session: Session, project_id: int, submission: Submission) -> int:
     """How many folds ``folds: subject`` makes."""
     if submission.folds != "subject":
         return 0
+    submission.count()  # refuses an axis without values, which would leave no cell to look at
     dataset = datasets.resolve(session, project_id, submission.dataset_id())
     return len(fold_subjects(Manifest.from_json(dataset.manifest)))
 

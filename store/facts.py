@@ -106,7 +106,7 @@ def _copied(session: Session, table: str, columns: dict[str, str], sources: list
 
     chosen = ", ".join(_NUMBERS.get(name, name) for name in columns)
     order = "run_id, part, scan, slice"
-    query = f"SELECT {chosen} FROM {table} WHERE run_id = ANY(%s) ORDER BY {order}"  # noqa: S608 - names from above
+    query = f"SELECT {chosen} FROM {table} WHERE run_id = ANY(%s) ORDER BY {order}"  # nosec B608  # noqa: S608 - names from above
     cursor = session.connection().connection.cursor()
     with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)", (sources,)) as copy:
         sent = b"".join(copy)

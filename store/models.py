@@ -53,6 +53,24 @@ class Project(Base):
     name: Mapped[str] = mapped_column(unique=True)
 
 
+class Token(Base):
+    """What a caller shows to be let in; of its secret only the SHA-256 is kept."""
+
+    __tablename__ = "tokens"
+    # Of a revoked token too: what it did is told by its name.
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    scope: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
 class Dataset(Base):
     """An imported data set: its manifest here, its pixels in one artifact."""
 

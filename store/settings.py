@@ -32,7 +32,11 @@ class Settings(BaseSettings):
         None, description="an outside Postgres >= 15, e.g. postgresql://user@host/liverseg"
     )
     broker_url: str | None = Field(None, description="an outside Redis >= 7, e.g. redis://host:6379/0")
-    token: str | None = Field(None, description="when set, every request must carry it; needed beyond loopback")
+    token: str | None = Field(
+        None,
+        description="of the API: an administrator's token of the default project, which makes every request need "
+        "one; of commands: the token to send",
+    )
     url: str = Field("http://127.0.0.1:8421", description="where commands find the API")
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="the pool of runs a worker takes from")
 
@@ -47,6 +51,8 @@ class Settings(BaseSettings):
     reannounce_s: float = Field(60, gt=0, description="age at which an announcement of a queued run counts as lost")
     upkeep_s: float = Field(0.5, gt=0, description="how often the API relays, re-announces and reaps")
     max_crashes: int = Field(3, ge=1, description="crashes after which a run is dead")
+    rate: float = Field(100, ge=0, description="requests a second for each token or address, 0: any number")
+    statement_s: float = Field(30, gt=0, description="how long the API lets the database work on one statement")
     max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
 
     @field_validator("url")

@@ -85,7 +85,7 @@ TABLES = [table.name for table in reversed(Base.metadata.sorted_tables) if table
 NUMBERED = [name for name in TABLES if "id" in Base.metadata.tables[name].columns]
 EMPTY = ";".join(
     [f"DELETE FROM {name}" for name in TABLES]
-    + ["DELETE FROM projects WHERE id <> 1"]
+    + ["DELETE FROM projects WHERE id <> 1", "UPDATE projects SET name = 'default' WHERE id = 1"]
     + [f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), 1, false)" for name in NUMBERED]
 )
 """Not TRUNCATE: hundreds of them leave files that Postgres needs 15 s to sync when it stops."""

@@ -11,7 +11,19 @@ from typing import Any
 import click
 
 from api.client import ApiError, Unreachable
-from api.commands import compare, data, figure, nnunet, predict, printed, runs, scoring, services, study
+from api.commands import (
+    access,
+    compare,
+    data,
+    figure,
+    nnunet,
+    predict,
+    printed,
+    runs,
+    scoring,
+    services,
+    study,
+)
 from liverseg_core.errors import InputError, LiversegError
 
 FAILED, WRONG_USAGE, UNREACHABLE = 1, 2, 3
@@ -66,7 +78,7 @@ def _told_in_words() -> Iterator[None]:
 
 def _answer(error: ApiError) -> str:
     if error.status == 401:
-        return f"{error}\nSet LIVERSEG_TOKEN to the token that the API was started with."
+        return f"{error}\nSet LIVERSEG_TOKEN to a token of this API (`liverseg token create` makes one)."
     return str(error)
 
 
@@ -94,7 +106,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (services, data, runs, scoring, predict, compare, figure, printed, nnunet, study):
+for _module in (services, data, runs, scoring, predict, compare, figure, printed, nnunet, study, access):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

@@ -70,7 +70,7 @@ def parse_yaml(text: str, where: str) -> Any:
         SpecError: no YAML, with line and column.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
+        return yaml.load(text, _Loader)  # nosec B506  # noqa: S506 - derived from SafeLoader
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise SpecError(where, f"is no YAML that can be read: {' '.join(str(error).split())}") from None
 

@@ -90,7 +90,7 @@ class Choice:
     @property
     def url(self) -> str:
         """The API's address as seen from this machine."""
-        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - only compared
+        near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # nosec B104  # noqa: S104 - only compared
         return f"http://{f'[{near}]' if ':' in near else near}:{self.port}"
 
 

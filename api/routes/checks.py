@@ -4,6 +4,7 @@ from threading import Lock
 
 from fastapi import APIRouter
 
+from api.callers import Project
 from api.dataset_schemas import DatasetOut
 from api.problems import Problem
 from api.routes.uploads import NameOrHash, known_dataset
@@ -17,13 +18,13 @@ _checking = Lock()
 
 
 @router.post("/datasets/{name}/check", responses={409: {"description": "another check is running"}})
-def check(name: NameOrHash) -> DatasetOut:
+def check(project: Project, name: NameOrHash) -> DatasetOut:
     """Look for pairs of scans that may show one person, by their pixels alone; takes up to a minute.
 
     The finding is kept with the data set. A data set never changes, so checking it again changes nothing.
     """
     with transaction() as session:
-        dataset = known_dataset(session, name)
+        dataset = known_dataset(session, project, name)
         known, manifest, sha256 = dataset.name, Manifest.from_json(dataset.manifest), dataset.artifact
     place = artifacts.locate(sha256)
     if not place.is_file():
@@ -37,6 +38,6 @@ def check(name: NameOrHash) -> DatasetOut:
     finally:
         _checking.release()
     with transaction() as session:
-        dataset = known_dataset(session, known)
+        dataset = known_dataset(session, project, known)
         dataset.similarity = found
         return DatasetOut.of(dataset)

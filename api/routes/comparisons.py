@@ -9,13 +9,14 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import latex, tables
+from api.bodies import answers
+from api.callers import Project
 from api.parameters import LARGEST_ID, Runs, SomeExperiment, run_ids
 from api.problems import Problem, error_at, not_found, refused
 from api.schemas import ProfileList, ProfileOut
 from store import views
 from store.comparison import OVERVIEW, compare
 from store.database import transaction
-from store.models import DEFAULT_PROJECT
 from store.rows import Comparison
 
 router = APIRouter(prefix="/v1", tags=["comparisons"])
@@ -51,8 +52,9 @@ class Asked:
     column: str = ""
 
 
-@router.get("/comparisons", response_model=Comparison)
+@router.get("/comparisons", response_model=Comparison, responses=answers(*(one[0] for one in TEXTS.values())))
 def read(
+    project: Project,
     runs: Runs = None,
     experiment: SomeExperiment = None,
     profile: Profile = OVERVIEW,
@@ -68,7 +70,7 @@ def read(
     """
     asked = Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), column)
     with transaction() as session:
-        found = choose(session, asked)
+        found = choose(session, project, asked)
     if format == "json":
         return JSONResponse(found.model_dump(mode="json"))
     media, name, write = TEXTS[format]
@@ -84,7 +86,7 @@ def profiles() -> ProfileList:
     return ProfileList(profiles=[ProfileOut.model_validate(one) for one in PROFILES.values()])
 
 
-def choose(session: Session, asked: Asked) -> Comparison:
+def choose(session: Session, project: int, asked: Asked) -> Comparison:
     """The comparison that was asked for.
 
     Raises:
@@ -94,8 +96,8 @@ def choose(session: Session, asked: Asked) -> Comparison:
     runs, experiment = asked.runs, asked.experiment
     if (runs is None) == (experiment is None):
         raise refused("runs", "give either runs=1,2,3 or experiment=ID", ",".join(runs or []) or None)
-    ids = run_ids(runs) if runs is not None else _of_experiment(session, experiment or 0)
-    unknown = sorted(set(ids) - views.known(session, DEFAULT_PROJECT, ids))
+    ids = run_ids(runs) if runs is not None else _of_experiment(session, project, experiment or 0)
+    unknown = sorted(set(ids) - views.known(session, project, ids))
     if unknown:
         listed = ", ".join(map(str, unknown[:20]))
         raise Problem(404, f"there are no such runs: {listed}", [error_at("runs", "no such runs", unknown)])
@@ -104,7 +106,7 @@ def choose(session: Session, asked: Asked) -> Comparison:
         raise refused("runs", "made masks for unlabelled slices, so they have no scores; leave them out", masks)
     return compare(
         session,
-        DEFAULT_PROJECT,
+        project,
         ids,
         asked.profile,
         asked.level or None,
@@ -114,7 +116,7 @@ def choose(session: Session, asked: Asked) -> Comparison:
     )
 
 
-def _of_experiment(session: Session, experiment: int) -> list[int]:
-    if views.experiment(session, DEFAULT_PROJECT, experiment) is None:
+def _of_experiment(session: Session, project: int, experiment: int) -> list[int]:
+    if views.experiment(session, project, experiment) is None:
         raise not_found("experiment", experiment)
     return [run.id for run in views.experiment_runs(session, experiment)]

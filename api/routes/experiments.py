@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from api.callers import Project
 from api.parameters import Before, ExperimentId, Limit
 from api.problems import not_found
 from api.schemas import (
@@ -21,7 +22,6 @@ from liverseg_core.submission import check_storable
 from store import datasets, views
 from store.database import transaction
 from store.experiments import plan, submit
-from store.models import DEFAULT_PROJECT
 from store.scorings import add_references
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
@@ -35,46 +35,51 @@ DryRun = Annotated[bool, Query(description="only say what would happen")]
 
 @router.post("", status_code=201, responses={200: {"description": "the key was seen before, or a dry run"}})
 def create(
-    request: Request, response: Response, body: SubmitBody, key: Key = None, dry_run: DryRun = False
+    request: Request,
+    response: Response,
+    project: Project,
+    body: SubmitBody,
+    key: Key = None,
+    dry_run: DryRun = False,
 ) -> ExperimentRuns | PlanOut:
     """Turn a submission into an experiment and its runs; the same key and body give the same experiment."""
     for name, value in body:
         check_storable(value, "" if name == "spec" else name)
     if dry_run:
         response.status_code = 200
-        return _plan(body)
+        return _plan(project, body)
     with transaction() as session:
-        experiment, new = submit(session, DEFAULT_PROJECT, body, key=key, reuse=body.reuse)
+        experiment, new = submit(session, project, body, key=key, reuse=body.reuse)
         runs = views.experiment_runs(session, experiment.id)
         made = ExperimentRuns.of(experiment, list(runs))
         if new and body.references:
             scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
-            add_references(session, DEFAULT_PROJECT, scored)
+            add_references(session, project, scored)
     request.app.state.upkeep.wake()
     response.status_code = 201 if new else 200
     return made
 
 
-def _plan(body: SubmitBody) -> PlanOut:
+def _plan(project: int, body: SubmitBody) -> PlanOut:
     with transaction() as session:
-        return PlanOut.of(plan(session, DEFAULT_PROJECT, body, reuse=body.reuse))
+        return PlanOut.of(plan(session, project, body, reuse=body.reuse))
 
 
 @router.get("")
-def listing(limit: Limit = 50, before: Before = None) -> ExperimentList:
+def listing(project: Project, limit: Limit = 50, before: Before = None) -> ExperimentList:
     """Experiments, newest first."""
     with transaction() as session:
-        found = list(views.experiments(session, DEFAULT_PROJECT, limit, before))
+        found = list(views.experiments(session, project, limit, before))
     return ExperimentList(
         experiments=[ExperimentOut.model_validate(one) for one in found], next=next_page(found, limit)
     )
 
 
 @router.get("/{experiment}")
-def detail(experiment: ExperimentId) -> ExperimentDetail:
+def detail(project: Project, experiment: ExperimentId) -> ExperimentDetail:
     """One experiment with its runs."""
     with transaction() as session:
-        found = views.experiment(session, DEFAULT_PROJECT, experiment)
+        found = views.experiment(session, project, experiment)
         if found is None:
             raise not_found("experiment", experiment)
         runs = [RunOut.of(run) for run in views.experiment_runs(session, experiment)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy.orm import Session
 
+from api.callers import Project
 from api.parameters import RunId
 from api.problems import Problem, not_found
 from api.routes.runs import known_run
@@ -21,7 +22,7 @@ from liverseg_core.data.manifest import Manifest, SliceEntry
 from liverseg_core.errors import DataError
 from store import artifacts, scores, views
 from store.database import transaction
-from store.models import CONFUSION, DEFAULT_PROJECT, Dataset, Run, SliceScore
+from store.models import CONFUSION, Dataset, Run, SliceScore
 from store.settings import settings
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ class Kept:
 
 
 @router.get("/runs/{run}/figures/curves.png", response_class=Picture)
-def curves(run: RunId) -> Picture:
+def curves(project: Project, run: RunId) -> Picture:
     """Figure 2: total Dice by epoch, train orange, val blue."""
     with transaction() as session:
-        epochs = views.epochs(session, views.source(known_run(session, run)))
+        epochs = views.epochs(session, views.source(known_run(session, project, run)))
     if not epochs:
         raise Problem(404, "this run has finished no epoch, so there is no curve to draw")
     with _figures() as draw:
@@ -73,29 +74,29 @@ def curves(run: RunId) -> Picture:
 
 
 @router.get("/runs/{run}/figures/worst.png", response_class=Picture)
-def worst(run: RunId, kind: Kind = "six", rows: Rows = 6) -> Picture:
+def worst(project: Project, run: RunId, kind: Kind = "six", rows: Rows = 6) -> Picture:
     """The evaluated slices with the lowest lesion Dice, one row each."""
     with transaction() as session:
-        source = views.source(known_run(session, run))
+        source = views.source(known_run(session, project, run))
         found = scores.images(session, source, sort="lesion_dice", limit=rows)
-        kept = _kept(session, run, [(one["part"], one["scan"], one["slice"]) for one in found])
+        kept = _kept(session, project, run, [(one["part"], one["scan"], one["slice"]) for one in found])
     return _panels(kept, kind)
 
 
 @router.get("/runs/{run}/images/{part}/{image}/figure.png", response_class=Picture)
-def image(run: RunId, part: Part, image: ImageKey, kind: Kind = "six") -> Picture:
+def image(project: Project, run: RunId, part: Part, image: ImageKey, kind: Kind = "six") -> Picture:
     """One evaluated slice with its prediction."""
     scan, number = map(int, image.split("_"))
     with transaction() as session:
-        kept = _kept(session, run, [(part, scan, number)])
+        kept = _kept(session, project, run, [(part, scan, number)])
     return _panels(kept, kind)
 
 
 @router.get("/datasets/{name}/figures/histogram.png", response_class=Picture)
-def histogram(name: NameOrHash, by: By = "scan") -> Picture:
+def histogram(project: Project, name: NameOrHash, by: By = "scan") -> Picture:
     """Table 4 as a figure: slices of every scan (or subject) by part."""
     with transaction() as session:
-        manifest = Manifest.from_json(known_dataset(session, name).manifest)
+        manifest = Manifest.from_json(known_dataset(session, project, name).manifest)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in sorted(manifest.slices, key=lambda one: one.scan):
         counts[str(entry.scan) if by == "scan" else manifest.subjects[entry.scan]][entry.part] += 1
@@ -104,10 +105,10 @@ def histogram(name: NameOrHash, by: By = "scan") -> Picture:
 
 
 @router.get("/datasets/{name}/pairs/{pair}.png", response_class=Picture)
-def pair(name: NameOrHash, pair: PairKey) -> Picture:
+def pair(project: Project, name: NameOrHash, pair: PairKey) -> Picture:
     """The best matching slices of a pair of scans that the check found alike, side by side."""
     with transaction() as session:
-        dataset = known_dataset(session, name)
+        dataset = known_dataset(session, project, name)
         manifest, archive = Manifest.from_json(dataset.manifest), _file(dataset.artifact, "data set")
         found = (dataset.similarity or {}).get("pairs", [])
     wanted = [int(scan) for scan in pair.split("-")]
@@ -128,10 +129,10 @@ def pair(name: NameOrHash, pair: PairKey) -> Picture:
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def _kept(session: Session, run: int, wanted: Sequence[tuple[str, int, int]]) -> Kept:
+def _kept(session: Session, project: int, run: int, wanted: Sequence[tuple[str, int, int]]) -> Kept:
     """Files and rows of the slices ``wanted``; 404 for what was never there, 410 for what is gone."""
-    asked = known_run(session, run)
-    source = views.run(session, DEFAULT_PROJECT, views.source(asked)) or asked
+    asked = known_run(session, project, run)
+    source = views.run(session, project, views.source(asked)) or asked
     rows = [session.get(SliceScore, (source.id, *one)) for one in wanted]
     if not rows or None in rows:
         raise not_found("evaluated slice", ", ".join(f"{part}/{a}_{b}" for part, a, b in wanted) or None)

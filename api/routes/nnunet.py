@@ -1,9 +1,10 @@
 """nnU-Net's own files: a run's ``summary.json``, a data set's ``splits_final.json``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 
+from api.callers import Project
 from api.parameters import RunId
 from api.problems import not_found, refused
 from api.routes.runs import known_run
@@ -16,29 +17,30 @@ router = APIRouter(prefix="/v1", tags=["nnU-Net"])
 
 Folds = Annotated[int | Literal["subject"], Query(description="how many folds of subjects, or subject: one each")]
 MEDIA = "application/json"
+WHOLE: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA: {"schema": {}}}}}
 
 
-@router.get("/runs/{run}/summary.json", response_class=Response)
-def summary(run: RunId) -> Response:
+@router.get("/runs/{run}/summary.json", response_class=Response, responses=WHOLE)
+def summary(project: Project, run: RunId) -> Response:
     """A run's scores as nnU-Net v2 writes them, a case a scan; metrics that are not defined are NaN, as there."""
     from liverseg_core.nnunet import write_summary  # NumPy, as below
     from store import facts
 
     with transaction() as session:
-        wanted = known_run(session, run)
+        wanted = known_run(session, project, run)
         parts = facts.read(session, [wanted])[run]
     if not parts:
         raise not_found("score of this run", run)
     return Response(write_summary(parts.get("test") or parts["val"]), media_type=MEDIA)
 
 
-@router.get("/datasets/{name}/splits_final.json", response_class=Response)
-def splits(name: NameOrHash, folds: Folds = "subject") -> Response:
+@router.get("/datasets/{name}/splits_final.json", response_class=Response, responses=WHOLE)
+def splits(project: Project, name: NameOrHash, folds: Folds = "subject") -> Response:
     """The folds of a data set's subjects as nnU-Net's splits: what `folds` of a submission would train on."""
     from liverseg_core.nnunet import write_splits
 
     with transaction() as session:
-        manifest = Manifest.from_json(known_dataset(session, name).manifest)
+        manifest = Manifest.from_json(known_dataset(session, project, name).manifest)
     count = len(fold_subjects(manifest)) if folds == "subject" else folds
     if not 2 <= count <= 1000:
         raise refused("folds", "must be 2 to 1000, or subject with at least two subjects", folds)

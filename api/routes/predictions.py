@@ -1,43 +1,57 @@
 """Unlabelled slices in, masks out, through the queue."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from api.bodies import FILE
+from api.callers import Project
 from api.parameters import RunId
 from api.routes.experiments import Key
 from api.routes.runs import known_run
 from api.routes.uploads import received
 from api.schemas import ExperimentRuns
+from liverseg_core.errors import DataError
 from store import artifacts, views
 from store.database import transaction
 from store.predictions import submit_prediction, with_weights
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
+DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError)
 
-@router.post("/{run}/predictions", status_code=201)
-async def predict(request: Request, run: RunId, key: Key = None) -> ExperimentRuns:
+
+@router.post("/{run}/predictions", status_code=201, openapi_extra=FILE)
+async def predict(request: Request, project: Project, run: RunId, key: Key = None) -> ExperimentRuns:
     """Take a zip of unlabelled SCAN_SLICE.png, as liverseg predict packs it; answers with the run that makes masks.
 
     Its artifact ``masks`` is a zip of 8-bit grey PNGs named and sized as the slices: 0 background, 127 liver, 255
     lesion. The same Idempotency-Key and slices give the same run.
     """
     async with received(request, "slices.zip") as file:
-        made = await run_in_threadpool(_store, run, file, key)
+        made = await run_in_threadpool(_store, project, run, file, key)
     request.app.state.upkeep.wake()
     return made
 
 
-def _store(run: int, file: Path, key: str | None) -> ExperimentRuns:
-    from liverseg_core.data.unlabelled import read_slices  # Pillow and NumPy, only where they are needed
-
+def _store(project: int, run: int, file: Path, key: str | None) -> ExperimentRuns:
     with transaction() as session:  # refused here, a large zip need not be decoded
-        with_weights(session, known_run(session, run))
-    read_slices(file)
+        with_weights(session, known_run(session, project, run))
+    _check(file)
     with transaction() as session:
-        experiment = submit_prediction(session, known_run(session, run), artifacts.sha256_of(file), key)
+        experiment = submit_prediction(session, known_run(session, project, run), artifacts.sha256_of(file), key)
         made = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
         artifacts.put(file)  # before the row that points to it is committed
         return made
+
+
+def _check(file: Path) -> None:
+    from liverseg_core.data.unlabelled import read_slices  # Pillow and NumPy, only where they are needed
+
+    try:
+        read_slices(file)
+    except DAMAGED as error:  # met where the headers are looked at, before the reader refuses in words of its own
+        raise DataError(file.name, f"is damaged ({error or type(error).__name__}); pack it again") from None

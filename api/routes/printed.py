@@ -6,11 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.callers import Project
 from api.problems import not_found
 from liverseg_core.printed import read_tables
 from store import printed
 from store.database import transaction
-from store.models import DEFAULT_PROJECT, PrintedTable
+from store.models import PrintedTable
 
 router = APIRouter(prefix="/v1/tables", tags=["printed tables"])
 
@@ -70,25 +71,25 @@ class TableList(BaseModel):
 
 
 @router.post("", status_code=201)
-def put(name: Name, body: TableBody) -> TableOut:
+def put(project: Project, name: Name, body: TableBody) -> TableOut:
     """Read a printed table and check it; another table of this name is replaced."""
     rows = read_tables([(file.name, file.text) for file in body.files])
     with transaction() as session:
-        return TableOut.of(printed.put(session, DEFAULT_PROJECT, name, rows))
+        return TableOut.of(printed.put(session, project, name, rows))
 
 
 @router.get("")
-def listing() -> TableList:
+def listing(project: Project) -> TableList:
     """Every printed table, by name."""
     with transaction() as session:
-        return TableList(tables=[TableSummary.of(one) for one in printed.listed(session, DEFAULT_PROJECT)])
+        return TableList(tables=[TableSummary.of(one) for one in printed.listed(session, project)])
 
 
 @router.get("/{name}")
-def detail(name: Wanted) -> TableOut:
+def detail(project: Project, name: Wanted) -> TableOut:
     """One printed table with its notes."""
     with transaction() as session:
-        found = printed.find(session, DEFAULT_PROJECT, name)
+        found = printed.find(session, project, name)
         if found is None:
             raise not_found("printed table", name)
         return TableOut.of(found)

@@ -8,6 +8,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
 
 from api import figure4
+from api.bodies import answers
+from api.callers import Project, caller_of
 from api.parameters import Before, Limit, RunId, SomeExperiment
 from api.problems import Problem, not_found, refused
 from api.schemas import (
@@ -26,7 +28,7 @@ from api.schemas import (
 )
 from store import artifacts, scores, views, wishes
 from store.database import transaction
-from store.models import DEFAULT_PROJECT, Run
+from store.models import Run
 from store.states import State
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -48,6 +50,7 @@ SomeKind = Annotated[
 
 @router.get("")
 def listing(
+    project: Project,
     state: State | None = None,
     experiment: SomeExperiment = None,
     name: Name = None,
@@ -58,15 +61,15 @@ def listing(
     """Runs, newest first."""
     with transaction() as session:
         wanted = views.RunFilter(state, experiment, name, kind, before)
-        found = list(views.runs(session, DEFAULT_PROJECT, wanted, limit))
+        found = list(views.runs(session, project, wanted, limit))
     return RunList(runs=[RunOut.of(run) for run in found], next=next_page(found, limit))
 
 
 @router.get("/{run}")
-def detail(run: RunId) -> RunDetail:
+def detail(project: Project, run: RunId) -> RunDetail:
     """One run with its history."""
     with transaction() as session:
-        return read_detail(session, run)
+        return read_detail(session, project, run)
 
 
 @router.post("/{run}/cancel")
@@ -82,15 +85,16 @@ def requeue(request: Request, run: RunId) -> RunOut:
 
 
 @router.get("/{run}/epochs")
-def epochs(run: RunId) -> EpochList:
+def epochs(project: Project, run: RunId) -> EpochList:
     """Values by epoch; of a reused run, those of its original."""
     with transaction() as session:
-        found = views.epochs(session, views.source(known_run(session, run)))
+        found = views.epochs(session, views.source(known_run(session, project, run)))
     return EpochList(epochs=[EpochOut.model_validate(one) for one in found])
 
 
-@router.get("/{run}/images", response_model=ImageList)
+@router.get("/{run}/images", response_model=ImageList, responses=answers(*(one[0] for one in figure4.TEXTS.values())))
 def images(
+    project: Project,
     run: RunId,
     sort: Annotated[str, Query(description=SORTS)] = "scan",
     descending: bool = False,
@@ -103,7 +107,7 @@ def images(
         raise refused("sort", f"must be {SORTS}", sort)
     most = 500 if limit is None and format == "json" else limit
     with transaction() as session:
-        source = views.source(known_run(session, run))
+        source = views.source(known_run(session, project, run))
         rows = scores.images(session, source, sort=sort, descending=descending, limit=most, offset=offset)
     if format == "json":
         return JSONResponse(ImageList(images=rows).model_dump(mode="json"))
@@ -113,18 +117,18 @@ def images(
 
 
 @router.get("/{run}/artifacts")
-def files(run: RunId) -> ArtifactList:
+def files(project: Project, run: RunId) -> ArtifactList:
     """The files the run left."""
     with transaction() as session:
-        found = views.artifacts(session, views.source(known_run(session, run)))
+        found = views.artifacts(session, views.source(known_run(session, project, run)))
     return ArtifactList(artifacts=[ArtifactOut.model_validate(one) for one in found])
 
 
-@router.get("/{run}/artifacts/{kind}", response_class=FileResponse)
-def download(run: RunId, kind: Kind) -> FileResponse:
+@router.get("/{run}/artifacts/{kind}", response_class=FileResponse, responses=answers("application/octet-stream"))
+def download(project: Project, run: RunId, kind: Kind) -> FileResponse:
     """The content of one file."""
     with transaction() as session:
-        found = views.artifacts(session, views.source(known_run(session, run)))
+        found = views.artifacts(session, views.source(known_run(session, project, run)))
     chosen = next((one for one in found if one.kind == kind), None)
     if chosen is None:
         raise not_found("artifact", kind)
@@ -141,17 +145,17 @@ def _file_name(run: int, kind: str) -> str:
     return f"run-{run}-{kind}{suffix}"
 
 
-def known_run(session: Session, run: int) -> Run:
-    """The run, or a 404."""
-    found = views.run(session, DEFAULT_PROJECT, run)
+def known_run(session: Session, project: int, run: int) -> Run:
+    """The project's run, or a 404."""
+    found = views.run(session, project, run)
     if found is None:
         raise not_found("run", run)
     return found
 
 
-def read_detail(session: Session, run: int) -> RunDetail:
+def read_detail(session: Session, project: int, run: int) -> RunDetail:
     """The run with everything that happened to it, or a 404."""
-    found = known_run(session, run)
+    found = known_run(session, project, run)
     queued = found.state == State.QUEUED
     detail = RunDetail.of(
         found,
@@ -167,7 +171,7 @@ def read_detail(session: Session, run: int) -> RunDetail:
 def change(request: Request, run: int, move: Callable[[Session, int, int], Run | None]) -> RunOut:
     """Move a run in a transaction of its own; 404 where there is none, 409 where the move is not allowed."""
     with transaction() as session:
-        found = move(session, DEFAULT_PROJECT, run)
+        found = move(session, caller_of(request).project, run)
         if found is None:
             raise not_found("run", run)
         session.flush()

@@ -2,20 +2,22 @@
 
 from fastapi import APIRouter, Request, Response
 
+from api.callers import Project
 from api.routes.experiments import Key
 from api.schemas import ExperimentRuns, ReferenceBody, RescoreBody, RunList, RunOut
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
 from store import datasets, views
 from store.database import transaction
-from store.models import DEFAULT_PROJECT
 from store.scorings import add_references, submit_rescores
 
 router = APIRouter(prefix="/v1", tags=["scoring"])
 
 
 @router.post("/rescores", status_code=201, responses={200: {"description": "the key was seen before"}})
-def rescore(request: Request, response: Response, body: RescoreBody, key: Key = None) -> ExperimentRuns:
+def rescore(
+    request: Request, response: Response, project: Project, body: RescoreBody, key: Key = None
+) -> ExperimentRuns:
     """Score finished runs anew from their kept probability maps; nothing is trained.
 
     The same Idempotency-Key and body give the same experiment.
@@ -23,23 +25,23 @@ def rescore(request: Request, response: Response, body: RescoreBody, key: Key = 
     check_storable(body.evaluation, "evaluation")
     check_storable(body.name, "name")
     with transaction() as session:
-        made, new = submit_rescores(session, DEFAULT_PROJECT, body.runs, body.evaluation, body.name, key)
+        made, new = submit_rescores(session, project, body.runs, body.evaluation, body.name, key)
         runs = list(views.experiment_runs(session, made.id))
         answer = ExperimentRuns.of(made, runs)
         scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
-        add_references(session, DEFAULT_PROJECT, scored)
+        add_references(session, project, scored)
     request.app.state.upkeep.wake()
     response.status_code = 201 if new else 200
     return answer
 
 
 @router.post("/references", status_code=201)
-def references(request: Request, body: ReferenceBody) -> RunList:
+def references(request: Request, project: Project, body: ReferenceBody) -> RunList:
     """Score the reference predictors where a spec would be scored, before anyone trains; the runs added."""
     check_storable(body.spec)
     spec = ExperimentSpec.parse(body.spec)
     with transaction() as session:
-        dataset = datasets.resolve(session, DEFAULT_PROJECT, spec.dataset.id)
-        added = [RunOut.of(run) for run in add_references(session, DEFAULT_PROJECT, [(spec, dataset)])]
+        dataset = datasets.resolve(session, project, spec.dataset.id)
+        added = [RunOut.of(run) for run in add_references(session, project, [(spec, dataset)])]
     request.app.state.upkeep.wake()
     return RunList(runs=added, next=None)

@@ -11,6 +11,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.bodies import FILE
+from api.callers import Project
 from api.dataset_schemas import DatasetList, DatasetOut
 from api.problems import not_found
 from api.schemas import ExperimentRuns
@@ -20,7 +22,7 @@ from liverseg_core.submission import check_storable
 from store import artifacts, datasets, views
 from store.database import transaction
 from store.experiments import submit_weights
-from store.models import DEFAULT_PROJECT, Dataset
+from store.models import Dataset
 from store.settings import settings
 
 router = APIRouter(prefix="/v1")
@@ -37,44 +39,50 @@ SpecText = Annotated[str, Query(max_length=50_000, description="an ExperimentSpe
 
 
 @router.get("/datasets", tags=["data sets"])
-def listing() -> DatasetList:
+def listing(project: Project) -> DatasetList:
     """Every data set, newest first."""
     with transaction() as session:
-        return DatasetList(datasets=[DatasetOut.of(one) for one in datasets.listed(session, DEFAULT_PROJECT)])
+        return DatasetList(datasets=[DatasetOut.of(one) for one in datasets.listed(session, project)])
 
 
 @router.get("/datasets/{name}", tags=["data sets"])
-def detail(name: NameOrHash) -> DatasetOut:
+def detail(project: Project, name: NameOrHash) -> DatasetOut:
     """One data set, by name or by at least 8 digits of its content hash."""
     with transaction() as session:
-        return DatasetOut.of(known_dataset(session, name))
+        return DatasetOut.of(known_dataset(session, project, name))
 
 
-def known_dataset(session: Session, name: str) -> Dataset:
-    """The data set, or a 404."""
+def known_dataset(session: Session, project: int, name: str) -> Dataset:
+    """The project's data set, or a 404."""
     try:
-        return datasets.resolve(session, DEFAULT_PROJECT, name)
+        return datasets.resolve(session, project, name)
     except SpecError:
         raise not_found("data set", name) from None
 
 
 @router.post(
-    "/datasets", status_code=201, tags=["data sets"], responses={200: {"description": "it was here already"}}
+    "/datasets",
+    status_code=201,
+    tags=["data sets"],
+    responses={200: {"description": "it was here already"}},
+    openapi_extra=FILE,
 )
-async def import_dataset(request: Request, response: Response, name: Name) -> DatasetOut:
+async def import_dataset(request: Request, response: Response, project: Project, name: Name) -> DatasetOut:
     """Take a zip of PNG pairs as liverseg dataset import packs it; every pixel is checked first."""
     async with received(request, "dataset.zip") as file:
-        dataset, new = await run_in_threadpool(_store_dataset, name, file)
+        dataset, new = await run_in_threadpool(_store_dataset, project, name, file)
     response.status_code = 201 if new else 200
     return dataset
 
 
-@router.post("/weights", status_code=201, tags=["weights"])
-async def import_weights(request: Request, spec: SpecText, name: FileName = "weights.h5") -> ExperimentRuns:
+@router.post("/weights", status_code=201, tags=["weights"], openapi_extra=FILE)
+async def import_weights(
+    request: Request, project: Project, spec: SpecText, name: FileName = "weights.h5"
+) -> ExperimentRuns:
     """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
     wanted = _parse_spec(spec)
     async with received(request, name) as file:
-        made = await run_in_threadpool(_store_weights, wanted, file)
+        made = await run_in_threadpool(_store_weights, project, wanted, file)
     request.app.state.upkeep.wake()
     return made
 
@@ -92,14 +100,14 @@ async def received(request: Request, name: str) -> AsyncIterator[FilePath]:
         yield place
 
 
-def _store_dataset(name: str, file: FilePath) -> tuple[DatasetOut, bool]:
+def _store_dataset(project: int, name: str, file: FilePath) -> tuple[DatasetOut, bool]:
     """The data set, and whether it is new."""
     from liverseg_core.data.archive import read_archive  # Pillow and NumPy, only where they are needed
 
     manifest = read_archive(file)
     with transaction() as session:
-        new = not _has(session, name)
-        dataset = datasets.add(session, DEFAULT_PROJECT, name, manifest, artifacts.sha256_of(file))
+        new = not _has(session, project, name)
+        dataset = datasets.add(session, project, name, manifest, artifacts.sha256_of(file))
         # In the store only once the name is ours, and before the row that points to it is committed. Importing
         # again brings back a file that is lost or damaged; a zip of the same content may have other bytes.
         if not artifacts.intact(dataset.artifact):
@@ -107,9 +115,9 @@ def _store_dataset(name: str, file: FilePath) -> tuple[DatasetOut, bool]:
         return DatasetOut.of(dataset), new
 
 
-def _has(session: Session, name: str) -> bool:
+def _has(session: Session, project: int, name: str) -> bool:
     try:
-        return datasets.resolve(session, DEFAULT_PROJECT, name).name == name
+        return datasets.resolve(session, project, name).name == name
     except SpecError:
         return False
 
@@ -123,13 +131,13 @@ def _parse_spec(text: str) -> ExperimentSpec:
     return ExperimentSpec.parse(value)
 
 
-def _store_weights(spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
+def _store_weights(project: int, spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
     from liverseg_core.weights import read_hdf5_weights, write_weights  # h5py, only where it is needed
 
     arrays = file.with_name("weights.npz")
     write_weights(arrays, read_hdf5_weights(file, spec.model), spec.model)
     with transaction() as session:
-        experiment = submit_weights(session, DEFAULT_PROJECT, spec, artifacts.sha256_of(arrays))
+        experiment = submit_weights(session, project, spec, artifacts.sha256_of(arrays))
         runs = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
         artifacts.put(arrays)
         return runs

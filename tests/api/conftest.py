@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,49 @@ def api_url(services: Path) -> Iterator[str]:
 def web(database: Path, api_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=api_url, timeout=60) as client:
         yield client
+
+
+BOOTSTRAP = "correct-horse-battery"
+
+
+@pytest.fixture(scope="package")
+def guarded_url(services: Path) -> Iterator[str]:
+    """An API that was started with a token."""
+    with serving(services, LIVERSEG_TOKEN=BOOTSTRAP) as url:
+        yield url
+
+
+@pytest.fixture
+def enter(database: Path, guarded_url: str) -> Iterator[Callable[[str], httpx.Client]]:
+    """A client of the guarded API that shows a token."""
+    with ExitStack() as clients:
+
+        def client(token: str) -> httpx.Client:
+            made = httpx.Client(base_url=guarded_url, timeout=60, headers={"authorization": f"Bearer {token}"})
+            return clients.enter_context(made)
+
+        yield client
+
+
+@pytest.fixture
+def admin(enter: Callable[[str], httpx.Client]) -> httpx.Client:
+    """Shows ``LIVERSEG_TOKEN``."""
+    return enter(BOOTSTRAP)
+
+
+@pytest.fixture
+def member(admin: httpx.Client, enter: Callable[[str], httpx.Client]) -> Callable[..., httpx.Client]:
+    """Makes a token, and its project where there is none of that name; a client that shows it."""
+
+    def join(project: str, scope: str = "write", **fields: str) -> httpx.Client:
+        if project not in [one["name"] for one in admin.get("/v1/projects").json()["projects"]]:
+            assert admin.post("/v1/projects", json={"name": project}).status_code == 201
+        body = {"name": f"{project}-{scope}", "scope": scope, "project": project, **fields}
+        made = admin.post("/v1/tokens", json=body)
+        assert made.status_code == 201, made.text
+        return enter(made.json()["secret"])
+
+    return join
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,12 @@ BODIES: dict[str, tuple[Any, str, Any, str]] = {
     ),
     "size as a flag": (spec(data={"image_size": True}), "data.image_size", True, "valid integer"),
     "unknown data set": (spec(dataset={"id": "nope"}), "dataset.id", "nope", "liverseg dataset list"),
+    "folds of an axis without values": (
+        {**spec(), "folds": "subject", "grid": {"name": []}},
+        "grid.name",
+        "[]",
+        "list",
+    ),
     "no data set": ({"spec": {}}, "dataset", {}, "required"),
     "nothing left to train on": (
         spec(dataset={"id": "phantom", "exclude": {"scans": list(range(2))}}),

@@ -56,6 +56,19 @@ def test_slices_become_a_queued_run(web: httpx.Client, finished: Callable[..., i
     assert not list(settings().scratch.rglob("*"))
 
 
+def test_every_damage_is_told_in_words(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    for place in range(0, len(SLICES), 7):
+        damaged = bytearray(SLICES)
+        damaged[place] ^= 0xFF
+        answer = web.post(f"/v1/runs/{run}/predictions", content=bytes(damaged))
+        assert answer.status_code in (201, 422), (place, answer.text)  # times of files may be anything
+        if answer.status_code == 422:
+            assert answer.json()["errors"]
+    for size in (0, 10, 100, len(SLICES) - 1):
+        assert web.post(f"/v1/runs/{run}/predictions", content=SLICES[:size]).status_code == 422
+
+
 def test_a_reused_run_stands_for_its_original(web: httpx.Client, finished: Callable[..., int], submit: Any):
     run = finished()
     (again,) = submit()

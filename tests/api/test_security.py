@@ -7,9 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from store import tokens
+from store.database import transaction
+from store.models import DEFAULT_PROJECT
+from store.tokens import Scope
+from tests.api.conftest import BOOTSTRAP as TOKEN
 from tests.api.conftest import serving
-
-TOKEN = "correct-horse-battery"
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -17,9 +20,10 @@ POLICY = (
 )
 
 
-@pytest.fixture(scope="module")
-def guarded(services: Path) -> Iterator[httpx.Client]:
-    with serving(services, LIVERSEG_TOKEN=TOKEN) as url, httpx.Client(base_url=url) as client:
+@pytest.fixture
+def guarded(database: Path, guarded_url: str) -> Iterator[httpx.Client]:
+    """Shows nothing."""
+    with httpx.Client(base_url=guarded_url) as client:
         yield client
 
 
@@ -135,3 +139,26 @@ def test_beyond_loopback_with_a_token(services: Path):
         assert httpx.get(f"{url}/v1/runs").status_code == 401
         assert httpx.get(f"{url}/v1/runs", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert TOKEN not in (services / "test-api.log").read_text()
+
+
+def test_beyond_loopback_with_a_token_of_the_ledger(database: Path):
+    with transaction() as session:
+        _, secret = tokens.issue(session, DEFAULT_PROJECT, "anna", Scope.ADMIN, "local")
+    with serving(database, "--host", "0.0.0.0") as url:
+        assert httpx.get(f"{url}/v1/runs").status_code == 401
+        bearer = {"authorization": f"Bearer {secret}"}
+        assert httpx.get(f"{url}/v1/runs", headers=bearer).status_code == 200
+        # The last token ends: beyond loopback that opens nothing, while on loopback it would.
+        assert httpx.post(f"{url}/v1/tokens/1/revoke", headers=bearer).status_code == 200
+        assert httpx.get(f"{url}/v1/runs", headers=bearer).status_code == 401
+        assert httpx.get(f"{url}/v1/runs").status_code == 401
+
+
+def test_a_bound_address_decides_not_the_name_in_the_request(database: Path):
+    """Beyond loopback nobody gets in by writing a loopback name into the request."""
+    with transaction() as session:
+        made, _ = tokens.issue(session, DEFAULT_PROJECT, "anna", Scope.ADMIN, "local")
+    with serving(database, "--host", "0.0.0.0") as url:
+        with transaction() as session:
+            tokens.revoke(session, made.id)
+        assert httpx.get(f"{url}/v1/runs", headers={"host": "127.0.0.1"}).status_code == 401

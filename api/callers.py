@@ -1,0 +1,141 @@
+"""Who asks: the caller behind a request, found by its token, with its project and scope."""
+
+import hmac
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from api.problems import Problem
+from store import tokens
+from store.database import is_outage, transaction
+from store.models import DEFAULT_PROJECT
+from store.settings import settings
+from store.tokens import Scope
+
+KEPT_S = 2.0
+"""How long an answer of the ledger is believed: by then a revocation counts in every API process."""
+
+MOST_KEPT = 1_000
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a request is from."""
+
+    actor: str
+    """The token's name; ``local`` for anybody on this machine, ``bootstrap`` for ``LIVERSEG_TOKEN``."""
+    project: int
+    scope: Scope
+    token: int | None = None
+    """Id of the token; None for the two that have no row."""
+
+
+LOCAL = Caller("local", DEFAULT_PROJECT, Scope.ADMIN)
+BOOTSTRAP = Caller("bootstrap", DEFAULT_PROJECT, Scope.ADMIN)
+
+
+def bootstrap_token() -> str | None:
+    """``LIVERSEG_TOKEN``, unless it is one of the ledger's tokens, which have scopes and projects of their own."""
+    token = settings().token
+    return None if not token or token.startswith(tokens.PREFIX) else token
+
+
+class Keyring:
+    """Knows callers by their tokens; remembers what the ledger said for ``KEPT_S``.
+
+    Args:
+        bootstrap: a token that needs no ledger; None: there is none.
+        local: whether everybody is let in who shows nothing, as long as no token exists.
+    """
+
+    def __init__(self, bootstrap: str | None, local: bool) -> None:
+        self._bootstrap = bootstrap
+        self._local = local and not settings().token
+        self._kept: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
+        self._nobody_until = 0.0
+        self._lock = Lock()
+
+    def recall(self, secret: str | None) -> Caller | None:
+        """The caller as far as it is known without asking the ledger."""
+        if secret and self._bootstrap and hmac.compare_digest(secret.encode(), self._bootstrap.encode()):
+            return BOOTSTRAP
+        now = time.monotonic()
+        with self._lock:
+            until, caller = self._kept.get(tokens.digest_of(secret), (0.0, None)) if secret else (0.0, None)
+            if caller is not None and now < until:
+                return caller
+            return LOCAL if now < self._nobody_until else None
+
+    def look_up(self, secret: str | None) -> Caller | None:
+        """The caller as the ledger knows it; None: not let in.
+
+        Raises:
+            DBAPIError, TimeoutError: the database cannot say.
+        """
+        with transaction() as session:
+            found = tokens.live(session, tokens.digest_of(secret)) if secret else None
+            open_to_all = self._local and found is None and not tokens.any_live(session)
+        if found is None:
+            return self._keep_open() if open_to_all else None
+        token, due = found
+        caller = Caller(token.name, token.project_id, Scope[token.scope.upper()], token.id)
+        with self._lock:
+            self._kept[token.digest] = time.monotonic() + KEPT_S, caller
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        if due:
+            _touch(token.id)
+        return caller
+
+    def forget(self) -> None:
+        """Ask the ledger anew: a token was made or revoked here."""
+        with self._lock:
+            self._kept.clear()
+            self._nobody_until = 0.0
+
+    def _keep_open(self) -> Caller:
+        with self._lock:
+            self._nobody_until = time.monotonic() + KEPT_S
+        return LOCAL
+
+
+def _touch(token: int) -> None:
+    """Being let in does not depend on it: the database may be read-only for a while."""
+    try:
+        with transaction() as session:
+            tokens.touch(session, token)
+    except (DBAPIError, PoolTimeout) as error:
+        if not is_outage(error):
+            raise
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller that the guard found."""
+    found: Caller = request.state.caller
+    return found
+
+
+def admins_only(request: Request) -> None:
+    """A dependency of routes about the whole installation."""
+    if caller_of(request).scope < Scope.ADMIN:
+        raise lacks(Scope.ADMIN)
+
+
+def lacks(needed: Scope) -> Problem:
+    """403: the caller is known and may not do this."""
+    return Problem(403, f"this needs a token of scope {needed.word}; ask an administrator for one")
+
+
+def _project_of(request: Request) -> int:
+    return caller_of(request).project
+
+
+Asking = Annotated[Caller, Depends(caller_of)]
+Project = Annotated[int, Depends(_project_of)]
+"""The caller's project: what every query is about."""

@@ -1,0 +1,196 @@
+"""Marked secrets and marked people's names, followed to everything that anybody could read."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from liverseg_core.phantom import draw_phantom
+from store import bundled
+from store.models import Base
+from store.settings import settings
+from tests import factories, processes
+from tests.api.conftest import Command, serving
+from tests.api.test_predictions import zipped
+
+PASSWORD = "canary-password-5fb1"
+BOOTSTRAP = "canary-bootstrap-9e37"
+PERSON = "Mustermann_Erika_1955"
+PAGE = {"accept": "text/html"}
+
+
+def database_url(home: Path, host: str | None = None) -> str:
+    """The bundled Postgres by a URL with a password, which it takes for good whatever it is."""
+    where = f"@{host}/liverseg" if host else f"@/liverseg?host={bundled.socket_folder(home)}"
+    return f"postgresql://app:{PASSWORD}{where}"
+
+
+def rows(home: Path) -> str:
+    """Every row of every table as text."""
+    with psycopg.connect(bundled.database_url(home)) as connection:
+        found = [
+            row[0]
+            for table in Base.metadata.sorted_tables
+            for row in connection.execute(f"SELECT t::text FROM {table.name} t").fetchall()
+        ]
+    assert found
+    return "\n".join(found)
+
+
+def files(home: Path) -> dict[str, bytes]:
+    """Everything below the home but the servers' own data: logs, artifacts, caches, checkpoints, scratch."""
+    paths = [path for path in home.rglob("*") if path.is_file() and not {"postgres", "valkey"} & set(path.parts)]
+    return {str(path.relative_to(home)): path.read_bytes() for path in paths}
+
+
+def everything_told(client: httpx.Client) -> str:
+    """What the API answers to whoever asks for everything that needs no id, and about run 1 and its data set."""
+    paths = [path for path in client.get("/openapi.json").json()["paths"] if "{" not in path]
+    paths += ["/", "/datasets", "/docs", "/openapi.json", "/runs/1", "/v1/runs/1", "/v1/datasets/phantom"]
+    paths += [
+        "/comparisons?runs=1",
+        "/v1/runs/1/images",
+        "/v1/runs/1/artifacts",
+        "/nothing",
+        "/v1/comparisons?runs=1",
+    ]
+    return "\n".join(client.get(path, headers=headers).text for path in paths for headers in ({}, PAGE))
+
+
+@pytest.fixture
+def home(database: Path) -> Path:
+    """Its log of the API begins anew, and nothing in it is from other tests."""
+    for name in ("test-api.log", "artifacts", "cache", "checkpoints", "scratch"):
+        place = database / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    return database
+
+
+def test_no_secret_reaches_anything_that_can_be_read(
+    home: Path, archive: Path, liverseg: Command, monkeypatch: pytest.MonkeyPatch
+):
+    surroundings = {"LIVERSEG_TOKEN": BOOTSTRAP, "LIVERSEG_DATABASE_URL": database_url(home)}
+    told = []
+    with serving(home, **surroundings, LIVERSEG_STATEMENT_S="1") as url, httpx.Client(base_url=url) as client:
+        client.headers["authorization"] = f"Bearer {BOOTSTRAP}"
+        secret = client.post("/v1/tokens", json={"name": "anna", "scope": "admin"}).json()["secret"]
+        client.headers["authorization"] = f"Bearer {secret}"
+        assert client.post("/v1/datasets?name=phantom", content=archive.read_bytes()).status_code == 201
+        # Reference predictors are scored by the worker itself, which leaves artifacts, scores and a log.
+        (first, *_) = client.post("/v1/references", json={"spec": factories.tiny_spec()}).json()["runs"]
+        for name, value in surroundings.items():
+            monkeypatch.setenv(name, value)
+        with processes.worker(home / "worker.log"):
+            monkeypatch.undo()
+            assert processes.wait_for_end(first["id"]).state == "succeeded"
+        told.append(everything_told(client))
+        told += refusals(client, secret, home)
+        told += commands(liverseg, url, secret, monkeypatch)
+    secrets = [secret, BOOTSTRAP, PASSWORD]
+    sinks = {"rows": rows(home), "answers": "\n".join(told)}
+    sinks |= {name: content.decode("latin-1") for name, content in files(home).items()}
+    assert {"test-api.log", "worker.log"} <= set(sinks)
+    assert any(name.startswith("artifacts") for name in sinks)
+    assert "anna" in sinks["rows"]
+    assert "anna" in sinks["answers"]
+    assert {name: word for name, text in sinks.items() for word in secrets if word in text} == {}
+
+
+def refusals(client: httpx.Client, secret: str, home: Path) -> list[str]:
+    """Every kind of refusal, among them those that the API writes into its log."""
+    found = [
+        client.get(f"/v1/runs?token={secret}"),
+        client.get(f"/v1/runs/{secret}"),
+        client.post("/v1/tokens", json={"name": secret}),
+        client.post("/v1/experiments", json={"spec": {"name": secret, secret: secret}}),
+        client.post("/v1/experiments", content=f'{{"{secret}": ', headers={"content-type": "application/json"}),
+        client.get("/v1/runs", headers={"authorization": f"Bearer {secret}x"}),
+        client.get(f"/{secret}", headers=PAGE),
+    ]
+    assert [answer.status_code for answer in found] == [422, 422, 422, 422, 422, 401, 404]
+    with psycopg.connect(bundled.database_url(home), autocommit=True) as connection:
+        connection.execute("ALTER TABLE printed_tables RENAME TO gone")
+        broken = client.post("/v1/tables?name=x", json={"files": [{"name": "x", "text": "Name  Loss\nx  3.6%\n"}]})
+        connection.execute("ALTER TABLE gone RENAME TO printed_tables")
+        connection.execute("BEGIN")
+        connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+        late = client.get("/v1/runs")
+        connection.execute("ROLLBACK")
+    assert [broken.status_code, late.status_code] == [500, 503]
+    log = (home / "test-api.log").read_text()
+    assert "Traceback" in log
+    assert "took too long" in log
+    assert "Traceback" not in broken.text
+    return [answer.text for answer in (*found, broken, late)]
+
+
+def commands(liverseg: Command, url: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("LIVERSEG_URL", url)
+    monkeypatch.setenv("LIVERSEG_TOKEN", secret)
+    monkeypatch.setenv("LIVERSEG_DATABASE_URL", f"postgresql://app:{PASSWORD}@nowhere/liverseg")
+    settings.cache_clear()
+    good = ["runs", "token list", "token list --json", "project list", "dataset list", "show 1", "compare 1"]
+    found = [liverseg(*words.split()).output for words in good]
+    found += [
+        liverseg(*words.split(), code=2).output for words in ("show 99", "token revoke 99", "runs --state lost")
+    ]
+    monkeypatch.setenv("LIVERSEG_TOKEN", f"{secret}-not")
+    settings.cache_clear()
+    return [*found, liverseg("runs", code=2).output]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "127.0.0.1:no", "[::1"])
+def test_a_database_that_cannot_be_reached_tells_no_password(home: Path, host: str):
+    """In the log of the API, in its answers, and where it refuses to start."""
+    surroundings = os.environ | {"LIVERSEG_DATABASE_URL": database_url(home, host)}
+    command = [sys.executable, "-m", "api.serve", "--port", "0", "--host", "0.0.0.0"]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert PASSWORD not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "LIVERSEG_" in done.stderr
+    if host == "127.0.0.1:1":
+        with serving(home, LIVERSEG_DATABASE_URL=surroundings["LIVERSEG_DATABASE_URL"]) as url:
+            answers = [httpx.get(url + path, timeout=60, headers=PAGE) for path in ("/v1/runs", "/", "/readyz")]
+        assert [answer.status_code for answer in answers] == [503, 503, 503]
+        log = (home / "test-api.log").read_text()
+        assert "the database is away" in log
+        assert not any(PASSWORD in text for text in (log, *(answer.text for answer in answers)))
+
+
+# ---- people --------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_that_slices_come_from_is_told_nowhere(home: Path, liverseg: Command, tmp_path: Path):
+    folder = tmp_path / PERSON / "CT Abdomen"
+    draw_phantom(folder, subjects=4, slices=4, size=32)
+    (folder / f"{PERSON}.txt").write_text(PERSON)  # other files at the top are left out
+    (folder / "subjects.json").unlink(missing_ok=True)
+    made = liverseg("dataset", "import", folder, "--name", "phantom", "--json").stdout
+    with httpx.Client(base_url=settings().url) as client:
+        answers = [client.get(path, headers=PAGE).text for path in ("/datasets", "/datasets/phantom", "/v1/datasets")]
+    sinks = {"rows": rows(home), "answers": "\n".join([made, *answers])}
+    sinks |= {name: content.decode("latin-1") for name, content in files(home).items()}
+    assert any(name.startswith("artifacts") for name in sinks)
+    found = {name for name, text in sinks.items() if re.search("Mustermann|Erika|CT Abdomen", text + name)}
+    assert found == set()
+
+
+@pytest.mark.parametrize("path", ["/v1/datasets?name=x", "/v1/runs/1/predictions"])
+@pytest.mark.parametrize("name", [f"{PERSON}.png", f"{PERSON}/1_1.png", f"train/images/{PERSON}.png"])
+def test_a_file_named_after_a_person_is_refused_and_kept_nowhere(
+    home: Path, web: httpx.Client, finished, path: str, name: str
+):
+    assert finished() == 1
+    before = rows(home)
+    refused = web.post(path, content=zipped({name: b"", "1_1.png": b""}))
+    assert refused.status_code == 422
+    assert "SCAN_SLICE.png" in refused.text
+    assert rows(home) == before
+    assert not any(b"Mustermann" in content or "Mustermann" in place for place, content in files(home).items())

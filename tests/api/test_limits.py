@@ -1,0 +1,105 @@
+"""How often, how long and how much one may ask."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from api import client as api_client
+from api.client import Client
+from api.rates import MOST_BUCKETS, Rates
+from store import bundled, tokens
+from store.database import transaction
+from tests.api.conftest import serving
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_bucket_holds_ten_seconds_and_fills_steadily(clock: Clock):
+    rates = Rates(2, clock)
+    # 2 a second for 10 s: 20 at once; the next one is there after 1/2 s, told as 1.
+    assert [rates.wait_s("a") for _ in range(21)] == [0] * 20 + [1]
+    clock.now += 0.5
+    assert [rates.wait_s("a") for _ in range(2)] == [0, 1]
+    clock.now += 1000  # it never holds more than full
+    assert [rates.wait_s("a") for _ in range(21)] == [0] * 20 + [1]
+
+
+def test_every_name_has_a_bucket_of_its_own(clock: Clock):
+    rates = Rates(0.1, clock)
+    # One in ten seconds: a bucket of one.
+    assert [rates.wait_s(name) for name in ("a", "a", "b", "b")] == [0, 10, 0, 10]
+
+
+def test_a_rate_of_zero_lets_everything_through(clock: Clock):
+    rates = Rates(0, clock)
+    assert not any(rates.wait_s("a") for _ in range(1000))
+
+
+def test_buckets_do_not_pile_up(clock: Clock):
+    rates = Rates(0.1, clock)
+    for number in range(MOST_BUCKETS + 5):
+        rates.wait_s(str(number))
+    assert rates.wait_s(str(MOST_BUCKETS)) == 10  # remembered
+    assert rates.wait_s("0") == 0  # forgotten: as good as full
+
+
+@pytest.fixture
+def slow(database: Path) -> Iterator[str]:
+    """Lets a request in every 5 s, two at once, and its statements take at most half a second."""
+    with serving(database, LIVERSEG_RATE="0.2", LIVERSEG_STATEMENT_S="0.5") as url:
+        yield url
+
+
+def test_who_asks_too_often_is_told_when_to_go_on(slow: str):
+    answers = [httpx.get(f"{slow}/static/style.css") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    refused = answers[-1]
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert 1 <= int(refused.headers["retry-after"]) <= 5
+    assert httpx.get(f"{slow}/healthz").status_code == 429  # of the same address
+
+
+def test_a_token_has_a_bucket_of_its_own(slow: str):
+    with transaction() as session:
+        secrets = [tokens.issue(session, 1, name, tokens.Scope.READ, "local")[1] for name in ("a", "b")]
+    first, second = ({"authorization": f"Bearer {secret}"} for secret in secrets)
+    path = f"{slow}/static/style.css"
+    # Looking a token up costs one of the address's two; what follows costs the token alone.
+    assert [httpx.get(path, headers=first).status_code for _ in range(3)] == [200, 200, 429]
+    assert httpx.get(path, headers=second).status_code == 200
+    assert httpx.get(path).status_code == 429  # the address has none left, so the ledger is not even asked
+
+
+def test_the_client_waits_its_turn(slow: str, monkeypatch: pytest.MonkeyPatch):
+    waits = []
+    sleep = api_client.time.sleep
+    monkeypatch.setattr(api_client.time, "sleep", lambda seconds: (waits.append(seconds), sleep(seconds)))
+    with Client(slow) as client:
+        for _ in range(3):
+            assert client.profiles()
+    assert waits
+    assert all(1 <= wait <= 5 for wait in waits)
+
+
+def test_a_statement_that_takes_too_long_is_ended(slow: str, database: Path):
+    with psycopg.connect(bundled.database_url(database)) as other:
+        other.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+        answer = httpx.get(f"{slow}/v1/runs", timeout=20)
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"] == "5"
+    assert "too long" in answer.json()["detail"]
+    assert httpx.get(f"{slow}/v1/runs").status_code == 200

@@ -1,0 +1,368 @@
+"""Two projects and every operation there is: nothing of one is seen or changed from the other.
+
+The operations come from the OpenAPI document and the pages' routes. One that fits none of the sorts below fails
+``test_every_operation_is_of_a_known_sort``, so that nobody adds one without saying what it shows to whom.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.routing import APIRoute
+
+from api.app import create_app
+from liverseg_core.data.manifest import Manifest
+from store import artifacts, datasets, projects, queue, scores, tokens
+from store.database import transaction
+from store.endings import Ending
+from tests import factories
+from tests.api.test_predictions import SLICES
+from tests.conftest import forget_caches
+
+Member = Callable[..., httpx.Client]
+Json = dict[str, Any]
+
+CANARY = "canary"
+"""Stands in the name of everything that project A has."""
+NOBODY = 10**9
+"""An id that nothing has."""
+
+
+@dataclass(frozen=True, order=True)
+class Operation:
+    """One method of one path; ``tags`` are those of the OpenAPI document, none for a page."""
+
+    method: str
+    path: str
+    tags: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> list[str]:
+        return re.findall(r"{(\w+)}", self.path)
+
+    @property
+    def is_page(self) -> bool:
+        return not self.tags
+
+
+def operations() -> list[Operation]:
+    """Everything that the app answers, but static files and the document itself."""
+    app = create_app()
+    forget_caches()
+    found = [
+        Operation(method.upper(), path, tuple(operation["tags"]))
+        for path, methods in app.openapi()["paths"].items()
+        for method, operation in methods.items()
+    ]
+    pages = [route for route in _routes(app.routes) if isinstance(route, APIRoute) and not route.include_in_schema]
+    return sorted([*found, *(Operation(method, page.path, ()) for page in pages for method in page.methods)])
+
+
+def _routes(routes: Any) -> Iterator[Any]:
+    for route in routes:
+        yield from _routes(route.original_router.routes) if hasattr(route, "original_router") else [route]
+
+
+OPERATIONS = operations()
+
+# ---- the sorts of operations ---------------------------------------------------------------------------------
+
+ADMIN = "projects and tokens"
+"""Tag of what is about the whole installation."""
+
+COMMON = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/profiles"), ("GET", "/docs")}
+"""Tell everybody the same."""
+
+LISTINGS = {
+    ("GET", "/v1/experiments"): "experiments",
+    ("GET", "/v1/runs"): "runs",
+    ("GET", "/v1/datasets"): "datasets",
+    ("GET", "/v1/tables"): "tables",
+    ("GET", "/"): "",
+    ("GET", "/fragments/runs"): "",
+    ("GET", "/datasets"): "",
+    ("GET", "/comparisons"): "",
+}
+"""Show what a project has: under this key, or on a page."""
+
+NAMING = {
+    ("GET", "/v1/comparisons"),
+    ("POST", "/v1/experiments"),
+    ("POST", "/v1/references"),
+    ("POST", "/v1/rescores"),
+    ("POST", "/v1/weights"),
+}
+"""Name something in query or body, see ``naming``."""
+
+MAKING = {("POST", "/v1/datasets"), ("POST", "/v1/tables")}
+"""Make something that may have the name of another project's."""
+
+
+def sorts(one: Operation) -> list[str]:
+    key = (one.method, one.path)
+    found = {"admin": ADMIN in one.tags, "common": key in COMMON, "listing": key in LISTINGS}
+    found |= {"naming": key in NAMING, "making": key in MAKING}
+    found |= {"path": bool(one.parameters) and ADMIN not in one.tags}
+    return [name for name, fits in found.items() if fits]
+
+
+def of_sort(name: str) -> list[Operation]:
+    chosen = [one for one in OPERATIONS if sorts(one) == [name]]
+    assert chosen
+    return chosen
+
+
+def test_every_operation_is_of_a_known_sort():
+    assert {f"{one.method} {one.path}": sorts(one) for one in OPERATIONS if len(sorts(one)) != 1} == {}
+    known = {(one.method, one.path) for one in OPERATIONS}
+    assert {*COMMON, *LISTINGS, *NAMING, *MAKING} - known == set()
+
+
+# ---- the two projects ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """Project A, which has everything, and B, which has nothing."""
+
+    a: httpx.Client
+    b: httpx.Client
+    run: int
+    experiment: int
+
+    def fill(self, one: Operation) -> str:
+        """The path with A's own things in it."""
+        known = {"run": self.run, "experiment": self.experiment, "kind": "weights", "part": "val", "image": "2_3"}
+        known |= {"pair": "0-2", "name": f"{CANARY}-table" if "/tables/" in one.path else f"{CANARY}-slices"}
+        return one.path.format_map({name: known[name] for name in one.parameters})
+
+    def miss(self, one: Operation) -> str:
+        """The path with things that nobody has in it."""
+        return self.fill(one).replace(f"/{self.run}", f"/{NOBODY}").replace(CANARY, "nobody")
+
+    def unnamed(self, answer: httpx.Response) -> str:
+        """What an answer says beside the ids and names that it was asked about."""
+        return re.sub(rf"\b({self.run}|{self.experiment}|{NOBODY})\b|{CANARY}|nobody", "ASKED", answer.text)
+
+
+@pytest.fixture
+def worlds(member: Member, archive: Path, tmp_path: Path) -> Worlds:
+    a, b = member("a"), member("b")
+    made = a.post(f"/v1/datasets?name={CANARY}-slices", content=archive.read_bytes())
+    assert made.status_code == 201, made.text
+    table = {"files": [{"name": CANARY, "text": f"Name  Loss  Dice Coef.\n{CANARY}  3.663%  96.337%\n"}]}
+    assert a.post(f"/v1/tables?name={CANARY}-table", json=table).status_code == 201
+    spec = {**factories.tiny_spec(f"{CANARY}-slices"), "name": f"{CANARY}-run", "notes": CANARY, "tags": [CANARY]}
+    answer = a.post("/v1/experiments", json={"spec": spec, "references": False})
+    assert answer.status_code == 201, answer.text
+    experiment, run = answer.json()["id"], answer.json()["runs"][0]["id"]
+    finish(run, tmp_path)
+    with transaction() as session:
+        dataset = datasets.resolve(session, projects.named(session, "a").id, f"{CANARY}-slices")
+        pair = {"scans": [0, 2], "score": 0.9, "slices": [1, 1]}
+        dataset.similarity = {"threshold": 0.5, "compared": 6, "pairs": [pair], "next": None}
+    return Worlds(a, b, run, experiment)
+
+
+def finish(run: int, folder: Path) -> None:
+    """End a run with epochs, scores, maps and weights."""
+    with transaction() as session:
+        work = queue.claim(session, "default", "host-1:1", "host-1", 60)
+    assert work.claim.run_id == run
+    evaluated = [one for one in Manifest.from_json(work.manifest).slices if one.part != "train"]
+    maps = {f"{one.part}/{one.key}": np.zeros((32, 32), np.uint16) for one in evaluated}
+    np.savez_compressed(folder / "maps.npz", **maps)
+    (folder / "weights.npz").write_bytes(b"weights")
+    with transaction() as session:
+        factories.store_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
+    with transaction() as session:
+        made = [factories.slice_score(one.part, one.scan, one.slice) for one in evaluated]
+        files = {
+            "probabilities": artifacts.put(folder / "maps.npz"),
+            "weights": artifacts.put(folder / "weights.npz"),
+        }
+        scores.finish(session, work.claim, made, files, 1, Ending(exit_code=0))
+
+
+def ask(client: httpx.Client, one: Operation, path: str, **more: Any) -> httpx.Response:
+    if path.endswith("/predictions"):
+        more["content"] = SLICES
+    if one.is_page:
+        more["headers"] = {"accept": "text/html"}
+    return client.request(one.method, path, **more)
+
+
+def everything_of(client: httpx.Client, worlds: Worlds) -> list[Json]:
+    """What project A has, to see that nothing of it changed."""
+    paths = [*(path for (_, path), key in LISTINGS.items() if key), f"/v1/runs/{worlds.run}"]
+    return [client.get(path).json() for path in paths]
+
+
+# ---- what is shown to whom -----------------------------------------------------------------------------------
+
+
+def test_what_a_path_names_is_not_there_for_another_project(worlds: Worlds):
+    before, wrong = everything_of(worlds.a, worlds), {}
+    for one in of_sort("path"):
+        path, missing = worlds.fill(one), worlds.miss(one)
+        assert path != missing, one
+        foreign, nothing = ask(worlds.b, one, path), ask(worlds.b, one, missing)
+        if (foreign.status_code, worlds.unnamed(foreign)) != (404, worlds.unnamed(nothing)):
+            wrong[f"{one.method} {path}"] = foreign.status_code, foreign.text
+    assert wrong == {}
+    assert everything_of(worlds.a, worlds) == before
+
+
+def test_what_a_path_names_is_there_for_its_own_project(worlds: Worlds):
+    """Without this the test above could pass because of a wrong path."""
+    found = {}
+    for one in of_sort("path"):
+        found[f"{one.method} {one.path}"] = ask(worlds.a, one, worlds.fill(one)).status_code
+    # The run has ended, so that it can neither be cancelled nor requeued; slices of 32 pixels are too small to check.
+    expected = dict.fromkeys(found, 200)
+    expected["POST /v1/runs/{run}/predictions"] = 201
+    expected["POST /v1/datasets/{name}/check"] = expected["POST /datasets/{name}/check"] = 422
+    for move in ("cancel", "requeue"):
+        expected[f"POST /v1/runs/{{run}}/{move}"] = expected[f"POST /runs/{{run}}/{move}"] = 409
+    assert found == expected
+
+
+def test_listings_are_empty_for_another_project(worlds: Worlds):
+    for one in of_sort("listing"):
+        own, foreign = (ask(client, one, one.path, params=shown(one, worlds)) for client in (worlds.a, worlds.b))
+        assert CANARY in own.text, one
+        assert CANARY not in foreign.text, one
+        key = LISTINGS[one.method, one.path]
+        if key:
+            assert foreign.json()[key] == [], one
+            assert own.json()[key] != [], one
+
+
+def shown(one: Operation, worlds: Worlds) -> Json:
+    """A comparison's page needs something to compare; of A's run it knows nothing in B."""
+    return {"experiment": worlds.experiment} if one.path == "/comparisons" else {}
+
+
+def test_filters_find_nothing_of_another_project(worlds: Worlds):
+    for query in (f"experiment={worlds.experiment}", f"name={CANARY}", "state=succeeded", "kind=train"):
+        assert worlds.a.get(f"/v1/runs?{query}").json()["runs"] != []
+        assert worlds.b.get(f"/v1/runs?{query}").json()["runs"] == []
+
+
+def naming(run: int, experiment: int, name: str) -> list[tuple[str, str, Json]]:
+    """Requests that name a run, an experiment, a data set or a table."""
+    spec = factories.tiny_spec(f"{name}-slices")
+    own = {"spec": factories.tiny_spec(f"{name}-slices"), "references": False}
+    return [
+        ("GET", "/v1/comparisons", {"params": {"runs": run}}),
+        ("GET", "/v1/comparisons", {"params": {"experiment": experiment}}),
+        ("POST", "/v1/experiments", {"json": own}),
+        ("POST", "/v1/experiments", {"json": own, "params": {"dry_run": "true"}}),
+        ("POST", "/v1/references", {"json": {"spec": spec}}),
+        ("POST", "/v1/rescores", {"json": {"runs": [run], "evaluation": {"threshold": 0.4}}}),
+        ("POST", "/v1/weights", {"params": {"spec": json.dumps(spec)}, "content": factories.keras_file(2, 2)}),
+    ]
+
+
+def test_what_a_body_names_is_not_there_for_another_project(worlds: Worlds, count_rows: Callable[[], dict[str, int]]):
+    owned, absent = naming(worlds.run, worlds.experiment, CANARY), naming(NOBODY, NOBODY, "nobody")
+    assert {(method, path) for method, path, _ in owned} == NAMING
+    before = count_rows()
+    for (method, path, more), (_, _, other) in zip(owned, absent, strict=True):
+        foreign, nothing = worlds.b.request(method, path, **more), worlds.b.request(method, path, **other)
+        assert foreign.status_code in (404, 422), (path, foreign.text)
+        assert worlds.unnamed(foreign) == worlds.unnamed(nothing)
+        assert foreign.status_code == nothing.status_code
+    assert count_rows() == before
+    for method, path, more in owned:
+        assert worlds.a.request(method, path, **more).status_code in (200, 201), path
+
+
+def test_tables_and_runs_of_both_projects_cannot_be_compared(worlds: Worlds, archive: Path, tmp_path: Path):
+    assert worlds.b.post("/v1/datasets?name=own", content=archive.read_bytes()).status_code == 201
+    body = {"spec": factories.tiny_spec("own"), "references": False}
+    (run,) = worlds.b.post("/v1/experiments", json=body).json()["runs"]
+    assert run["reused_from"] is None  # A has trained just this on just these pixels
+    finish(run["id"], tmp_path)
+    own = {"runs": run["id"]}
+    assert worlds.b.get("/v1/comparisons", params=own).status_code == 200
+    assert worlds.b.get("/v1/comparisons", params={"runs": f"{run['id']},{worlds.run}"}).status_code == 404
+    assert worlds.b.get("/v1/comparisons", params={**own, "tables": f"{CANARY}-table"}).status_code == 422
+    assert worlds.b.get("/v1/comparisons", params={**own, "baseline": worlds.run}).status_code == 422
+
+
+def test_both_projects_may_use_one_name(worlds: Worlds, archive: Path):
+    before = everything_of(worlds.a, worlds)
+    with_name = {
+        "/v1/datasets": {"params": {"name": f"{CANARY}-slices"}, "content": archive.read_bytes()},
+        "/v1/tables": {
+            "params": {"name": f"{CANARY}-table"},
+            "json": {"files": [{"name": "x", "text": "Name  Loss  Dice Coef.\nx  3.663%  96.337%\n"}]},
+        },
+    }
+    assert {("POST", path) for path in with_name} == MAKING
+    for path, more in with_name.items():
+        assert worlds.b.post(path, **more).status_code == 201
+    assert everything_of(worlds.a, worlds) == before
+    assert len(worlds.b.get("/v1/datasets").json()["datasets"]) == 1
+
+
+def test_both_projects_may_use_one_idempotency_key(worlds: Worlds, archive: Path):
+    worlds.b.post("/v1/datasets?name=own", content=archive.read_bytes())
+    body = {"references": False, "reuse": False}
+    mine = [
+        client.post(
+            "/v1/experiments", json={**body, "spec": factories.tiny_spec(name)}, headers={"Idempotency-Key": "today"}
+        )
+        for client, name in ((worlds.a, f"{CANARY}-slices"), (worlds.b, "own"))
+    ]
+    assert [answer.status_code for answer in mine] == [201, 201]
+    assert mine[0].json()["id"] != mine[1].json()["id"]
+
+
+def test_what_is_common_tells_everybody_the_same(worlds: Worlds):
+    for one in of_sort("common"):
+        own, foreign = (ask(client, one, one.path) for client in (worlds.a, worlds.b))
+        assert (own.status_code, own.text) == (foreign.status_code, foreign.text)
+        assert CANARY not in own.text
+
+
+# ---- who may do what -----------------------------------------------------------------------------------------
+
+
+def test_what_changes_something_needs_write(worlds: Worlds, member: Member):
+    reader, wrong = member("a", "read"), {}
+    before = everything_of(worlds.a, worlds)
+    for one in OPERATIONS:
+        if ADMIN not in one.tags and (one.method, one.path) not in COMMON:
+            status = ask(reader, one, worlds.fill(one)).status_code
+            if (status == 403) != (one.method not in ("GET", "HEAD")):
+                wrong[one] = status
+    assert wrong == {}
+    assert everything_of(worlds.a, worlds) == before
+
+
+def test_what_is_about_the_installation_needs_admin(worlds: Worlds, member: Member):
+    with transaction() as session:
+        before = [(one.id, one.revoked_at) for one, _ in tokens.listed(session, 100)]
+    for client in (worlds.b, member("b", "read")):
+        for one in of_sort("admin"):
+            path = one.path.format_map(dict.fromkeys(one.parameters, 1))
+            assert client.request(one.method, path, json={"name": "mine"}).status_code == 403, one
+    with transaction() as session:
+        after = [(one.id, one.revoked_at) for one, _ in tokens.listed(session, 100)]
+    assert after[1:] == before  # the reader's own is new
+
+
+def test_without_a_token_nothing_is_told_but_health(worlds: Worlds, guarded_url: str):
+    with httpx.Client(base_url=guarded_url) as nobody:
+        for one in OPERATIONS:
+            admin = ADMIN in one.tags
+            path = one.path.format_map(dict.fromkeys(one.parameters, 1)) if admin else worlds.fill(one)
+            assert ask(nobody, one, path).status_code == (200 if one.tags == ("health",) else 401), one
