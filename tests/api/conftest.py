@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from api.commands.main import main
 from liverseg_core.data.manifest import Manifest
-from store import artifacts, endings, queue, scores
+from store import artifacts, endings, presence, queue, scores
 from store.database import transaction
 from store.endings import Ending
 from store.queue import Work
@@ -187,3 +187,11 @@ def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> C
         return result
 
     return run
+
+
+@pytest.fixture
+def worker_there(database: Path) -> None:
+    """A worker of the default pool that has just been seen."""
+    with transaction() as session:
+        one = presence.Presence("host-1:1", "host-1", "default", slots=1, threads=2, version="1.2.3")
+        presence.here(session, one)

@@ -87,7 +87,7 @@ def test_a_dry_run_submits_nothing(liverseg: Run, phantom: str, spec: Path) -> N
     assert liverseg("runs").stdout.splitlines() == ["Run  Name  State  Standing  Data set  Submitted  Took"]
 
 
-def test_submit_changes_the_spec(liverseg: Run, phantom: str, spec: Path) -> None:
+def test_submit_changes_the_spec(liverseg: Run, phantom: str, spec: Path, worker_there: None) -> None:
     words = ["--set", "training.learning_rate=5e-3", "--set", "data.shuffle=false", "--name", "first try"]
     assert liverseg("submit", spec, *words).stdout == "experiment 1: run 1\n"
     run = json.loads(liverseg("show", 1, "--json").stdout)
@@ -229,8 +229,10 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
-    wanted = "cancel compare dataset demo figure images nnunet predict references requeue rescore runs show study"
-    wanted += " submit table up watch weights"
+    wanted = (
+        "cancel compare dataset demo figure images nnunet pause predict project references requeue rescore resume"
+    )
+    wanted += " runs show study submit table token up verify watch weights workers"
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output
