@@ -17,8 +17,10 @@ from store.database import transaction
 from store.models import DEFAULT_PROJECT, Run
 from store.states import FINAL
 
+Worker = subprocess.Popen[bytes]
 
-def start_worker(log: Path) -> subprocess.Popen[bytes]:
+
+def start_worker(log: Path) -> Worker:
     command = [sys.executable, "-m", "worker.command", "start", "--threads", "1"]
     with log.open("ab") as out:
         return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)

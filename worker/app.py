@@ -1,6 +1,7 @@
 """The Celery app of a worker: one task, which is the attempt."""
 
 import logging
+import signal
 from typing import Any
 
 from celery import Celery
@@ -8,6 +9,7 @@ from celery.signals import worker_shutting_down
 
 from store import broker
 from store.settings import settings
+from worker import transport
 from worker.attempt import attempt, draining, worker_name
 
 log = logging.getLogger(__name__)
@@ -15,6 +17,7 @@ log = logging.getLogger(__name__)
 
 def make_app(threads: int) -> Celery:
     """The app; ``threads`` is how many compute threads each trainer gets."""
+    transport.use()
     app = Celery("liverseg", broker=broker.url())
     app.conf.update(broker.CONFIG)
 
@@ -35,3 +38,6 @@ def make_app(threads: int) -> Celery:
 @worker_shutting_down.connect
 def _drain(**_: Any) -> None:
     draining.set()
+    # A second signal would make Celery leave its supervisors alone with runs that they have not given back yet.
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
