@@ -14,8 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from api.bodies import FILE
 from api.callers import Project
 from api.dataset_schemas import DatasetList, DatasetOut
+from api.parameters import Before, Limit
 from api.problems import not_found
-from api.schemas import ExperimentRuns
+from api.schemas import ExperimentRuns, next_page
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
@@ -39,10 +40,11 @@ SpecText = Annotated[str, Query(max_length=50_000, description="an ExperimentSpe
 
 
 @router.get("/datasets", tags=["data sets"])
-def listing(project: Project) -> DatasetList:
-    """Every data set, newest first."""
+def listing(project: Project, limit: Limit = 500, before: Before = None) -> DatasetList:
+    """Data sets, newest first."""
     with transaction() as session:
-        return DatasetList(datasets=[DatasetOut.of(one) for one in datasets.listed(session, project)])
+        found = list(datasets.listed(session, project, limit, before))
+        return DatasetList(datasets=[DatasetOut.of(one) for one in found], next=next_page(found, limit))
 
 
 @router.get("/datasets/{name}", tags=["data sets"])
