@@ -229,8 +229,10 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
-    wanted = "cancel compare dataset demo figure images nnunet predict references requeue rescore runs show study"
-    wanted += " submit table up watch weights"
+    wanted = (
+        "cancel compare dataset demo figure images nnunet predict project references requeue rescore runs show study"
+    )
+    wanted += " submit table token up watch weights"
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output
