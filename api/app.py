@@ -26,6 +26,7 @@ from api.routes import (
     scorings,
     tokens,
     uploads,
+    workers,
 )
 from api.security import Guard
 from store.database import limit_statements
@@ -44,7 +45,20 @@ def create_app(local: bool = False) -> FastAPI:
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
     app.state.upkeep = Upkeep()
-    rooms = (experiments, runs, predictions, scorings, uploads, checks, figures, comparisons, printed, nnunet, health)
+    rooms = (
+        experiments,
+        runs,
+        predictions,
+        scorings,
+        uploads,
+        checks,
+        figures,
+        comparisons,
+        printed,
+        nnunet,
+        workers,
+        health,
+    )
     for room in (*rooms, pages, comparison_page, dataset_pages, image_pages):
         app.include_router(room.router, dependencies=[Depends(only_known)], responses=description.REFUSALS)
     for room in (projects, tokens):

@@ -120,6 +120,18 @@ class Client:
         """Ask a run to end; 409 when it has ended otherwise."""
         return self._json("POST", f"/v1/runs/{run}/cancel", again=True)
 
+    def pause(self, run: int) -> Json:
+        """Ask a run to wait at its last checkpoint; 409 when it has ended."""
+        return self._json("POST", f"/v1/runs/{run}/pause", again=True)
+
+    def resume(self, run: int) -> Json:
+        """Queue a paused run again; 409 when it is not paused."""
+        return self._json("POST", f"/v1/runs/{run}/resume")
+
+    def workers(self) -> list[Json]:
+        """Every worker process that is or was there, and whether it is alive."""
+        return self._list("/v1/workers")
+
     def requeue(self, run: int) -> Json:
         """Give a dead run a new set of attempts; 409 when it is not dead."""
         return self._json("POST", f"/v1/runs/{run}/requeue")

@@ -14,11 +14,12 @@ from api.callers import Project, caller_of
 from api.dataset_schemas import DatasetOut
 from api.parameters import Before, RunId, SomeExperiment
 from api.routes.runs import change, known_run, read_detail
-from api.schemas import RunDetail, RunOut, changed_settings, next_page, waits
+from api.schemas import RunDetail, RunOut, changed_settings, next_page
 from liverseg_core.spec import ExperimentSpec
-from store import datasets, queue, scores, views
+from store import datasets, scores, views, wishes
 from store.database import transaction
 from store.models import Run
+from store.standing import standing
 from store.states import FINAL, State, target
 
 router = APIRouter(include_in_schema=False)
@@ -28,6 +29,15 @@ WORST = 12
 
 SomeState = Annotated[State | Literal[""], Query()]
 SomeName = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
+
+
+BUTTONS = {
+    "pause": "Pause this run",
+    "resume": "Resume this run",
+    "requeue": "Queue it again",
+    "cancel": "Cancel this run",
+}
+"""Moves that a person can ask for on a run's page, and what the button says."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def _older(kept: dict[str, str], before: int | None) -> str | None:
 def _standing(session: Session, run: Run) -> Standing:
     out = RunOut.of(run)
     if run.state == State.QUEUED:
-        return Standing(out, None, waits(run, views.ahead(session, run)))
+        return Standing(out, None, standing(session, run).waits or "")
     return Standing(out, *progress(out))
 
 
@@ -150,22 +160,37 @@ def run_fragment(request: Request, project: Project, run: RunId) -> Response:
 
 def _now(request: Request, run: RunDetail) -> dict[str, Any]:
     share, words = progress(run)
-    moves = ("cancel", "requeue") if caller_of(request).may_write else ()
-    may = {move for move in moves if target(move, State(run.state))}
-    return {"run": run, "share": share, "words": run.waits or words, "may": may, "live": run.state not in FINAL}
+    moves = BUTTONS if caller_of(request).may_write else ()
+    may = [move for move in moves if target(move, State(run.state)) and run.wish != move]
+    live = run.state not in FINAL
+    return {"run": run, "share": share, "words": run.waits or words, "may": may, "buttons": BUTTONS, "live": live}
 
 
 @router.post("/runs/{run}/cancel")
 def cancel(request: Request, run: RunId) -> Response:
     """The page's button; the guard has checked where the request comes from."""
-    change(request, run, queue.cancel)
+    change(request, run, wishes.cancel)
+    return RedirectResponse(f"/runs/{run}", status_code=303)
+
+
+@router.post("/runs/{run}/pause")
+def pause(request: Request, run: RunId) -> Response:
+    """The page's button."""
+    change(request, run, wishes.pause)
+    return RedirectResponse(f"/runs/{run}", status_code=303)
+
+
+@router.post("/runs/{run}/resume")
+def resume(request: Request, run: RunId) -> Response:
+    """The page's button for a paused run."""
+    change(request, run, wishes.resume)
     return RedirectResponse(f"/runs/{run}", status_code=303)
 
 
 @router.post("/runs/{run}/requeue")
 def requeue(request: Request, run: RunId) -> Response:
     """The page's button for a dead run."""
-    change(request, run, queue.requeue)
+    change(request, run, wishes.requeue)
     return RedirectResponse(f"/runs/{run}", status_code=303)
 
 

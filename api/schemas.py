@@ -10,7 +10,7 @@ from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
 from store.cautions import fewest_subjects
 from store.experiments import Planned
-from store.models import Experiment, Run
+from store.models import Experiment, Run, Worker
 from store.rows import Column
 
 
@@ -63,6 +63,7 @@ class RunOut(BaseModel):
     state: str
     reason: str | None
     message: str | None
+    wish: str | None
     dataset: str
     spec: dict[str, Any]
     reused_from: int | None
@@ -99,6 +100,8 @@ class AttemptOut(Out):
     worker: str
     host: str
     outcome: str
+    reason: str | None
+    died_at: dict[str, Any] | None
     exit_code: int | None
     message: str | None
     resumed_from: int
@@ -115,6 +118,7 @@ class EventOut(Out):
     move: str
     state: str
     attempt: int | None
+    actor: str | None
     detail: str | None
 
 
@@ -128,12 +132,41 @@ class ArtifactOut(Out):
 
 
 class RunDetail(RunOut):
-    """A run with its history; ``waits`` says why a queued run waits."""
+    """A run with its history; ``waits``: why it waits, ``next``: what will happen, or what can be done."""
 
     attempts: list[AttemptOut]
     events: list[EventOut]
     artifacts: list[ArtifactOut]
     waits: str | None
+    next: str | None
+
+
+class WorkerOut(BaseModel):
+    """A worker process; ``runs``: how many it owns now."""
+
+    name: str
+    host: str
+    pool: str
+    slots: int
+    threads: int
+    version: str
+    work_version: int
+    draining: bool
+    alive: bool
+    runs: int
+    started_at: datetime
+    seen_at: datetime
+
+    @classmethod
+    def of(cls, worker: Worker, alive: bool, runs: int) -> "WorkerOut":
+        same = {name: getattr(worker, name) for name in cls.model_fields if name not in ("alive", "runs")}
+        return cls(**same, alive=alive, runs=runs)
+
+
+class WorkerList(BaseModel):
+    """Workers by pool and name."""
+
+    workers: list[WorkerOut]
 
 
 class RunList(BaseModel):
@@ -295,13 +328,6 @@ def changed_settings(spec: ExperimentSpec) -> dict[str, Any]:
     defaults = ExperimentSpec.parse({"dataset": {"id": spec.dataset.id}}).settings()
     changed = {path: value for path, value in spec.settings().items() if value != defaults.get(path)}
     return {"dataset.id": spec.dataset.id, **changed}
-
-
-def waits(run: Run, ahead: int) -> str:
-    """Why a queued run waits, in words."""
-    if ahead == 0:
-        return f"next in pool {run.pool}; waits for a free worker"
-    return f"{ahead} {'run' if ahead == 1 else 'runs'} ahead in pool {run.pool}"
 
 
 def next_page(items: list[Any], limit: int) -> int | None:

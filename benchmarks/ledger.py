@@ -23,8 +23,8 @@ from liverseg_core.records import SliceScore
 from liverseg_core.submission import Submission
 from store import bundled, comparison, datasets, experiments, models, queue, schema, scores, tokens, views
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending
 
 SLICES, RUNS, CLAIMS, PROCESSES, TOKENS = 500, 15, 400, 4, 200
 

@@ -29,8 +29,8 @@ from liverseg_core.spec import EvaluationOptions
 from liverseg_core.submission import Submission
 from store import artifacts, experiments, queue, scores
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scoring import draw, write_maps

@@ -9,6 +9,7 @@ LiversegError
 └── Interrupted         asked to stop; not a failure, the last checkpoint stands
 """
 
+import errno
 from typing import Any
 
 
@@ -67,3 +68,7 @@ def shorten(value: Any, limit: int = 120) -> str:
     """``repr(value)``, cut to ``limit`` characters, for an error message."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of an ``OSError`` that says that there is no space left."""

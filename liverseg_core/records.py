@@ -102,14 +102,29 @@ VALUES: dict[type, Callable[[Any], tuple[Any, ...]]] = {
 """Values of a record in the order of its fields; ``dataclasses.astuple`` copies deeply and takes ten times longer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the optimizer: ``number`` (from 1) of ``steps`` of ``epoch``.
+
+    ``loss`` is that of its batch before the step; ``seconds_left`` counts to the last epoch's end.
+    """
+
+    epoch: int
+    number: int
+    steps: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
 class Events(Protocol):
     """Where a running experiment reports to; also how it learns that it should stop."""
 
     def phase(self, name: str) -> None:
         """A new phase begins: ``loading``, ``building``, ``training``, ``evaluating``."""
 
-    def step(self, epoch: int, step: int, steps: int, images_per_second: float, seconds_left: float) -> None:
-        """A step of ``epoch`` is done (``step`` of ``steps``); ``seconds_left`` to the last epoch's end."""
+    def step(self, step: "Step") -> None:
+        """A step is done."""
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
         """An epoch is done and ``checkpoint`` is safely on disk; older ones may be deleted once this is booked."""

@@ -16,10 +16,10 @@ from liverseg_core.backend import prepare_backend as prepare_backend
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest, check_runnable, select, training_hash
 from liverseg_core.data.sampling import Batch, TrainPart, ValPart
-from liverseg_core.errors import Interrupted, TrainingFailed, WeightsError
+from liverseg_core.errors import DISK_FULL, Interrupted, TrainingFailed, WeightsError
 from liverseg_core.evaluation import evaluate
 from liverseg_core.networks import build_network
-from liverseg_core.records import EpochRecord, Events, ExperimentResult
+from liverseg_core.records import EpochRecord, Events, ExperimentResult, Step
 from liverseg_core.schedules import learning_rate
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
 from liverseg_core.steps import Measured, steps_for
@@ -193,7 +193,8 @@ class _Training:
             self._refuse_not_finite(measured[0], f"epoch {epoch}, step {step + 1}")
             pace.step_done()
             left = pace.seconds_left(epoch, step + 1)
-            self.events.step(epoch, step + 1, part.steps, pace.images_per_second, left)
+            done = Step(epoch, step + 1, part.steps, measured[0], pace.images_per_second, left)
+            self.events.step(done)
             _stop_if_asked(self.events)
             yield measured
 
@@ -242,8 +243,20 @@ class _Training:
             self.best = checkpoints.weights_of(self.model)
         path = self.folder / f"epoch-{record.epoch:05d}.npz"
         state = checkpoints.take(self.model, self.training_hash, provenance(), self.history, self.best)
-        checkpoints.save(path, state)
+        _patiently(lambda: checkpoints.save(path, state))
         self.events.epoch(record, path)
+
+
+def _patiently(save: Callable[[], None]) -> None:
+    """Try again for some seconds where the disk is full: older checkpoints are being deleted meanwhile."""
+    for wait_s in (1, 2, None):
+        try:
+            return save()
+        except OSError as error:
+            if error.errno not in DISK_FULL or wait_s is None:
+                raise
+        time.sleep(wait_s)
+    return None
 
 
 def _one_ahead(make: Callable[[Job], Batch], jobs: Sequence[Job]) -> Iterator[Batch]:

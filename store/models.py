@@ -41,6 +41,7 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
         list[str]: ARRAY(Text),
+        list[float]: ARRAY(Double),
     }
 
 
@@ -139,6 +140,10 @@ class Run(Base):
     fence: Mapped[int] = mapped_column(server_default="0")
     """Rises at every claim; a write that carries an older one is refused."""
     lease_until: Mapped[datetime | None]
+    wish: Mapped[str | None]
+    """What was asked of a run in state ``stopping`` (``store.states.Wish``)."""
+    needs: Mapped[int] = mapped_column(Integer, server_default="1")
+    """The oldest work version that can carry it through, see ``store.queue.WORK_VERSION``."""
     crashes: Mapped[int] = mapped_column(Integer, server_default="0")
     announced_at: Mapped[datetime | None]
     announcements: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -160,6 +165,10 @@ class Attempt(Base):
     worker: Mapped[str]
     host: Mapped[str]
     outcome: Mapped[str]
+    reason: Mapped[str | None]
+    """Why it crashed, was lost or was held, in one word, see ``store.reasons``."""
+    died_at: Mapped[dict[str, Any] | None]
+    """Phase, epoch and step of its last sign of life, where it crashed or was lost."""
     exit_code: Mapped[int | None] = mapped_column(Integer)
     message: Mapped[str | None]
     resumed_from: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -180,6 +189,8 @@ class RunEvent(Base):
     move: Mapped[str]
     state: Mapped[str]
     attempt: Mapped[int | None]
+    actor: Mapped[str | None]
+    """Who: a token's name, a worker, the reaper; null before this was kept."""
     detail: Mapped[str | None]
 
 
@@ -202,6 +213,46 @@ class Epoch(Base):
     images_per_second: Mapped[float]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     archived_at: Mapped[datetime | None]
+
+
+class StepLosses(Base):
+    """Losses of consecutive optimizer steps within one epoch, as the trainer measured them before each step."""
+
+    __tablename__ = "step_losses"
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    first: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """Number of the first step, from 1."""
+    losses: Mapped[list[float]]
+    archived_at: Mapped[datetime | None]
+
+
+class Receipt(Base):
+    """A batch of a worker's records that has been stored; sent again, it is not stored again."""
+
+    __tablename__ = "receipts"
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    batch: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Worker(Base):
+    """A worker process that is there, or was."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """Host and process."""
+    host: Mapped[str]
+    pool: Mapped[str]
+    slots: Mapped[int] = mapped_column(Integer)
+    threads: Mapped[int] = mapped_column(Integer)
+    version: Mapped[str]
+    work_version: Mapped[int] = mapped_column(Integer)
+    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 CONFUSION = [f"{kind}{truth}{predicted}" for kind in "nq" for truth in range(3) for predicted in range(3)]

@@ -1,4 +1,4 @@
-"""What may happen next: claim, lease, release, reap. Every move is one guarded change plus one event row.
+"""What may happen next: every move is one guarded change plus one event row in the caller's transaction.
 
 A claim carries a fencing number. Each write of a worker locks its run and checks that number in the same
 transaction, so a worker that lost its run writes nothing. Only the database's clock decides.
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from liverseg_core.records import EpochRecord
-from store.models import Announcement, Attempt, Dataset, Epoch, Run, RunEvent
+from store.models import Announcement, Attempt, Dataset, Epoch, Run, RunEvent, StepLosses
+from store.settings import settings
 from store.states import FINAL, OWNED, IllegalMove, Outcome, State, target
+
+WORK_VERSION = 1
+"""Raised by hand when runs that are submitted from now on need what older workers cannot do."""
 
 
 class LeaseLost(Exception):
@@ -53,12 +55,23 @@ def seconds_from_now(seconds: float) -> Any:
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
-def _locking(query: Select[Run], *, skip_locked: bool = False) -> Select[Run]:
+def locking(query: Select[Run], *, skip_locked: bool = False) -> Select[Run]:
     """``query`` with its rows locked and read as they are now, also where the session has seen them before."""
     return query.with_for_update(skip_locked=skip_locked).execution_options(populate_existing=True)
 
 
-def move(session: Session, run: Run, name: str, *, attempt: int | None = None, detail: str | None = None) -> None:
+# --- moves ------------------------------------------------------------------------------------------------------
+
+
+def move(
+    session: Session,
+    run: Run,
+    name: str,
+    *,
+    attempt: int | None = None,
+    actor: str | None = None,
+    detail: str | None = None,
+) -> None:
     """Follow the arrow ``name``; the caller holds the row's lock.
 
     Raises:
@@ -68,17 +81,17 @@ def move(session: Session, run: Run, name: str, *, attempt: int | None = None, d
     reached = target(name, state)
     if reached is None:
         raise IllegalMove(run.id, name, state)
-    _enter(session, run, name, reached, attempt=attempt, detail=detail)
+    _enter(session, run, name, reached, attempt=attempt, actor=actor, detail=detail)
 
 
-def enter_new(session: Session, run: Run, name: str, at: datetime | None = None) -> None:
+def enter_new(session: Session, run: Run, name: str, at: datetime | None = None, actor: str | None = None) -> None:
     """Give a new run its first state, by ``submit`` or ``reuse``.
 
     ``at`` is the database's time, asked once where many runs enter: plain values are written in bulk.
     """
     reached = target(name, None)
     assert reached is not None
-    _enter(session, run, name, reached, at=at)
+    _enter(session, run, name, reached, at=at, actor=actor)
 
 
 def _enter(
@@ -88,17 +101,17 @@ def _enter(
     state: State,
     *,
     attempt: int | None = None,
+    actor: str | None = None,
     detail: str | None = None,
     at: datetime | None = None,
 ) -> None:
     run.state = state
-    session.add(RunEvent(run_id=run.id, move=name, state=state, attempt=attempt, detail=detail))
+    session.add(RunEvent(run_id=run.id, move=name, state=state, attempt=attempt, actor=actor, detail=detail))
     if state not in OWNED:
-        run.lease_until = None
-        run.progress = None
+        run.lease_until, run.progress, run.wish = None, None, None
     if state == State.QUEUED:
         announce(session, run, at)
-    elif state not in OWNED:
+    elif state in FINAL:
         run.finished_at = at or func.clock_timestamp()
 
 
@@ -109,17 +122,24 @@ def announce(session: Session, run: Run, at: datetime | None = None) -> None:
     session.add(Announcement(run_id=run.id, pool=run.pool, number=run.announcements))
 
 
-def claim(session: Session, pool: str, worker: str, host: str, lease_s: float) -> Work | None:
-    """Take the best queued run of ``pool`` (priority, then age), or None when there is none."""
-    query = select(Run).where(Run.pool == pool, Run.state == State.QUEUED)
-    run = session.scalar(_locking(query.order_by(Run.priority.desc(), Run.id).limit(1), skip_locked=True))
+# --- claim and lease --------------------------------------------------------------------------------------------
+
+
+def claim(
+    session: Session, pool: str, worker: str, host: str, lease_s: float, version: int = WORK_VERSION
+) -> Work | None:
+    """Take the best queued run of ``pool`` (priority, then age) that a worker of ``version`` can carry, or None."""
+    query = select(Run).where(Run.pool == pool, Run.state == State.QUEUED, Run.needs <= version)
+    run = session.scalar(locking(query.order_by(Run.priority.desc(), Run.id).limit(1), skip_locked=True))
     if run is None:
         return None
     run.fence += 1
-    move(session, run, "claim", attempt=run.fence, detail=worker)
+    move(session, run, "claim", attempt=run.fence, actor=worker)
     run.lease_until = seconds_from_now(lease_s)
     run.started_at = func.coalesce(Run.started_at, func.clock_timestamp())
     resumed_from = run.checkpoint["epoch"] if run.checkpoint else 0
+    if run.fence > 1:
+        archive_after(session, run.id, resumed_from)
     session.add(
         Attempt(
             run_id=run.id, number=run.fence, worker=worker, host=host, outcome="running", resumed_from=resumed_from
@@ -142,6 +162,16 @@ def claim(session: Session, pool: str, worker: str, host: str, lease_s: float) -
     )
 
 
+def archive_after(session: Session, run_id: int, epoch: int) -> None:
+    """What was recorded past ``epoch`` will be computed again; the old rows stay, out of sight."""
+    for table in (Epoch, StepLosses):
+        session.execute(
+            update(table)
+            .where(table.run_id == run_id, table.epoch > epoch, table.archived_at.is_(None))
+            .values(archived_at=func.clock_timestamp())
+        )
+
+
 def heartbeat(session: Session, claim: Claim, lease_s: float, progress: dict[str, Any] | None = None) -> State:
     """Renew the lease and learn whether to go on (``running``) or to end (``stopping``).
 
@@ -151,189 +181,39 @@ def heartbeat(session: Session, claim: Claim, lease_s: float, progress: dict[str
     values: dict[str, Any] = {"lease_until": seconds_from_now(lease_s)}
     if progress is not None:
         values["progress"] = progress
-    state = session.scalar(
-        update(Run)
-        .where(Run.id == claim.run_id, Run.fence == claim.fence, Run.state.in_(OWNED))
-        .values(values)
-        .returning(Run.state)
-    )
-    if state is None:
-        raise LeaseLost(claim)
-    return State(state)
+    renewal = update(Run).where(Run.id == claim.run_id, Run.fence == claim.fence, Run.state.in_(OWNED))
+    state = session.scalar(renewal.values(values).returning(Run.state))
+    return State(state) if state else State(owned(session, claim).state)
 
 
 def owned(session: Session, claim: Claim) -> Run:
     """The run of ``claim``, locked; the fencing check of every write.
 
+    A run that was taken back because its lease ran out, and that nobody has claimed since, is taken up again.
+
     Raises:
         LeaseLost: the run is no longer this claim's.
     """
     run = session.get(Run, claim.run_id, with_for_update=True, populate_existing=True)
-    if run is None or run.fence != claim.fence or run.state not in OWNED:
+    if run is None or run.fence != claim.fence:
         raise LeaseLost(claim)
+    if run.state not in OWNED:
+        _reattach(session, run, claim)
     return run
 
 
-def record_epoch(session: Session, claim: Claim, record: EpochRecord, checkpoint: dict[str, Any]) -> None:
-    """Store an epoch together with the checkpoint that follows it, so neither is ever ahead of the other.
-
-    Raises:
-        LeaseLost: the run is no longer this claim's.
-    """
-    run = owned(session, claim)
-    values = {name: getattr(record, name) for name in EpochRecord.__dataclass_fields__}
-    # The same event may come twice when a commit's reply was lost.
-    session.execute(insert(Epoch).values(run_id=run.id, attempt=claim.fence, **values).on_conflict_do_nothing())
-    run.checkpoint = checkpoint
+def _reattach(session: Session, run: Run, claim: Claim) -> None:
+    attempt = session.get_one(Attempt, (claim.run_id, claim.fence))
+    if run.state != State.QUEUED or attempt.outcome != Outcome.LOST:
+        raise LeaseLost(claim)
+    move(session, run, "reattach", attempt=claim.fence, actor=attempt.worker)
+    run.crashes -= 1
+    run.lease_until = seconds_from_now(settings().lease_s)
+    attempt.outcome = Outcome.RUNNING
+    attempt.ended_at, attempt.message, attempt.reason, attempt.died_at = None, None, None, None
 
 
-def forget_checkpoint(session: Session, claim: Claim) -> None:
-    """The checkpoint cannot be read: archive every epoch row and begin again.
-
-    Raises:
-        LeaseLost: the run is no longer this claim's.
-    """
-    run = owned(session, claim)
-    run.checkpoint = None
-    session.execute(
-        update(Epoch)
-        .where(Epoch.run_id == run.id, Epoch.archived_at.is_(None))
-        .values(archived_at=func.clock_timestamp())
-    )
-    session.execute(
-        update(Attempt).where(Attempt.run_id == run.id, Attempt.number == claim.fence).values(resumed_from=0)
-    )
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a trainer process ended, as its supervisor saw it."""
-
-    exit_code: int | None = None
-    message: str | None = None
-    peak_memory_mb: int | None = None
-    provenance: dict[str, Any] | None = None
-
-
-def end_attempt(session: Session, claim: Claim, outcome: Outcome, ending: Ending) -> None:
-    """Close the attempt's row; the caller has made sure that the claim holds."""
-    session.execute(
-        update(Attempt)
-        .where(Attempt.run_id == claim.run_id, Attempt.number == claim.fence)
-        .values(
-            outcome=outcome,
-            ended_at=func.clock_timestamp(),
-            exit_code=ending.exit_code,
-            message=ending.message,
-            peak_memory_mb=ending.peak_memory_mb,
-            provenance=ending.provenance,
-        )
-    )
-
-
-def fail(session: Session, claim: Claim, reason: str, ending: Ending) -> None:
-    """The run itself is at fault. A cancel that came first wins.
-
-    Raises:
-        LeaseLost: the run is no longer this claim's.
-    """
-    run = owned(session, claim)
-    if run.state == State.STOPPING:
-        return _acknowledge_cancel(session, run, claim, ending)
-    run.reason, run.message = reason, ending.message
-    move(session, run, "fail", attempt=claim.fence, detail=reason)
-    return end_attempt(session, claim, Outcome.FAILED, ending)
-
-
-def release(session: Session, claim: Claim, ending: Ending) -> None:
-    """Give the run back after an interruption; it burns nothing. A cancel that came first wins.
-
-    Raises:
-        LeaseLost: the run is no longer this claim's.
-    """
-    run = owned(session, claim)
-    if run.state == State.STOPPING:
-        return _acknowledge_cancel(session, run, claim, ending)
-    move(session, run, "release", attempt=claim.fence)
-    return end_attempt(session, claim, Outcome.PREEMPTED, ending)
-
-
-def crash(session: Session, claim: Claim, ending: Ending, max_crashes: int) -> None:
-    """The trainer died: queue the run again, or call it dead at the limit. A cancel that came first wins.
-
-    Raises:
-        LeaseLost: the run is no longer this claim's.
-    """
-    _crashed(session, owned(session, claim), claim, Outcome.CRASHED, ending, max_crashes)
-
-
-def reap(session: Session, lease_s: float, max_crashes: int) -> list[int]:
-    """Take back the runs whose lease has run out; the ids of those taken.
-
-    Nothing is taken while Postgres itself has been up for less than a lease: workers could not renew theirs.
-    """
-    up_long_enough = text("clock_timestamp() - pg_postmaster_start_time() > make_interval(secs => :lease)")
-    query = select(Run).where(Run.state.in_(OWNED), Run.lease_until < func.clock_timestamp(), up_long_enough)
-    lost = session.scalars(_locking(query, skip_locked=True), {"lease": lease_s}).all()
-    for run in lost:
-        ending = Ending(message="no heartbeat for a whole lease: the worker or its host is gone")
-        _crashed(session, run, Claim(run.id, run.fence), Outcome.LOST, ending, max_crashes)
-    return [run.id for run in lost]
-
-
-def _crashed(session: Session, run: Run, claim: Claim, outcome: Outcome, ending: Ending, max_crashes: int) -> None:
-    if run.state == State.STOPPING:
-        return _acknowledge_cancel(session, run, claim, ending)
-    run.crashes += 1
-    if run.crashes >= max_crashes:
-        run.reason = "crashed-too-often"
-        run.message = f"{run.crashes} attempts ended without a result; the last: {ending.message}"
-        move(session, run, "poison", attempt=claim.fence, detail=ending.message)
-    else:
-        move(session, run, "crash", attempt=claim.fence, detail=ending.message)
-    return end_attempt(session, claim, outcome, ending)
-
-
-def _acknowledge_cancel(session: Session, run: Run, claim: Claim, ending: Ending) -> None:
-    move(session, run, "cancelled", attempt=claim.fence)
-    end_attempt(session, claim, Outcome.CANCELLED, ending)
-
-
-def cancel(session: Session, project_id: int, run_id: int) -> Run | None:
-    """Ask a run to end; asking twice is once. None where the project has no such run.
-
-    Raises:
-        IllegalMove: it has ended in another way.
-    """
-    run = _locked(session, project_id, run_id)
-    if run is not None and run.state not in (State.STOPPING, State.CANCELLED):
-        move(session, run, "cancel")
-        _settle(session, run)
-    return run
-
-
-def requeue(session: Session, project_id: int, run_id: int) -> Run | None:
-    """Give a dead run a new set of attempts. None where the project has no such run.
-
-    Raises:
-        IllegalMove: it is not dead.
-    """
-    run = _locked(session, project_id, run_id)
-    if run is not None:
-        move(session, run, "requeue")
-        run.crashes, run.reason, run.message, run.finished_at = 0, None, None, None
-        _settle(session, run)
-    return run
-
-
-def _locked(session: Session, project_id: int, run_id: int) -> Run | None:
-    return session.scalar(_locking(select(Run).where(Run.id == run_id, Run.project_id == project_id)))
-
-
-def _settle(session: Session, run: Run) -> None:
-    """Write and read back, so that times set by the database's clock can be shown."""
-    session.flush()
-    session.refresh(run)
+# --- what waits -------------------------------------------------------------------------------------------------
 
 
 def is_done(session: Session, run_id: int) -> bool:
@@ -345,6 +225,13 @@ def queued(session: Session) -> dict[str, int]:
     """How many runs wait in each pool."""
     rows = session.execute(select(Run.pool, func.count()).where(Run.state == State.QUEUED).group_by(Run.pool))
     return dict(rows.all())
+
+
+def claimable(session: Session, pool: str, older_than_s: float, version: int = WORK_VERSION) -> int:
+    """How many runs of ``pool`` that a worker of ``version`` could carry have waited for longer than that."""
+    waited = select(func.count()).where(Run.pool == pool, Run.state == State.QUEUED, Run.needs <= version)
+    queued_at = select(func.max(RunEvent.at)).where(RunEvent.run_id == Run.id, RunEvent.state == State.QUEUED)
+    return session.scalars(waited.where(queued_at.scalar_subquery() < seconds_from_now(-older_than_s))).one()
 
 
 def unsent(session: Session, pool: str) -> int:
@@ -360,4 +247,4 @@ def stale_announcements(session: Session, pool: str, older_than_s: float, limit:
         .order_by(Run.priority.desc(), Run.id)
         .limit(limit)
     )
-    return session.scalars(_locking(query, skip_locked=True)).all()
+    return session.scalars(locking(query, skip_locked=True)).all()

@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 
 from liverseg_core import records
 from store.artifacts import Stored
+from store.endings import Ending, end_attempt
 from store.models import CONFUSION, Artifact
-from store.queue import Claim, Ending, end_attempt, move, owned
-from store.states import Outcome, State
+from store.queue import Claim, move, owned
+from store.states import Outcome, State, Wish
 
 if TYPE_CHECKING:
     from liverseg_core.metrics import SoftFacts
@@ -37,7 +38,7 @@ def finish(
         LeaseLost: the run is no longer this claim's.
     """
     run = owned(session, claim)
-    cancelled = run.state == State.STOPPING
+    cancelled = run.state == State.STOPPING and run.wish != Wish.PAUSE  # who paused a finished run still wants it
     if not cancelled:
         copy_scores(session, run.id, scores)
         copy_components(session, run.id, components)

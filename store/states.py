@@ -1,15 +1,19 @@
 """The states of a run and every arrow between them; drawn here and nowhere else.
 
     submit ──> queued ──claim──> running ──succeed──> succeeded
-      │          │ ^ ^             │ │ │ ├─fail──────> failed
-      │          │ │ └──release────┘ │ └─cancel──> stopping ──cancelled──> cancelled
-      │          │ └────crash────────┤                 (also when its worker is lost)
-      │          │                   └─poison──> dead ──requeue──> queued
-      │          └─cancel──> cancelled
+      │         │^ ^ ^            ││ │ ├──fail──────> failed
+      │         ││ │ └──release───┘│ │ ├──poison────> dead ──requeue──> queued
+      │         ││ └────crash──────┘ │ ├──hold──────> paused ──resume──> queued
+      │         ││                   │ └──cancel, pause──> stopping ──cancelled──> cancelled
+      │         │└──reattach         │                              ├──paused────> paused
+      │         │   (to running)     │                              └──succeed, fail (the trainer was quicker)
+      │         ├──cancel──> cancelled <──cancel── paused
+      │         └──pause───> paused
       └─reuse──> succeeded
 
 ``release`` is an interruption (drain, SIGTERM) and burns nothing; ``crash`` is a trainer or worker that died
-and counts; at the limit it is ``poison``.
+and counts; at the limit it is ``poison``. ``hold`` is a pause that the worker asks for itself, its disk being full.
+``reattach`` is a worker that comes back after its lease ran out, before anybody else has claimed its run.
 """
 
 from enum import StrEnum
@@ -23,7 +27,9 @@ class State(StrEnum):
     RUNNING = "running"
     """A worker owns it and its trainer works."""
     STOPPING = "stopping"
-    """Cancel was asked; its worker is ending the trainer."""
+    """Cancel or pause was asked; its worker is ending the trainer."""
+    PAUSED = "paused"
+    """Waits, with its checkpoint, until somebody resumes it."""
     SUCCEEDED = "succeeded"
     """Finished, with a score for every evaluated slice."""
     FAILED = "failed"
@@ -41,15 +47,32 @@ ARROWS: dict[str, dict[State | None, State]] = {
     "submit": {None: State.QUEUED},
     "reuse": {None: State.SUCCEEDED},
     "claim": {State.QUEUED: State.RUNNING},
-    "succeed": {State.RUNNING: State.SUCCEEDED},
-    "fail": {State.RUNNING: State.FAILED},
+    "reattach": {State.QUEUED: State.RUNNING},
+    "succeed": {State.RUNNING: State.SUCCEEDED, State.STOPPING: State.SUCCEEDED},
+    "fail": {State.RUNNING: State.FAILED, State.STOPPING: State.FAILED},
     "release": {State.RUNNING: State.QUEUED},
     "crash": {State.RUNNING: State.QUEUED},
     "poison": {State.RUNNING: State.DEAD},
-    "cancel": {State.QUEUED: State.CANCELLED, State.RUNNING: State.STOPPING},
+    "hold": {State.RUNNING: State.PAUSED},
+    "cancel": {
+        State.QUEUED: State.CANCELLED,
+        State.PAUSED: State.CANCELLED,
+        State.RUNNING: State.STOPPING,
+        State.STOPPING: State.STOPPING,
+    },
+    "pause": {State.QUEUED: State.PAUSED, State.RUNNING: State.STOPPING},
     "cancelled": {State.STOPPING: State.CANCELLED},
+    "paused": {State.STOPPING: State.PAUSED},
+    "resume": {State.PAUSED: State.QUEUED},
     "requeue": {State.DEAD: State.QUEUED},
 }
+
+
+class Wish(StrEnum):
+    """What somebody asked of a run that a worker owns."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
 
 
 class Outcome(StrEnum):
@@ -64,7 +87,12 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-MEANT = {"cancel": "be cancelled", "requeue": "be queued again; only a dead run can"}
+MEANT = {
+    "cancel": "be cancelled",
+    "pause": "be paused; only a queued or running run can",
+    "resume": "be resumed; only a paused run can",
+    "requeue": "be queued again; only a dead run can",
+}
 """Moves that people ask for, in words."""
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from store import broker, queue
+from store import broker, endings, queue
 from store.database import is_outage, transaction
 from store.models import Announcement
 from store.settings import settings
@@ -83,7 +83,7 @@ def reap() -> list[int]:
     with transaction() as session:
         if not _alone(session, 1):
             return []
-        taken = queue.reap(session, settings().lease_s, settings().max_crashes)
+        taken = endings.reap(session, settings().lease_s, settings().max_crashes)
     if taken:
         log.warning("lease ran out, taken back: runs %s", taken)
     return taken

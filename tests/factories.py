@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from liverseg_core.data.archive import pack_folder, read_archive
 from liverseg_core.data.manifest import Manifest
@@ -15,9 +16,11 @@ from liverseg_core.records import EpochRecord, SliceScore
 from liverseg_core.spec import ModelOptions
 from liverseg_core.submission import Submission
 from liverseg_core.weights import network_shapes
-from store import artifacts, datasets, queue
+from store import artifacts, batches, datasets, wishes
+from store.batches import Batch, Finished
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Dataset, Run
+from store.queue import Claim
 
 
 def tiny_archive(folder: Path, *, subjects: int = 4, slices: int = 8, size: int = 32, seed: int = 0) -> Path:
@@ -52,7 +55,7 @@ def dismiss_references() -> None:
     with transaction() as session:
         queued = session.scalars(select(Run.id).where(Run.kind == "reference", Run.state == "queued")).all()
         for run_id in queued:
-            queue.cancel(session, DEFAULT_PROJECT, run_id)
+            wishes.cancel(session, DEFAULT_PROJECT, run_id)
 
 
 def submission(spec: dict[str, Any] | None = None, **fields: Any) -> Submission:
@@ -62,6 +65,11 @@ def submission(spec: dict[str, Any] | None = None, **fields: Any) -> Submission:
 def epoch_record(epoch: int, **changes: float) -> EpochRecord:
     values = {"loss": 0.5, "dice": 0.5, "val_loss": 0.6, "val_dice": 0.4, "learning_rate": 1e-3}
     return EpochRecord(epoch=epoch, **(values | {"seconds": 1.0, "images_per_second": 10.0} | changes))
+
+
+def store_epoch(session: Session, held: Claim, record: EpochRecord, checkpoint: dict[str, Any]) -> bool:
+    """Hand in one epoch as a worker does, in a batch of its own with the epoch's number."""
+    return batches.record(session, held, Batch(record.epoch, epochs=[Finished(record, checkpoint)]))
 
 
 def slice_score(part: str = "val", scan: int = 0, number: int = 0, **changes: Any) -> SliceScore:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,46 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.errors import DISK_FULL
 from liverseg_core.records import EpochRecord, LesionComponent, SliceScore
 from liverseg_core.spec import ExperimentSpec
-from store import artifacts, queue, scores
+from store import artifacts, batches, endings, queue, scores
+from store.batches import Batch, Finished, Steps
 from store.database import is_outage, transaction
-from store.queue import Ending, LeaseLost, Work
+from store.endings import Ending
+from store.queue import LeaseLost, Work
 from store.settings import settings
 from store.states import State
-from worker import scoring
+from worker import resumption, scoring
 from worker.child import Child
 from worker.inside import Inside
-from worker.patience import persist
+from worker.patience import insist, persist
+from worker.position import Position
+from worker.spool import Spool
+from worker.watch import Watch
 
 log = logging.getLogger(__name__)
 
 draining = threading.Event()
 """Set when this worker is asked to end: every attempt gives its run back."""
+
+
+class Attempts:
+    """How many attempts this process carries right now."""
+
+    def __init__(self) -> None:
+        self._lock, self.running = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.running -= 1
+
+
+attempts = Attempts()
 
 
 def attempt(pool: str, worker: str, threads: int) -> int | None:
@@ -47,7 +72,8 @@ def attempt(pool: str, worker: str, threads: int) -> int | None:
         return None
     log.info("run %s: attempt %s begins", work.claim.run_id, work.claim.fence)
     try:
-        _carry(work, threads)
+        with attempts:
+            _carry(work, threads)
     except LeaseLost:
         log.warning("run %s: attempt %s lost its lease and wrote nothing more", work.claim.run_id, work.claim.fence)
     return work.claim.run_id
@@ -65,8 +91,13 @@ def _carry(work: Work, threads: int) -> None:
         raise
     except Exception as error:  # the attempt's edge: else the run would look alive until its lease ends
         log.exception("run %s: the worker failed", work.claim.run_id)
-        ending = Ending(message=f"the worker itself failed: {type(error).__name__}: {error}")
-        persist(lambda session: queue.crash(session, work.claim, ending, settings().max_crashes))
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
+        told = f"the worker itself failed: {type(error).__name__}: {error}"
+        ending = Ending(message=told, reason="disk-full" if full else "worker-error")
+        if full:
+            persist(lambda session: endings.hold(session, work.claim, ending))
+        else:
+            persist(lambda session: endings.crash(session, work.claim, ending, settings().max_crashes))
 
 
 class Supervisor:
@@ -77,10 +108,15 @@ class Supervisor:
         self._folder = settings().checkpoints / str(work.claim.run_id)
         self._work = self._folder / f"attempt-{work.claim.fence}"
         self._work.mkdir(parents=True, exist_ok=True)
+        self._spool = Spool(self._work / "spool")
+        self._position = Position(self._work / "position")
+        self._watch = Watch(self._position.read)
+        self._steps: list[Steps] = []
         self._progress: dict[str, Any] = {"phase": "starting"}
         self._provenance: dict[str, Any] | None = None
         self._last_word: dict[str, Any] | None = None
         self._beaten = 0.0
+        self._stored = 0.0
         self._stopping = False
         self._child = self._start(work, threads)
 
@@ -96,7 +132,9 @@ class Supervisor:
                 if event:
                     self._hear(event)
                 self._beat()
+                self._store()
                 self._obey()
+                self._watch.look(self._child)
         except BaseException:
             self._child.kill()
             raise
@@ -115,43 +153,57 @@ class Supervisor:
             "archive": str(artifacts.locate(work.dataset_artifact)),
             "weights": str(artifacts.locate(work.weights)) if work.weights else None,
             "images": str(artifacts.locate(work.images)) if work.images else None,
-            "checkpoint": self._checkpoint(work),
+            "checkpoint": resumption.checkpoint(self.claim, work.checkpoint, self._folder),
             "cache": str(settings().cache),
             "work": str(self._work),
+            "position": str(self._work / "position"),
             "threads": threads,
         }
-
-    def _checkpoint(self, work: Work) -> str | None:
-        """The checkpoint to go on from; one that does not verify is given up and training begins again."""
-        if work.checkpoint is None:
-            return None
-        path = Path(work.checkpoint["path"])
-        if path.is_file() and artifacts.sha256_of(path) == work.checkpoint["sha256"]:
-            return str(path)
-        log.warning("run %s: checkpoint %s is gone or damaged; training begins again", self.claim.run_id, path)
-        persist(lambda session: queue.forget_checkpoint(session, self.claim))
-        return None
 
     def _hear(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
         if kind == "progress":
             self._progress = event
+        elif kind == "steps":
+            self._steps.append(Steps(event["epoch"], event["first"], tuple(event["losses"])))
         elif kind == "epoch":
-            record = EpochRecord(**event["record"])
-            persist(lambda session: queue.record_epoch(session, self.claim, record, event["checkpoint"]))
-            self._prune(event["checkpoint"]["path"])
+            steps, self._steps = self._steps, []
+            self._spool.add(steps, [Finished(EpochRecord(**event["record"]), event["checkpoint"])])
+            self._stored = 0.0
         elif kind == "provenance":
             self._provenance = event["values"]
         else:
             self._last_word = {"kind": kind, **event}
 
-    def _prune(self, committed: str) -> None:
-        """Delete every checkpoint older than the committed one, of this attempt and of earlier ones.
+    def _store(self) -> None:
+        """Hand in what is spooled, if it is time; during an outage it waits and training goes on."""
+        now = time.monotonic()
+        if now - self._stored < settings().heartbeat_s:
+            return
+        self._stored = now
+        if self._steps:
+            steps, self._steps = self._steps, []
+            self._spool.add(steps, [])
+        try:
+            self._spool.deliver(self._record)
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            log.warning("run %s: the database is away; what the trainer yields is spooled", self.claim.run_id)
+
+    def _record(self, batch: Batch) -> None:
+        with transaction() as session:
+            batches.record(session, self.claim, batch)
+        if batch.epochs:
+            self._prune(batch.epochs[-1].checkpoint["epoch"])
+
+    def _prune(self, committed: int) -> None:
+        """Delete every checkpoint older than the one before the committed one, of this attempt and of earlier ones.
 
         The trainer may not do it: while the database is away it is epochs ahead of what is committed.
         """
         for path in self._folder.glob("*/checkpoints/epoch-*.npz"):
-            if path.name < Path(committed).name:
+            if path.name < f"epoch-{committed - 1:05d}.npz":
                 path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
@@ -178,18 +230,23 @@ class Supervisor:
 
     def _conclude(self) -> None:
         status = self._child.kill()
+        insist(lambda: self._spool.deliver(self._record))
         word = self._last_word or {}
-        if word.get("kind") == "result" and status == 0:
+        kind, told = word.get("kind"), str(word.get("message", ""))
+        if kind == "result" and status == 0:
             return self._finish(word, self._ending(status, None))
-        if word.get("kind") == "failed":
-            return self._end(
-                lambda s: queue.fail(s, self.claim, word["reason"], self._ending(status, word["message"]))
-            )
+        if kind == "failed":
+            return self._end(lambda s: endings.fail(s, self.claim, word["reason"], self._ending(status, told)))
         if self._stopping:
-            return self._end(lambda s: queue.release(s, self.claim, self._ending(status, "asked to stop")))
-        message = word.get("message") or f"{_died(status)}\n{self._child.tail()}".strip()
-        log.warning("run %s: the trainer crashed: %s", self.claim.run_id, message)
-        return self._end(lambda s: queue.crash(s, self.claim, self._ending(status, message), settings().max_crashes))
+            return self._end(lambda s: endings.release(s, self.claim, self._ending(status, "asked to stop")))
+        if kind == "disk-full":
+            return self._end(lambda s: endings.hold(s, self.claim, self._ending(status, told, kind)))
+        reason = self._watch.reason(status)
+        message = self._watch.told(status) if self._watch.stalled else told or self._watch.told(status)
+        message = f"{message}\n{self._child.tail()}".strip() if not told else message
+        log.warning("run %s: the trainer crashed (%s): %s", self.claim.run_id, reason, message)
+        ending = replace(self._ending(status, message, reason), died_at=self._position.place())
+        return self._end(lambda s: endings.crash(s, self.claim, ending, settings().max_crashes))
 
     def _finish(self, word: dict[str, Any], ending: Ending) -> None:
         rows = [SliceScore(*values) for values in word["scores"]]
@@ -211,8 +268,8 @@ class Supervisor:
         if done:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _ending(self, status: int, message: str | None) -> Ending:
-        return Ending(status, message, self._child.peak_memory_mb, self._provenance)
+    def _ending(self, status: int, message: str | None, reason: str | None = None) -> Ending:
+        return Ending(status, message, self._child.peak_memory_mb, self._provenance, reason)
 
 
 def _demand_every_slice(spec: dict[str, Any], manifest: dict[str, Any], rows: Sequence[SliceScore]) -> None:
@@ -226,10 +283,6 @@ def _demand_every_slice(spec: dict[str, Any], manifest: dict[str, Any], rows: Se
     )
     if sorted((row.part, row.scan, row.slice) for row in rows) != wanted:
         raise RuntimeError(f"{len(rows)} scores came, not one for each of {len(wanted)} evaluated slices")
-
-
-def _died(status: int) -> str:
-    return f"the trainer was killed by signal {-status}" if status < 0 else f"the trainer ended with status {status}"
 
 
 def worker_name() -> str:

@@ -32,12 +32,20 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
         settings()
     except InputError as error:
         raise click.UsageError(str(error)) from None
+    from celery.signals import worker_ready
+
     from worker.app import make_app
+    from worker.here import Here
 
     chosen = threads or max(1, (os.cpu_count() or 1) // slots)
     words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
     words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
-    make_app(chosen).worker_main(["worker", *words])
+    here = Here(slots, chosen)
+    worker_ready.connect(lambda **_: here.start(), weak=False)
+    try:
+        make_app(chosen).worker_main(["worker", *words])
+    finally:
+        here.stop()
 
 
 if __name__ == "__main__":

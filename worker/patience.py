@@ -22,11 +22,20 @@ def persist(write: Callable[[Session], Result]) -> Result:
     Raises:
         LeaseLost: the run is no longer ours.
     """
+
+    def once() -> Result:
+        with transaction() as session:
+            return write(session)
+
+    return insist(once)
+
+
+def insist(work: Callable[[], Result]) -> Result:
+    """Do ``work`` again and again while the database is away."""
     delay = 0.2
     while True:
         try:
-            with transaction() as session:
-                return write(session)
+            return work()
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise

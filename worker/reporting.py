@@ -3,10 +3,10 @@
 import traceback
 from collections.abc import Callable
 
-from liverseg_core.errors import InputError, Interrupted, TrainingFailed
+from liverseg_core.errors import DISK_FULL, InputError, Interrupted, TrainingFailed
 from liverseg_core.records import VALUES, ExperimentResult, LesionComponent, SliceScore
 
-DONE, CRASHED, FAILED, INTERRUPTED = 0, 1, 3, 4
+DONE, CRASHED, FAILED, INTERRUPTED, FULL = 0, 1, 3, 4, 5
 """Exit statuses of a trainer process, and of work done inside the worker."""
 
 
@@ -19,13 +19,16 @@ def report(tell: Callable[..., None], carry_out: Callable[[], ExperimentResult])
     except TrainingFailed as error:
         tell("failed", reason=error.reason, message=str(error))
         return FAILED
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            return _crashed(tell, error)
+        tell("disk-full", message=f"no space left: {error}")
+        return FULL
     except InputError as error:
         tell("failed", reason="bad-input", message=str(error))
         return FAILED
     except Exception as error:  # the edge: the supervisor counts it as a crash and shows this text
-        traceback.print_exc()
-        tell("crashed", message=f"{type(error).__name__}: {error}")
-        return CRASHED
+        return _crashed(tell, error)
     tell(
         "result",
         scores=[*map(VALUES[SliceScore], result.scores)],
@@ -34,3 +37,9 @@ def report(tell: Callable[..., None], carry_out: Callable[[], ExperimentResult])
         best_epoch=result.best_epoch,
     )
     return DONE
+
+
+def _crashed(tell: Callable[..., None], error: Exception) -> int:
+    traceback.print_exc()
+    tell("crashed", message=f"{type(error).__name__}: {error}")
+    return CRASHED

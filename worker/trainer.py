@@ -20,8 +20,9 @@ from typing import IO, Any
 from liverseg_core.data.cache import SliceCache, open_cache
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.origin import origin
-from liverseg_core.records import EpochRecord, ExperimentResult
+from liverseg_core.records import EpochRecord, ExperimentResult, Step
 from liverseg_core.spec import ExperimentSpec
+from worker.position import Position
 from worker.reporting import report
 
 EVENTS_FD = "LIVERSEG_EVENTS_FD"
@@ -35,6 +36,11 @@ class Reporter:
         self._pipe = pipe
         self._stop = threading.Event()
         self._told = 0.0
+        self._losses: list[float] = []
+        self._position: Position | None = None
+
+    def keep_position(self, position: Position) -> None:
+        self._position = position
 
     def tell(self, event: str, **fields: Any) -> None:
         self._pipe.write(json.dumps({"event": event, **fields}) + "\n")
@@ -44,28 +50,39 @@ class Reporter:
         self._stop.set()
 
     def phase(self, name: str) -> None:
+        if self._position:
+            self._position.phase(name)
         self.tell("progress", phase=name)
 
-    def step(self, epoch: int, step: int, steps: int, images_per_second: float, seconds_left: float) -> None:
+    def step(self, step: Step) -> None:
+        if self._position:
+            self._position.step(step.epoch, step.number)
+        self._losses.append(step.loss)
         now = time.monotonic()
-        if now - self._told >= STEP_EVERY_S:
+        if now - self._told >= STEP_EVERY_S or step.number == step.steps:
             self._told = now
-            rate, left = round(images_per_second, 1), round(seconds_left, 1)
-            self.tell(
-                "progress",
-                phase="training",
-                epoch=epoch,
-                step=step,
-                steps=steps,
-                images_per_second=rate,
-                seconds_left=left,
-            )
+            self._tell_step(step)
+
+    def _tell_step(self, step: Step) -> None:
+        first, self._losses, losses = step.number - len(self._losses) + 1, [], self._losses
+        self.tell("steps", epoch=step.epoch, first=first, losses=losses)
+        self.tell(
+            "progress",
+            phase="training",
+            epoch=step.epoch,
+            step=step.number,
+            steps=step.steps,
+            images_per_second=round(step.images_per_second, 1),
+            seconds_left=round(step.seconds_left, 1),
+        )
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
         kept = {"epoch": record.epoch, "path": str(checkpoint), "sha256": _sha256(checkpoint)}
         self.tell("epoch", record=dataclasses.asdict(record), checkpoint=kept)
 
     def should_stop(self) -> bool:
+        if self._position:
+            self._position.alive()
         return self._stop.is_set()
 
 
@@ -81,6 +98,7 @@ def main() -> int:
             return 0
         threading.Thread(target=_die_with_supervisor, daemon=True).start()
         job = json.loads(line)
+        reporter.keep_position(Position(Path(job["position"])))
         return report(reporter.tell, lambda: _carry_out(job, reporter))
 
 
@@ -90,7 +108,7 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     work = Path(job["work"])
     reporter.phase("loading")
     predicts = job["kind"] == "predict"  # on slices that come with it, not on those of a data set
-    cache = None if predicts else _cache(job, manifest, spec)
+    cache = None if predicts else _cache(job, manifest, spec, reporter)
     reporter.phase("building")
     from liverseg_core import backend, training  # here, because Keras takes seconds and a bad job need not wait
 
@@ -107,8 +125,11 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     return training.run_experiment(spec, manifest, cache, work, reporter, resume_from=resume)
 
 
-def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec) -> SliceCache:
-    return open_cache(Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]))
+def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec, reporter: Reporter) -> SliceCache:
+    def going_on(*_: int) -> None:
+        reporter.should_stop()  # told by the position; an asked-for end waits for the first step
+
+    return open_cache(Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]), going_on)
 
 
 def _die_with_supervisor() -> None:

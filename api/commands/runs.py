@@ -1,7 +1,7 @@
-"""The subcommands about runs: submit, runs, show, images, watch, cancel, requeue."""
+"""The subcommands about runs: submit, runs, show, images, watch, cancel, pause, resume, requeue, workers."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +237,40 @@ def watch_(run: Sequence[int], as_json: bool) -> None:
 @as_json_option
 def cancel(run: Sequence[int], as_json: bool) -> None:
     """Ask every RUN to end; exit 1 if one has ended already in another way."""
+    _ask(Client.cancel, run, as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
+def pause(run: Sequence[int], as_json: bool) -> None:
+    """Ask every RUN to wait at its last checkpoint; exit 1 if one cannot."""
+    _ask(Client.pause, run, as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
+def resume(run: Sequence[int], as_json: bool) -> None:
+    """Queue every paused RUN again; each goes on from its checkpoint."""
+    _ask(Client.resume, run, as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
+def requeue(run: Sequence[int], as_json: bool) -> None:
+    """Give every dead RUN a new set of attempts."""
+    _ask(Client.requeue, run, as_json)
+
+
+def _ask(move: Callable[[Client, int], Json], runs: Sequence[int], as_json: bool) -> None:
+    """Ask it of each run, then tell what became of each; the last refusal is the command's."""
     answers, refusals = [], []
     with connect() as client:
-        for one in run:
+        for one in runs:
             try:
-                answers.append(client.cancel(one))
+                answers.append(move(client, one))
             except ApiError as error:
                 refusals.append(error)
     _tell_moved(answers, as_json)
@@ -252,12 +281,15 @@ def cancel(run: Sequence[int], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=RUN)
 @as_json_option
-def requeue(run: int, as_json: bool) -> None:
-    """Give the dead RUN a new set of attempts."""
+def workers(as_json: bool) -> None:
+    """Who works: worker processes, their pools and slots, and when they were last seen."""
     with connect() as client:
-        _tell_moved([client.requeue(run)], as_json)
+        found = client.workers()
+    if as_json:
+        show.print_json({"workers": found})
+        return
+    show.print_sheet(show.workers_sheet(found))
 
 
 def _tell_moved(answers: list[Json], as_json: bool) -> None:
@@ -268,4 +300,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, runs, show_, images, watch_, cancel, requeue]
+COMMANDS = [submit, runs, show_, images, watch_, cancel, pause, resume, requeue, workers]

@@ -1,4 +1,4 @@
-"""``liverseg up`` and ``liverseg demo``."""
+"""``liverseg up``, ``liverseg demo`` and ``liverseg verify``."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -50,4 +50,30 @@ def demo(data: Path | None, end: bool, epochs: int | None, port: int | None, tin
     show.demo(show.Wishes(data, end, epochs, port, tiny))
 
 
-COMMANDS = [up, demo]
+@click.command()
+@click.option("--files/--no-files", default=True, help="whether to read and hash every artifact")
+def verify(files: bool) -> None:
+    """Check every invariant over the live database, a line each; exit 1 if one is broken.
+
+    It reads the database of LIVERSEG_DATABASE_URL, or the bundled one of LIVERSEG_HOME, itself, not through the API,
+    and writes nothing.
+    """
+    from sqlalchemy.exc import OperationalError  # as above
+
+    from store.database import transaction
+    from store.verify import verify as check
+
+    try:
+        with transaction() as session:
+            found = check(session, files)
+    except OperationalError as error:
+        raise click.ClickException(f"the database cannot be reached: {error.orig}") from None
+    for one in found:
+        click.echo(str(one))
+    broken = sum(not one.holds for one in found)
+    if broken:
+        click.echo(f"{broken} of {len(found)} invariants are broken", err=True)
+        raise SystemExit(1)
+
+
+COMMANDS = [up, demo, verify]

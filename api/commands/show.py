@@ -204,6 +204,23 @@ def runs_sheet(runs: list[Json]) -> Sheet:
     )
 
 
+def workers_sheet(workers: list[Json]) -> Sheet:
+    rows = [
+        [
+            clean(one["name"]),
+            clean(one["pool"]),
+            f"{one['runs']} of {one['slots']}",
+            str(one["threads"]),
+            "draining" if one["draining"] else "there" if one["alive"] else "gone",
+            moment(one["seen_at"]),
+            one["version"],
+        ]
+        for one in workers
+    ]
+    headings = ["Worker", "Pool", "Slots in use", "Threads a run", "Standing", "Last seen", "Version"]
+    return Sheet(headings, rows, frozenset({"Threads a run"}))
+
+
 def plan_sheet(runs: list[Json]) -> Sheet:
     """A dry run: what would be trained, and what is there already."""
     rows = [

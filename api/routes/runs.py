@@ -24,11 +24,11 @@ from api.schemas import (
     RunList,
     RunOut,
     next_page,
-    waits,
 )
-from store import artifacts, queue, scores, views
+from store import artifacts, scores, views, wishes
 from store.database import transaction
 from store.models import Run
+from store.standing import standing
 from store.states import State
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -75,13 +75,25 @@ def detail(project: Project, run: RunId) -> RunDetail:
 @router.post("/{run}/cancel")
 def cancel(request: Request, run: RunId) -> RunOut:
     """Ask a run to end; asking twice is once."""
-    return change(request, run, queue.cancel)
+    return change(request, run, wishes.cancel)
+
+
+@router.post("/{run}/pause")
+def pause(request: Request, run: RunId) -> RunOut:
+    """Ask a run to wait at its last checkpoint until it is resumed; asking twice is once."""
+    return change(request, run, wishes.pause)
+
+
+@router.post("/{run}/resume")
+def resume(request: Request, run: RunId) -> RunOut:
+    """Queue a paused run again; it goes on from its checkpoint."""
+    return change(request, run, wishes.resume)
 
 
 @router.post("/{run}/requeue")
 def requeue(request: Request, run: RunId) -> RunOut:
     """Give a dead run a new set of attempts."""
-    return change(request, run, queue.requeue)
+    return change(request, run, wishes.requeue)
 
 
 @router.get("/{run}/epochs")
@@ -156,22 +168,23 @@ def known_run(session: Session, project: int, run: int) -> Run:
 def read_detail(session: Session, project: int, run: int) -> RunDetail:
     """The run with everything that happened to it, or a 404."""
     found = known_run(session, project, run)
-    queued = found.state == State.QUEUED
+    told = standing(session, found)
     detail = RunDetail.of(
         found,
         attempts=[AttemptOut.model_validate(one) for one in views.attempts(session, run)],
         events=[EventOut.model_validate(one) for one in views.events(session, run)],
         artifacts=[ArtifactOut.model_validate(one) for one in views.artifacts(session, views.source(found))],
-        waits=waits(found, views.ahead(session, found)) if queued else None,
+        waits=told.waits,
+        next=told.next,
     )
     assert isinstance(detail, RunDetail)
     return detail
 
 
-def change(request: Request, run: int, move: Callable[[Session, int, int], Run | None]) -> RunOut:
+def change(request: Request, run: int, move: Callable[[Session, int, int, str | None], Run | None]) -> RunOut:
     """Move a run in a transaction of its own; 404 where there is none, 409 where the move is not allowed."""
     with transaction() as session:
-        found = move(session, caller_of(request).project, run)
+        found = move(session, caller_of(request).project, run, request.state.actor)
         if found is None:
             raise not_found("run", run)
         session.flush()

@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 
 from api.commands.main import main
 from liverseg_core.data.manifest import Manifest
-from store import artifacts, queue, scores
+from store import artifacts, endings, presence, queue, scores
 from store.database import transaction
-from store.queue import Ending, Work
+from store.endings import Ending
+from store.queue import Work
 from store.settings import settings
 from tests import factories
 
@@ -152,7 +153,7 @@ def finished(submit: Callable[..., list[int]], claim: Callable[[], Work], tmp_pa
         wanted = [e for e in Manifest.from_json(work.manifest).slices if e.part != "train"]
         for epoch in (1, 2):
             with transaction() as session:
-                queue.record_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
+                factories.store_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
         with transaction() as session:
             made = [factories.slice_score(e.part, e.scan, e.slice, **score) for e in wanted]
             files = {kind: artifacts.put(file) for kind in ("log", "weights")}
@@ -168,7 +169,7 @@ def dead(submit: Callable[..., list[int]], claim: Callable[[], Work]) -> int:
     """A run whose only allowed attempt crashed."""
     (run,) = submit()
     with transaction() as session:
-        queue.crash(session, claim().claim, Ending(exit_code=-9, message="killed"), 1)
+        endings.crash(session, claim().claim, Ending(exit_code=-9, message="killed"), 1)
     return run
 
 
@@ -186,3 +187,11 @@ def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> C
         return result
 
     return run
+
+
+@pytest.fixture
+def worker_there(database: Path) -> None:
+    """A worker of the default pool that has just been seen."""
+    with transaction() as session:
+        one = presence.Presence("host-1:1", "host-1", "default", slots=1, threads=2, version="1.2.3")
+        presence.here(session, one)

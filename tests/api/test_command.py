@@ -14,11 +14,11 @@ from click.testing import CliRunner, Result
 
 from api.commands.main import main
 from liverseg_core.phantom import draw_phantom
-from store import queue, scores
+from store import endings, queue, scores
 from store.database import transaction
 from store.datasets import resolve
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending
 from store.settings import settings
 from tests import factories
 
@@ -53,7 +53,7 @@ def fail(run_id: int) -> None:
     with transaction() as session:
         work = queue.claim(session, "default", "test", "test", 60)
         assert work.claim.run_id == run_id
-        queue.fail(session, work.claim, "loss-not-finite", Ending(3, "the loss is NaN; lower the learning rate"))
+        endings.fail(session, work.claim, "loss-not-finite", Ending(3, "the loss is NaN; lower the learning rate"))
 
 
 def test_a_data_set_is_drawn_imported_and_shown(liverseg: Run, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_dry_run_submits_nothing(liverseg: Run, phantom: str, spec: Path) -> N
     assert liverseg("runs").stdout.splitlines() == ["Run  Name  State  Standing  Data set  Submitted  Took"]
 
 
-def test_submit_changes_the_spec(liverseg: Run, phantom: str, spec: Path) -> None:
+def test_submit_changes_the_spec(liverseg: Run, phantom: str, spec: Path, worker_there: None) -> None:
     words = ["--set", "training.learning_rate=5e-3", "--set", "data.shuffle=false", "--name", "first try"]
     assert liverseg("submit", spec, *words).stdout == "experiment 1: run 1\n"
     run = json.loads(liverseg("show", 1, "--json").stdout)
@@ -230,9 +230,9 @@ def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
     wanted = (
-        "cancel compare dataset demo figure images nnunet predict project references requeue rescore runs show study"
+        "cancel compare dataset demo figure images nnunet pause predict project references requeue rescore resume"
     )
-    wanted += " submit table token up watch weights"
+    wanted += " runs show study submit table token up verify watch weights workers"
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told
     fields = CliRunner().invoke(main, ["submit", "--help"]).output

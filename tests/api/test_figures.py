@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from liverseg_core.data.manifest import Manifest
-from store import artifacts, datasets, queue, scores
+from store import artifacts, datasets, scores
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending, Work
+from store.queue import Work
 from tests import factories
 from tests.api.test_pages import page
 
@@ -39,7 +40,7 @@ def run(submit: Callable[..., list[int]], claim: Callable[[], Work], tmp_path: P
     (tmp_path / "events").write_bytes(b"events")
     for epoch in (1, 2):
         with transaction() as session:
-            queue.record_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
+            factories.store_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
     with transaction() as session:
         made = [factories.slice_score(one.part, one.scan, one.slice) for one in evaluated]
         files = {

@@ -29,7 +29,9 @@ def test_an_empty_place_says_how_to_begin(web: httpx.Client):
     assert "liverseg dataset import" in page(web, "/datasets")
 
 
-def test_the_runs_page_shows_state_and_progress(web: httpx.Client, submit: Callable[..., list[int]]):
+def test_the_runs_page_shows_state_and_progress(
+    web: httpx.Client, submit: Callable[..., list[int]], worker_there: None
+):
     submit(spec={"name": "first"}, seeds=2)
     html = page(web, "/")
     assert rows(html)[1:] == [

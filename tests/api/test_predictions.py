@@ -16,10 +16,10 @@ from sqlalchemy import text
 
 from api.commands.main import main
 from liverseg_core.data.png import write_png
-from store import artifacts, queue, scores
+from store import artifacts, endings, queue, scores
 from store.database import transaction
+from store.endings import Ending
 from store.models import Run
-from store.queue import Ending
 from store.settings import settings
 from tests import processes
 
@@ -211,7 +211,7 @@ def test_the_command_tells_why_there_are_no_masks(
         processes.wait_for("the prediction to be queued", lambda: processes.get_run(run + 1) is not None)
         with transaction() as session:
             claim = queue.claim(session, "default", "host-1:1", "host-1", 60).claim
-            queue.fail(session, claim, "bad-input", Ending(3, "the weights do not fit"))
+            endings.fail(session, claim, "bad-input", Ending(3, "the weights do not fit"))
 
     worker = threading.Thread(target=work)
     worker.start()

@@ -3,10 +3,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
-from store import artifacts, queue
+from store import artifacts, endings, queue
 from store.database import transaction
-from store.queue import Work
+from store.endings import Ending
+from store.models import Run
+from store.queue import WORK_VERSION, Work
+from store.reasons import ADVICE
 
 Submit = Callable[..., list[int]]
 
@@ -31,7 +35,7 @@ def test_runs_are_filtered_and_paged(web: httpx.Client, submit: Submit):
     assert web.get("/v1/runs?limit=5").json()["next"] is None
 
 
-def test_a_queued_run_says_why_it_waits(web: httpx.Client, submit: Submit):
+def test_a_queued_run_says_why_it_waits(web: httpx.Client, submit: Submit, worker_there: None):
     submit(seeds=3)
     told = [web.get(f"/v1/runs/{run}").json()["waits"] for run in (1, 2, 3)]
     assert told == [
@@ -39,6 +43,94 @@ def test_a_queued_run_says_why_it_waits(web: httpx.Client, submit: Submit):
         "1 run ahead in pool default",
         "2 runs ahead in pool default",
     ]
+
+
+def test_a_run_that_nobody_can_take_says_so(web: httpx.Client, submit: Submit):
+    (run,) = submit()
+    gone = "no worker is there for pool default; start one with `liverseg-worker start`"
+    assert web.get(f"/v1/runs/{run}").json()["waits"] == gone
+
+
+def test_a_run_that_needs_a_newer_worker_waits_for_it(web: httpx.Client, submit: Submit, worker_there: None):
+    (run,) = submit()
+    with transaction() as session:
+        session.get_one(Run, run).needs = WORK_VERSION + 1
+        assert queue.claim(session, "default", "host-1:1", "host-1", 30) is None
+        assert queue.claimable(session, "default", 0) == 0
+    told = web.get(f"/v1/runs/{run}").json()["waits"]
+    assert told.startswith(f"no worker of work version {WORK_VERSION + 1} or newer is there for pool default")
+    with transaction() as session:
+        assert queue.claim(session, "default", "new:1", "new", 30, version=WORK_VERSION + 1).claim.run_id == run
+
+
+def test_pause_and_resume_twenty_times(web: httpx.Client, submit: Submit):
+    """Queued and running in turn; the run loses nothing and knows who asked."""
+    (run,) = submit()
+    for turn in range(20):
+        if turn % 2:
+            with transaction() as session:
+                held = queue.claim(session, "default", "w", "h", 30).claim
+            assert web.post(f"/v1/runs/{run}/pause").json()["state"] == "stopping"
+            assert web.post(f"/v1/runs/{run}/pause").json()["wish"] == "pause"  # twice is once
+            assert web.post(f"/v1/runs/{run}/resume").status_code == 409  # its worker has not let go yet
+            with transaction() as session:
+                endings.release(session, held, Ending())
+        else:
+            assert web.post(f"/v1/runs/{run}/pause").json()["state"] == "paused"
+        paused = web.get(f"/v1/runs/{run}").json()
+        assert (paused["state"], paused["waits"], paused["crashes"]) == ("paused", "somebody paused it", 0)
+        assert paused["next"] == "Resume it: it goes on from its start."
+        assert web.post(f"/v1/runs/{run}/resume").json()["state"] == "queued"
+    events = web.get(f"/v1/runs/{run}").json()["events"]
+    assert [(one["move"], one["actor"]) for one in events if one["move"] in ("pause", "resume")] == [
+        (move, "local") for _ in range(20) for move in ("pause", "resume")
+    ]
+
+
+def test_every_stop_says_why_and_what_next(web: httpx.Client, submit: Submit):
+    (run,) = submit()
+    place = {"phase": "training", "epoch": 2, "step": 7}
+    for crash in (1, 2):
+        with transaction() as session:
+            held = queue.claim(session, "default", "w", "h", 30).claim
+        if crash == 2:
+            told = web.get(f"/v1/runs/{run}").json()["next"]
+            assert told == (
+                "Should its worker die, it goes on from its start within a minute. "
+                "It has crashed once; 2 times more and it is dead."
+            )
+        with transaction() as session:
+            ending = Ending(-11, "SIGSEGV", reason="signal", died_at=place, peak_memory_mb=700)
+            endings.crash(session, held, ending, 3)
+    dead = web.get(f"/v1/runs/{run}").json()
+    assert (dead["state"], dead["reason"]) == ("dead", "crashes-at-the-same-step")  # the third would die there too
+    assert dead["next"] == ADVICE["crashes-at-the-same-step"]
+    assert [(one["reason"], one["died_at"], one["peak_memory_mb"]) for one in dead["attempts"]] == [
+        ("signal", place, 700)
+    ] * 2
+    assert web.post(f"/v1/runs/{run}/requeue").json()["state"] == "queued"
+
+
+def test_a_full_disk_pauses_with_the_reason(web: httpx.Client, submit: Submit):
+    (run,) = submit()
+    with transaction() as session:
+        held = queue.claim(session, "default", "w", "h", 30).claim
+        endings.hold(session, held, Ending(5, "no space left", reason="disk-full"))
+    paused = web.get(f"/v1/runs/{run}").json()
+    assert (paused["state"], paused["waits"]) == ("paused", "disk-full: no space left")
+    assert web.post(f"/v1/runs/{run}/resume").json()["reason"] is None
+
+
+def test_workers_are_listed_with_what_they_carry(web: httpx.Client, submit: Submit, worker_there: None):
+    submit()
+    with transaction() as session:
+        queue.claim(session, "default", "host-1:1", "host-1", 30)
+    (one,) = web.get("/v1/workers").json()["workers"]
+    assert (one["name"], one["alive"], one["runs"], one["slots"]) == ("host-1:1", True, 1, 1)
+    with transaction() as session:
+        session.execute(text("UPDATE workers SET seen_at = seen_at - interval '1 hour'"))
+    (one,) = web.get("/v1/workers").json()["workers"]
+    assert one["alive"] is False
 
 
 def test_a_finished_run_shows_everything(web: httpx.Client, finished: Callable[..., int]):

@@ -8,8 +8,9 @@ import httpx
 from liverseg_core.data.manifest import Manifest
 from store import scores
 from store.database import transaction
+from store.endings import Ending
 from store.models import Run
-from store.queue import Ending, Work
+from store.queue import Work
 from store.references import PREDICTORS
 from tests.factories import slice_score, tiny_spec
 

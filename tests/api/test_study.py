@@ -12,8 +12,8 @@ from liverseg_core.study import read_folder
 from store import queue, scores
 from store.database import transaction
 from store.datasets import resolve
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending
 from tests import factories
 
 Run = Callable[..., Result]
@@ -32,7 +32,7 @@ def succeed() -> int:
     with transaction() as session:
         work = queue.claim(session, "default", "host-1:1", "secret-host", 60)
         manifest = factories.Manifest.from_json(resolve(session, DEFAULT_PROJECT, "phantom").manifest)
-        queue.record_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
+        factories.store_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
         provenance = {"host": "secret-host", "liverseg": "0.1.0", "cores": "2"}
         ending = Ending(0, provenance=provenance)
         scores.finish(session, work.claim, factories.scores_for(manifest), {}, 1, ending)

@@ -20,7 +20,7 @@ from api.app import create_app
 from liverseg_core.data.manifest import Manifest
 from store import artifacts, datasets, projects, queue, scores, tokens
 from store.database import transaction
-from store.queue import Ending
+from store.endings import Ending
 from tests import factories
 from tests.api.test_predictions import SLICES
 from tests.conftest import forget_caches
@@ -76,7 +76,7 @@ OPERATIONS = operations()
 ADMIN = "projects and tokens"
 """Tag of what is about the whole installation."""
 
-COMMON = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/profiles"), ("GET", "/docs")}
+COMMON = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/profiles"), ("GET", "/docs"), ("GET", "/v1/workers")}
 """Tell everybody the same."""
 
 LISTINGS = {
@@ -180,7 +180,7 @@ def finish(run: int, folder: Path) -> None:
     np.savez_compressed(folder / "maps.npz", **maps)
     (folder / "weights.npz").write_bytes(b"weights")
     with transaction() as session:
-        queue.record_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
+        factories.store_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
     with transaction() as session:
         made = [factories.slice_score(one.part, one.scan, one.slice) for one in evaluated]
         files = {
@@ -224,11 +224,11 @@ def test_what_a_path_names_is_there_for_its_own_project(worlds: Worlds):
     found = {}
     for one in of_sort("path"):
         found[f"{one.method} {one.path}"] = ask(worlds.a, one, worlds.fill(one)).status_code
-    # The run has ended, so that it can neither be cancelled nor requeued; slices of 32 pixels are too small to check.
+    # The run has ended, so that it can be moved no more; slices of 32 pixels are too small to check.
     expected = dict.fromkeys(found, 200)
     expected["POST /v1/runs/{run}/predictions"] = 201
     expected["POST /v1/datasets/{name}/check"] = expected["POST /datasets/{name}/check"] = 422
-    for move in ("cancel", "requeue"):
+    for move in ("cancel", "pause", "resume", "requeue"):
         expected[f"POST /v1/runs/{{run}}/{move}"] = expected[f"POST /runs/{{run}}/{move}"] = 409
     assert found == expected
 

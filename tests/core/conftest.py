@@ -12,7 +12,7 @@ from liverseg_core.data.archive import pack_folder, read_archive
 from liverseg_core.data.cache import SliceCache, open_cache
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.phantom import draw_phantom
-from liverseg_core.records import EpochRecord
+from liverseg_core.records import EpochRecord, Step
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -30,8 +30,8 @@ class Listener:
     def phase(self, name: str) -> None:
         self.phases.append(name)
 
-    def step(self, epoch: int, step: int, steps: int, images_per_second: float, seconds_left: float) -> None:
-        self.steps.append((epoch, step, steps, images_per_second, seconds_left))
+    def step(self, step: Step) -> None:
+        self.steps.append((step.epoch, step.number, step.steps, step.images_per_second, step.seconds_left))
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
         assert checkpoint.is_file()

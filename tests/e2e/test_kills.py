@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from store import bundled, experiments, queue, views
+from store import bundled, experiments, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Dataset
 from store.upkeep import Upkeep
+from store.verify import verify
 from tests import factories, processes
 from tests.conftest import SERVERS, broker_client
 
@@ -45,6 +46,7 @@ def assert_succeeded_once(run_id: int, dataset: Dataset, log: Path, epochs: int 
         assert [epoch.epoch for epoch in views.epochs(session, run_id)] == list(range(1, epochs + 1))
         moves = [event.move for event in views.events(session, run_id)]
         outcomes = [attempt.outcome for attempt in views.attempts(session, run_id)]
+        assert [str(one) for one in verify(session) if not one.holds] == []
     assert moves.count("succeed") == 1
     assert outcomes.count("succeeded") == 1
     return outcomes
@@ -112,22 +114,26 @@ def test_cancel_ends_a_running_run(dataset: Dataset, tmp_path: Path, upkeep: Upk
     with processes.worker(log) as worker:
         processes.wait_for_epoch(run_id, 1)
         with transaction() as session:
-            queue.cancel(session, DEFAULT_PROJECT, run_id)
+            wishes.cancel(session, DEFAULT_PROJECT, run_id)
         assert processes.wait_for_end(run_id, timeout=20).state == "cancelled"
         assert processes.trainers(worker) == []
 
 
-def test_a_damaged_checkpoint_means_beginning_again(dataset: Dataset, tmp_path: Path, upkeep: Upkeep) -> None:
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_checkpoint_is_passed_over(dataset: Dataset, tmp_path: Path, upkeep: Upkeep, damaged: int) -> None:
+    """One damaged: the one before it is taken; both: training begins again."""
     run_id, log = submit(), tmp_path / "worker.log"
     with processes.worker(log):
         processes.wait_for_epoch(run_id, 2)
-    checkpoint = Path(processes.get_run(run_id).checkpoint["path"])
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    kept = processes.get_run(run_id).checkpoint
+    for one in (kept, kept["before"])[:damaged]:
+        path = Path(one["path"])
+        path.write_bytes(path.read_bytes()[:-100])
     with processes.worker(log):
         assert_succeeded_once(run_id, dataset, log)
     with transaction() as session:
         archived = session.scalar(
             text("SELECT count(*) FROM epochs WHERE run_id = :run AND archived_at IS NOT NULL"), {"run": run_id}
         )
-        assert archived >= 2
-        assert views.attempts(session, run_id)[-1].resumed_from == 0
+        assert archived == (1 if damaged == 1 else kept["epoch"])
+        assert views.attempts(session, run_id)[-1].resumed_from == (kept["epoch"] - 1 if damaged == 1 else 0)

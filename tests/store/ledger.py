@@ -10,8 +10,9 @@ from liverseg_core.data.manifest import Manifest, SliceEntry, in_order
 from liverseg_core.records import SliceScore
 from store import datasets, experiments, queue, scores, views
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Dataset, Run
-from store.queue import Claim, Ending, Work
+from store.queue import Claim, Work
 from tests import factories
 
 LEASE_S = 30.0

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from liverseg_core import metrics
-from store import comparison
+from store import batches, comparison, endings
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
 from tests import factories
 from tests.store import ledger
@@ -176,13 +177,13 @@ def test_epochs_that_were_archived_do_not_count():
     held = ledger.claimed()
     with transaction() as session:
         for epoch in (1, 2, 3):
-            ledger.queue.record_epoch(session, held, factories.epoch_record(epoch), ledger.CHECKPOINT)
+            factories.store_epoch(session, held, factories.epoch_record(epoch), ledger.CHECKPOINT)
     with transaction() as session:
-        ledger.queue.release(session, held, ledger.Ending())
+        endings.release(session, held, Ending())
     again = ledger.claim().claim
     with transaction() as session:
-        ledger.queue.forget_checkpoint(session, again)
-        ledger.queue.record_epoch(session, again, factories.epoch_record(1), ledger.CHECKPOINT)
+        batches.fall_back(session, again)
+        factories.store_epoch(session, again, factories.epoch_record(1), ledger.CHECKPOINT)
     ledger.finish(again)
     assert only(held.run_id).epochs == 1
 

@@ -3,10 +3,12 @@
 import pytest
 from sqlalchemy import text
 
-from store import experiments, queue, scores, views
+from store import batches, endings, experiments, queue, scores, views, wishes
+from store.batches import Batch, Finished, Steps
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Run
-from store.queue import Claim, Ending, LeaseLost
+from store.queue import Claim, LeaseLost
 from store.states import IllegalMove, Outcome, State
 from tests import factories
 from tests.store import ledger
@@ -81,7 +83,7 @@ def test_claim_gives_what_a_worker_needs(phantom):
 
 def test_the_first_start_is_kept_and_the_fence_rises():
     (run,) = ledger.submit()
-    write(queue.release, ledger.claim().claim, Ending())
+    write(endings.release, ledger.claim().claim, Ending())
     first_start = ledger.run(run).started_at
     assert ledger.claim().claim.fence == 2
     assert ledger.run(run).started_at == first_start
@@ -89,9 +91,9 @@ def test_the_first_start_is_kept_and_the_fence_rises():
 
 def test_an_attempt_knows_where_it_resumes():
     held = ledger.claimed()
-    write(queue.record_epoch, held, factories.epoch_record(1), ledger.CHECKPOINT)
-    write(queue.release, held, Ending())
-    assert ledger.claim().checkpoint == ledger.CHECKPOINT
+    write(factories.store_epoch, held, factories.epoch_record(1), ledger.CHECKPOINT)
+    write(endings.release, held, Ending())
+    assert ledger.claim().checkpoint == ledger.CHECKPOINT | {"before": None}
     assert ledger.rows("SELECT number, resumed_from FROM attempts ORDER BY 1") == [(1, 0), (2, 1)]
 
 
@@ -99,11 +101,12 @@ def test_an_attempt_knows_where_it_resumes():
 
 WRITES = {
     "heartbeat": lambda s, c: queue.heartbeat(s, c, 30, {"phase": "training"}),
-    "record_epoch": lambda s, c: queue.record_epoch(s, c, factories.epoch_record(2), ledger.CHECKPOINT),
-    "forget_checkpoint": queue.forget_checkpoint,
-    "fail": lambda s, c: queue.fail(s, c, "loss-not-finite", Ending(1, "NaN")),
-    "release": lambda s, c: queue.release(s, c, Ending(0)),
-    "crash": lambda s, c: queue.crash(s, c, Ending(-9), 3),
+    "record_epoch": lambda s, c: factories.store_epoch(s, c, factories.epoch_record(2), ledger.CHECKPOINT),
+    "fall_back": batches.fall_back,
+    "hold": lambda s, c: endings.hold(s, c, Ending(5, reason="disk-full")),
+    "fail": lambda s, c: endings.fail(s, c, "loss-not-finite", Ending(1, "NaN")),
+    "release": lambda s, c: endings.release(s, c, Ending(0)),
+    "crash": lambda s, c: endings.crash(s, c, Ending(-9), 3),
     "finish": lambda s, c: scores.finish(s, c, [factories.slice_score()], {}, 1, Ending(0)),
 }
 
@@ -112,8 +115,8 @@ WRITES = {
 def reclaimed():
     """A claim that was lost: its run was taken back and claimed by another worker."""
     old = ledger.claimed()
-    write(queue.record_epoch, old, factories.epoch_record(1), ledger.CHECKPOINT)
-    write(queue.crash, old, Ending(-9), 3)
+    write(factories.store_epoch, old, factories.epoch_record(1), ledger.CHECKPOINT)
+    write(endings.crash, old, Ending(-9), 3)
     new = ledger.claim(worker="another").claim
     assert new == Claim(old.run_id, old.fence + 1)
     return old
@@ -163,7 +166,7 @@ def test_heartbeat_renews_the_lease_and_keeps_the_last_progress():
 
 def test_heartbeat_tells_of_a_cancel():
     held = ledger.claimed()
-    write(queue.cancel, DEFAULT_PROJECT, held.run_id)
+    write(wishes.cancel, DEFAULT_PROJECT, held.run_id)
     assert write(queue.heartbeat, held, 30) == State.STOPPING
 
 
@@ -179,7 +182,7 @@ def test_an_owner_may_come_back_while_nobody_has_taken_its_run():
 
 def test_fail_says_why():
     held = ledger.claimed()
-    write(queue.fail, held, "loss-not-finite", Ending(3, "epoch 2: the loss is NaN", 512, {"keras": "3.15"}))
+    write(endings.fail, held, "loss-not-finite", Ending(3, "epoch 2: the loss is NaN", 512, {"keras": "3.15"}))
     run = ledger.run(held.run_id)
     assert (run.state, run.reason, run.message) == ("failed", "loss-not-finite", "epoch 2: the loss is NaN")
     assert (run.lease_until, run.progress) == (None, None)
@@ -191,7 +194,7 @@ def test_fail_says_why():
 def test_release_burns_nothing_and_announces_again():
     held = ledger.claimed()
     for _ in range(5):  # more often than a run may crash
-        write(queue.release, held, Ending(0, "asked to stop"))
+        write(endings.release, held, Ending(0, "asked to stop"))
         held = ledger.claim().claim
     run = ledger.run(held.run_id)
     assert (run.state, run.crashes, run.fence, run.finished_at) == ("running", 0, 6, None)
@@ -201,11 +204,11 @@ def test_release_burns_nothing_and_announces_again():
 
 def test_crashes_up_to_the_limit_then_dead_then_requeued():
     held = ledger.claimed()
-    write(queue.crash, held, Ending(-9, "killed"), 3)
+    write(endings.crash, held, Ending(-9, "killed"), 3)
     assert ledger.run(held.run_id).state == "queued"
-    write(queue.crash, ledger.claim().claim, Ending(-11, "segmentation fault"), 3)
+    write(endings.crash, ledger.claim().claim, Ending(-11, "segmentation fault"), 3)
     assert (ledger.run(held.run_id).state, ledger.run(held.run_id).crashes) == ("queued", 2)
-    write(queue.crash, ledger.claim().claim, Ending(-9, "killed again"), 3)
+    write(endings.crash, ledger.claim().claim, Ending(-9, "killed again"), 3)
     dead = ledger.run(held.run_id)
     assert (dead.state, dead.crashes, dead.reason) == ("dead", 3, "crashed-too-often")
     assert "3 attempts" in dead.message
@@ -213,12 +216,12 @@ def test_crashes_up_to_the_limit_then_dead_then_requeued():
     assert dead.finished_at is not None
     assert ledger.claim() is None
 
-    back = write(queue.requeue, DEFAULT_PROJECT, held.run_id)
+    back = write(wishes.requeue, DEFAULT_PROJECT, held.run_id)
     assert (back.state, back.crashes, back.reason, back.message) == ("queued", 0, None, None)
     assert back.finished_at is None
     again = ledger.claim().claim
     assert again.fence == 4  # still only rises
-    write(queue.crash, again, Ending(-9), 3)
+    write(endings.crash, again, Ending(-9), 3)
     assert ledger.run(held.run_id).state == "queued"
     assert moves(held.run_id)[-4:] == ["poison", "requeue", "claim", "crash"]
 
@@ -226,7 +229,7 @@ def test_crashes_up_to_the_limit_then_dead_then_requeued():
 @pytest.mark.parametrize("end", ["fail", "release", "crash", "finish"])
 def test_a_cancel_that_came_first_wins(end):
     held = ledger.claimed()
-    write(queue.cancel, DEFAULT_PROJECT, held.run_id)
+    write(wishes.cancel, DEFAULT_PROJECT, held.run_id)
     write(WRITES[end], held)
     run = ledger.run(held.run_id)
     assert (run.state, run.crashes, run.reason, run.best_epoch) == ("cancelled", 0, None, None)
@@ -243,18 +246,15 @@ def in_state(state):
     if state == State.QUEUED:
         return ledger.submit()[0]
     held = ledger.claimed()
-    endings = {
-        State.SUCCEEDED: "finish",
-        State.FAILED: "fail",
-    }
-    if state in endings:
-        write(WRITES[endings[state]], held)
+    ends = {State.SUCCEEDED: "finish", State.FAILED: "fail", State.PAUSED: "hold"}
+    if state in ends:
+        write(WRITES[ends[state]], held)
     if state == State.DEAD:
-        write(queue.crash, held, Ending(-9), 1)
+        write(endings.crash, held, Ending(-9), 1)
     if state in (State.STOPPING, State.CANCELLED):
-        write(queue.cancel, DEFAULT_PROJECT, held.run_id)
+        write(wishes.cancel, DEFAULT_PROJECT, held.run_id)
     if state == State.CANCELLED:
-        write(queue.release, held, Ending())
+        write(endings.release, held, Ending())
     assert ledger.run(held.run_id).state == state
     return held.run_id
 
@@ -265,9 +265,9 @@ def in_state(state):
 )
 def test_cancel_twice_is_cancel_once(state, reached):
     run_id = in_state(State(state))
-    assert write(queue.cancel, DEFAULT_PROJECT, run_id).state == reached
+    assert write(wishes.cancel, DEFAULT_PROJECT, run_id).state == reached
     before = ledger.everything()
-    assert write(queue.cancel, DEFAULT_PROJECT, run_id).state == reached
+    assert write(wishes.cancel, DEFAULT_PROJECT, run_id).state == reached
     assert ledger.everything() == before
 
 
@@ -276,7 +276,7 @@ def test_an_ended_run_cannot_be_cancelled(state):
     run_id = in_state(State(state))
     before = ledger.everything()
     with pytest.raises(IllegalMove):
-        write(queue.cancel, DEFAULT_PROJECT, run_id)
+        write(wishes.cancel, DEFAULT_PROJECT, run_id)
     assert ledger.everything() == before
 
 
@@ -285,13 +285,13 @@ def test_only_a_dead_run_is_requeued(state):
     run_id = in_state(state)
     before = ledger.everything()
     with transaction() as session, pytest.raises(IllegalMove):
-        queue.requeue(session, DEFAULT_PROJECT, run_id)
+        wishes.requeue(session, DEFAULT_PROJECT, run_id)
     assert ledger.everything() == before  # although the transaction was committed
 
 
 def test_a_cancelled_queued_run_is_not_claimed():
     (run,) = ledger.submit()
-    cancelled = write(queue.cancel, DEFAULT_PROJECT, run)
+    cancelled = write(wishes.cancel, DEFAULT_PROJECT, run)
     assert cancelled.finished_at is not None  # readable after the transaction
     assert ledger.claim() is None
 
@@ -299,8 +299,8 @@ def test_a_cancelled_queued_run_is_not_claimed():
 def test_another_projects_run_is_none():
     (run,) = ledger.submit()
     other = ledger.second_project()
-    assert write(queue.cancel, other, run) is None
-    assert write(queue.requeue, other, run) is None
+    assert write(wishes.cancel, other, run) is None
+    assert write(wishes.requeue, other, run) is None
     assert ledger.run(run).state == "queued"
 
 
@@ -311,25 +311,28 @@ def test_a_session_that_saw_an_older_state_still_moves_from_the_true_one():
         assert seen.state == "running"
         ledger.finish(held)
         with pytest.raises(IllegalMove):
-            queue.cancel(session, DEFAULT_PROJECT, held.run_id)
+            wishes.cancel(session, DEFAULT_PROJECT, held.run_id)
     assert ledger.run(held.run_id).state == "succeeded"
 
 
 # --- epochs and checkpoints ------------------------------------------------------------------------------------
 
 
-def test_record_epoch_twice_is_once():
+def test_a_batch_that_is_sent_twice_is_stored_once():
     held = ledger.claimed()
-    for _ in range(2):  # the first commit's reply was lost
-        write(queue.record_epoch, held, factories.epoch_record(1, loss=0.25), ledger.CHECKPOINT)
+    batch = Batch(7, [Steps(1, 1, (0.5, 0.25))], [Finished(factories.epoch_record(1, loss=0.25), ledger.CHECKPOINT)])
+    # The first commit's reply was lost, so the worker sends it again.
+    assert [write(batches.record, held, batch) for _ in range(2)] == [True, False]
     assert ledger.rows("SELECT run_id, attempt, epoch, loss FROM epochs") == [(held.run_id, 1, 1, 0.25)]
-    assert ledger.run(held.run_id).checkpoint == ledger.CHECKPOINT
+    assert ledger.rows("SELECT attempt, epoch, first, losses FROM step_losses") == [(1, 1, 1, [0.5, 0.25])]
+    assert ledger.run(held.run_id).checkpoint == ledger.CHECKPOINT | {"before": None}
+    assert ledger.rows("SELECT run_id, attempt, batch FROM receipts") == [(held.run_id, 1, 7)]
 
 
 def test_an_epoch_and_its_checkpoint_are_stored_together_or_not_at_all():
     held = ledger.claimed()
     with pytest.raises(ZeroDivisionError), transaction() as session:  # noqa: PT012 - the block is the subject
-        queue.record_epoch(session, held, factories.epoch_record(1), ledger.CHECKPOINT)
+        factories.store_epoch(session, held, factories.epoch_record(1), ledger.CHECKPOINT)
         raise ZeroDivisionError
     assert ledger.run(held.run_id).checkpoint is None
     assert ledger.rows("SELECT count(*) FROM epochs") == [(0,)]
@@ -337,28 +340,56 @@ def test_an_epoch_and_its_checkpoint_are_stored_together_or_not_at_all():
 
 def test_a_resumed_attempt_goes_on_where_the_last_one_ended():
     held = ledger.claimed()
-    write(queue.record_epoch, held, factories.epoch_record(1), ledger.CHECKPOINT)
-    write(queue.crash, held, Ending(-9), 3)
+    write(factories.store_epoch, held, factories.epoch_record(1), ledger.CHECKPOINT)
+    write(endings.crash, held, Ending(-9), 3)
     again = ledger.claim().claim
-    write(queue.record_epoch, again, factories.epoch_record(2), ledger.CHECKPOINT | {"epoch": 2})
+    write(factories.store_epoch, again, factories.epoch_record(2), ledger.CHECKPOINT | {"epoch": 2})
     with transaction() as session:
         assert [(one.epoch, one.attempt) for one in views.epochs(session, held.run_id)] == [(1, 1), (2, 2)]
 
 
-def test_forget_checkpoint_archives_and_begins_again():
+def reclaimed_after(epochs):
+    """A run that crashed after so many epochs, each with its checkpoint, and that is claimed again."""
     held = ledger.claimed()
-    for epoch in (1, 2):
-        write(queue.record_epoch, held, factories.epoch_record(epoch, loss=0.9), ledger.CHECKPOINT)
-    write(queue.crash, held, Ending(-9), 3)
-    again = ledger.claim().claim
-    write(queue.forget_checkpoint, again)
-    assert ledger.run(held.run_id).checkpoint is None
+    for epoch in range(1, epochs + 1):
+        kept = ledger.CHECKPOINT | {"epoch": epoch, "path": f"/nowhere/{epoch}.npz"}
+        write(factories.store_epoch, held, factories.epoch_record(epoch, loss=0.9), kept)
+    write(endings.crash, held, Ending(-9), 3)
+    return ledger.claim().claim
+
+
+def live_and_archived():
+    query = "SELECT attempt, epoch FROM epochs WHERE archived_at IS {} NULL ORDER BY epoch"
+    return ledger.rows(query.format("")), ledger.rows(query.format("NOT"))
+
+
+def test_falling_back_goes_to_the_checkpoint_before_and_archives_what_followed_it():
+    again = reclaimed_after(epochs=3)
+    assert ledger.run(again.run_id).checkpoint["before"]["epoch"] == 2
+    assert write(batches.fall_back, again)["path"] == "/nowhere/2.npz"
+    assert ledger.rows("SELECT resumed_from FROM attempts WHERE number = 2") == [(2,)]
+    assert live_and_archived() == ([(1, 1), (1, 2)], [(1, 3)])
+    write(factories.store_epoch, again, factories.epoch_record(3, loss=0.5), ledger.CHECKPOINT | {"epoch": 3})
+    assert live_and_archived() == ([(1, 1), (1, 2), (2, 3)], [(1, 3)])
+
+
+def test_falling_back_twice_begins_again():
+    again = reclaimed_after(epochs=3)
+    write(batches.fall_back, again)
+    assert write(batches.fall_back, again) is None
+    assert ledger.run(again.run_id).checkpoint is None
     assert ledger.rows("SELECT resumed_from FROM attempts WHERE number = 2") == [(0,)]
-    write(queue.record_epoch, again, factories.epoch_record(1, loss=0.5), ledger.CHECKPOINT)
-    with transaction() as session:
-        assert [(one.attempt, one.loss) for one in views.epochs(session, held.run_id)] == [(2, 0.5)]
-    archived = ledger.rows("SELECT attempt, epoch FROM epochs WHERE archived_at IS NOT NULL ORDER BY epoch")
-    assert archived == [(1, 1), (1, 2)]
+    assert live_and_archived() == ([], [(1, 1), (1, 2), (1, 3)])
+
+
+def test_steps_past_the_checkpoint_are_archived_at_the_next_claim():
+    held = ledger.claimed()
+    write(factories.store_epoch, held, factories.epoch_record(1), ledger.CHECKPOINT)
+    write(batches.record, held, Batch(2, [Steps(1, 1, (0.5,)), Steps(2, 1, (0.4, 0.3))]))
+    write(endings.crash, held, Ending(-9), 3)
+    ledger.claim()
+    rows = ledger.rows("SELECT epoch, first, losses, archived_at IS NULL FROM step_losses ORDER BY epoch")
+    assert rows == [(1, 1, [0.5], True), (2, 1, [0.4, 0.3], False)]
 
 
 # --- reap ------------------------------------------------------------------------------------------------------
@@ -369,7 +400,7 @@ def expire(run_id):
 
 
 def reap(lease_s=0.0, max_crashes=3):
-    return write(queue.reap, lease_s, max_crashes)
+    return write(endings.reap, lease_s, max_crashes)
 
 
 def test_reap_takes_only_what_has_run_out():
@@ -391,7 +422,7 @@ def test_reap_counts_towards_dead():
 
 def test_reap_ends_a_cancelled_run_whose_worker_is_gone():
     held = ledger.claimed()
-    write(queue.cancel, DEFAULT_PROJECT, held.run_id)
+    write(wishes.cancel, DEFAULT_PROJECT, held.run_id)
     expire(held.run_id)
     assert reap() == [held.run_id]
     assert (ledger.run(held.run_id).state, ledger.run(held.run_id).crashes) == ("cancelled", 0)

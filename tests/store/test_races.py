@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from store import queue, scores
+from store import endings, queue, scores, wishes
 from store.database import engine, transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending, LeaseLost
+from store.queue import LeaseLost
 from store.states import IllegalMove
 from tests import factories
 from tests.store import ledger
@@ -46,11 +47,11 @@ def finishing(held):
 
 
 def cancelling(held):
-    return lambda session: queue.cancel(session, DEFAULT_PROJECT, held.run_id).state
+    return lambda session: wishes.cancel(session, DEFAULT_PROJECT, held.run_id).state
 
 
 def reaping(session):
-    return queue.reap(session, 0, 3)
+    return endings.reap(session, 0, 3)
 
 
 def in_order(first, second):
@@ -145,12 +146,9 @@ def test_reap_against_finish_has_one_winner_each_time():
         ledger.execute("UPDATE runs SET lease_until = clock_timestamp() WHERE id = :a", a=held.run_id)
         reaped, finished = race(reaping, finishing(held))
         state = ledger.run(held.run_id).state
-        if finished == "succeeded":
-            assert (reaped, state) == ([], "succeeded")
-        else:
-            assert isinstance(finished, LeaseLost)
-            assert (reaped, state) == ([held.run_id], "queued")
-            ledger.execute("UPDATE runs SET state = 'failed' WHERE id = :a", a=held.run_id)  # out of the way
+        assert (finished, state) == ("succeeded", "succeeded")  # a reaped run that nobody claimed is taken up again
+        assert reaped in ([], [held.run_id])
+        assert ledger.run(held.run_id).crashes == 0
 
 
 def test_two_reapers_count_one_crash():
@@ -166,10 +164,50 @@ def test_heartbeat_against_reap():
         held = ledger.claimed()
         ledger.execute("UPDATE runs SET lease_until = clock_timestamp() WHERE id = :a", a=held.run_id)
         beaten, reaped = race(lambda session, held=held: queue.heartbeat(session, held, 30), reaping)
-        if isinstance(beaten, LeaseLost):
-            assert reaped == [held.run_id]
+        assert beaten == "running"  # the lease was renewed in time, or the run taken up again
+        assert reaped in ([], [held.run_id])
+        assert (ledger.run(held.run_id).state, ledger.run(held.run_id).crashes) == ("running", 0)
+        ledger.execute("UPDATE runs SET state = 'failed' WHERE id = :a", a=held.run_id)
+
+
+def test_reattach_against_claim_has_one_owner_each_time():
+    for _ in range(ROUNDS):
+        held = ledger.claimed()
+        ledger.execute("UPDATE runs SET lease_until = clock_timestamp() WHERE id = :a", a=held.run_id)
+        with transaction() as session:
+            assert endings.reap(session, 0, 3) == [held.run_id]
+        beaten, claimed = race(
+            lambda session, held=held: queue.heartbeat(session, held, 30),
+            lambda session: queue.claim(session, "default", "another", "h", 30),
+        )
+        run = ledger.run(held.run_id)
+        running = ledger.rows("SELECT number FROM attempts WHERE run_id = :a AND outcome = 'running'", a=held.run_id)
+        if claimed is None:
+            assert (beaten, run.fence, run.crashes, running) == ("running", 1, 0, [(1,)])
         else:
-            assert (beaten, reaped) == ("running", [])
+            assert isinstance(beaten, LeaseLost)
+            assert (run.fence, run.crashes, running) == (2, 1, [(2,)])
+        ledger.execute("UPDATE runs SET state = 'failed' WHERE id = :a", a=held.run_id)
+
+
+def test_pause_against_finish_keeps_the_result():
+    for _ in range(ROUNDS):
+        held = ledger.claimed()
+        paused, finished = race(
+            lambda session, held=held: wishes.pause(session, DEFAULT_PROJECT, held.run_id).state, finishing(held)
+        )
+        assert (finished, ledger.run(held.run_id).state) == ("succeeded", "succeeded")
+        assert paused == "stopping" or isinstance(paused, IllegalMove)
+
+
+def test_drain_against_reap_burns_one_attempt_at_most():
+    for _ in range(ROUNDS):
+        held = ledger.claimed()
+        ledger.execute("UPDATE runs SET lease_until = clock_timestamp() WHERE id = :a", a=held.run_id)
+        race(lambda session, held=held: endings.release(session, held, Ending()), reaping)
+        run = ledger.run(held.run_id)
+        assert (run.state, run.crashes) == ("queued", 0)  # given back, before or after it was taken back
+        assert ledger.rows("SELECT outcome FROM attempts WHERE run_id = :a", a=held.run_id) == [("preempted",)]
         ledger.execute("UPDATE runs SET state = 'failed' WHERE id = :a", a=held.run_id)
 
 
@@ -177,7 +215,7 @@ def test_dropping_the_fencing_check_would_be_seen(monkeypatch):
     """The check is what protects: without it, a worker that lost its run does overwrite its successor's."""
     old = ledger.claimed()
     with transaction() as session:
-        queue.crash(session, old, Ending(-9), 3)
+        endings.crash(session, old, Ending(-9), 3)
     ledger.claim()
     monkeypatch.setattr(
         scores, "owned", lambda session, claim: session.get(ledger.Run, claim.run_id, with_for_update=True)

@@ -6,7 +6,7 @@ from liverseg_core import metrics
 from store import scores, views
 from store.artifacts import Stored
 from store.database import transaction
-from store.queue import Ending
+from store.endings import Ending
 from tests import factories
 from tests.store import ledger
 

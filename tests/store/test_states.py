@@ -17,9 +17,19 @@ EVERY_ARROW = {
     ("release", "running", "queued"),
     ("crash", "running", "queued"),
     ("poison", "running", "dead"),
+    ("hold", "running", "paused"),
+    ("reattach", "queued", "running"),
+    ("succeed", "stopping", "succeeded"),
+    ("fail", "stopping", "failed"),
     ("cancel", "queued", "cancelled"),
     ("cancel", "running", "stopping"),
+    ("cancel", "stopping", "stopping"),
+    ("cancel", "paused", "cancelled"),
     ("cancelled", "stopping", "cancelled"),
+    ("pause", "queued", "paused"),
+    ("pause", "running", "stopping"),
+    ("paused", "stopping", "paused"),
+    ("resume", "paused", "queued"),
     ("requeue", "dead", "queued"),
 }
 HAVE = {(name, start) for name, start, _ in EVERY_ARROW}
@@ -67,7 +77,7 @@ def test_a_move_without_an_arrow_raises_and_changes_nothing(name, state):
 
 
 def test_there_are_moves_to_refuse():
-    assert len(MISSING) == 11 * 7 - 10  # eleven moves, seven states, ten arrows that start at a state
+    assert len(MISSING) == 16 * 8 - 20  # sixteen moves, eight states, twenty arrows that start at a state
 
 
 def test_only_a_dead_run_leaves_a_final_state():
@@ -76,7 +86,7 @@ def test_only_a_dead_run_leaves_a_final_state():
 
 def test_every_state_is_reached_and_is_waiting_owned_or_final():
     assert {end for _, _, end in EVERY_ARROW} == set(State)
-    assert FINAL | OWNED | {State.QUEUED} == set(State)
+    assert FINAL | OWNED | {State.QUEUED, State.PAUSED} == set(State)
     assert not FINAL & OWNED
 
 

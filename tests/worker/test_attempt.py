@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import text
 from liverseg_core.data.archive import read_archive
 from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
-from store import artifacts, bundled, experiments, queue, views
+from store import artifacts, batches, bundled, experiments, queue, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
@@ -159,7 +160,7 @@ def test_a_cancel_that_comes_first_wins_over_the_result(database: Path, tmp_path
     thread.start()
     processes.wait_for("the run to start", lambda: processes.get_run(run_id).state == "running")
     with transaction() as session:
-        queue.cancel(session, DEFAULT_PROJECT, run_id)
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
     thread.join(30)
     assert processes.get_run(run_id).state == "cancelled"
     assert outcomes(run_id) == ["cancelled"]
@@ -189,16 +190,16 @@ def test_no_committed_checkpoint_is_deleted_while_the_database_is_away(
     factories.import_phantom(tmp_path)
     run_id = submit(factories.tiny_spec(training=LONG))
     away, dead = threading.Event(), threading.Event()
-    record = queue.record_epoch
+    record = batches.record
 
-    def hang(*arguments: object) -> None:
-        if processes.get_run(run_id).checkpoint:
+    def hang(*arguments: Any) -> None:
+        if processes.get_run(run_id).checkpoint and arguments[2].epochs:
             away.set()
             dead.wait(60)
             raise queue.LeaseLost
         record(*arguments)
 
-    monkeypatch.setattr(queue, "record_epoch", hang)
+    monkeypatch.setattr(batches, "record", hang)
     thread = threading.Thread(target=once)
     thread.start()
     assert away.wait(60)
@@ -219,7 +220,7 @@ def test_checkpoints_older_than_the_committed_one_are_deleted(database: Path, tm
         session.execute(text("UPDATE runs SET fence = fence + 1 WHERE id = :run"), {"run": run_id})
     thread.join(30)
     committed = Path(processes.get_run(run_id).checkpoint["path"]).name
-    assert checkpoints_on_disk(database, run_id)[0] == committed
+    assert checkpoints_on_disk(database, run_id)[1] == committed  # and the one before it, to fall back to
 
 
 def test_a_requeued_run_goes_on_from_its_checkpoint(
@@ -238,7 +239,7 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(
     thread.join(30)
     assert processes.get_run(run_id).state == "dead"
     with transaction() as session:
-        queue.requeue(session, DEFAULT_PROJECT, run_id)
+        wishes.requeue(session, DEFAULT_PROJECT, run_id)
     assert once() == run_id
     assert processes.get_run(run_id).state == "succeeded"
     with transaction() as session:

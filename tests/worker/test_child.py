@@ -16,7 +16,8 @@ from worker.trainer import EVENTS_FD
 
 def job(folder: Path, **changes: object) -> dict:
     values = {"kind": "train", "spec": {}, "manifest": {}, "archive": "", "weights": None, "checkpoint": None}
-    return values | {"cache": str(folder), "work": str(folder), "threads": 1} | changes
+    places = {"cache": str(folder), "work": str(folder), "position": str(folder / "position")}
+    return values | places | {"threads": 1} | changes
 
 
 def test_a_bad_job_is_a_failure_with_words_not_a_crash(tmp_path: Path) -> None:

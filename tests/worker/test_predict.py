@@ -18,8 +18,8 @@ from liverseg_core.spec import ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
 from store import artifacts, experiments, predictions, scores, views
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from store.queue import Ending
 from tests import factories, processes
 from tests.store import ledger
 from worker.attempt import attempt

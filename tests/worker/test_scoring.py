@@ -18,10 +18,10 @@ from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.errors import SpecError
 from liverseg_core.metrics import soft_facts, to_fixed_point
 from liverseg_core.spec import ExperimentSpec
-from store import artifacts, datasets, experiments, queue, scores, scorings, views
+from store import artifacts, datasets, experiments, queue, scores, scorings, views, wishes
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Dataset, LesionComponent, Run
-from store.queue import Ending
 from store.references import PREDICTORS
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -150,7 +150,7 @@ def test_only_succeeded_runs_with_scores_are_scored_anew(trained: int) -> None:
 def test_a_cancel_before_the_claim_ends_it_and_stores_nothing(trained: int) -> None:
     run_id = rescore(trained, min_lesion=3)
     with transaction() as session:
-        queue.cancel(session, DEFAULT_PROJECT, run_id)
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
     assert once() is None
     assert processes.get_run(run_id).state == "cancelled"
     assert counts(run_id) == []
@@ -245,7 +245,7 @@ def test_a_cancel_in_the_middle_ends_it_and_stores_nothing(trained: int, held_up
     thread.start()
     wait_until_running(run_id)
     with transaction() as session:
-        queue.cancel(session, DEFAULT_PROJECT, run_id)
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
     time.sleep(1)  # two heartbeats: it has been told
     held_up()
     thread.join(30)

@@ -1,0 +1,69 @@
+"""Why a run stands where it stands, and what will happen next, in words for people."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from store import presence, views
+from store.models import Run
+from store.reasons import ADVICE
+from store.settings import settings
+from store.states import State, Wish
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``waits``: why a queued or paused run waits; ``next``: what will happen, or what to do; null: nothing."""
+
+    waits: str | None
+    next: str | None
+
+
+def standing(session: Session, run: Run) -> Standing:
+    """How ``run`` stands, by what the ledger knows now."""
+    state = State(run.state)
+    if state == State.QUEUED:
+        return Standing(_queue(session, run), _start(run))
+    if state == State.PAUSED:
+        return Standing(_pause(run), f"Resume it: it goes on {_place(run)}.")
+    if state == State.STOPPING:
+        return Standing(None, _end(run))
+    if state == State.RUNNING:
+        left = settings().max_crashes - run.crashes
+        crashes = f" It has crashed {_times(run.crashes)}; {_times(left)} more and it is dead." if run.crashes else ""
+        return Standing(None, f"Should its worker die, it goes on {_place(run)} within a minute.{crashes}")
+    return Standing(None, ADVICE.get(run.reason or ""))
+
+
+def _queue(session: Session, run: Run) -> str:
+    if not presence.able(session, run, settings().lease_s):
+        needs = f" of work version {run.needs} or newer" if run.needs > 1 else ""
+        return f"no worker{needs} is there for pool {run.pool}; start one with `liverseg-worker start`"
+    ahead = views.ahead(session, run)
+    if ahead == 0:
+        return f"next in pool {run.pool}; waits for a free worker"
+    return f"{ahead} {'run' if ahead == 1 else 'runs'} ahead in pool {run.pool}"
+
+
+def _start(run: Run) -> str | None:
+    if run.fence == 0:
+        return None
+    crashes = f", after {_times(run.crashes)} crashing" if run.crashes else ""
+    return f"It goes on {_place(run)}{crashes}."
+
+
+def _pause(run: Run) -> str:
+    return f"{run.reason}: {run.message}" if run.reason else "somebody paused it"
+
+
+def _end(run: Run) -> str:
+    asked = "It was asked to pause" if run.wish == Wish.PAUSE else "It was cancelled"
+    return f"{asked}; its worker ends the trainer within {settings().grace_s:g} s."
+
+
+def _place(run: Run) -> str:
+    return f"after epoch {run.checkpoint['epoch']}" if run.checkpoint else "from its start"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
