@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import FILE
-from api.callers import Project
+from api.callers import Asking, Caller, Project
 from api.dataset_schemas import DatasetList, DatasetOut
 from api.parameters import Before, Limit
 from api.problems import not_found
@@ -79,12 +79,12 @@ async def import_dataset(request: Request, response: Response, project: Project,
 
 @router.post("/weights", status_code=201, tags=["weights"], openapi_extra=FILE)
 async def import_weights(
-    request: Request, project: Project, spec: SpecText, name: FileName = "weights.h5"
+    request: Request, caller: Asking, spec: SpecText, name: FileName = "weights.h5"
 ) -> ExperimentRuns:
     """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
     wanted = _parse_spec(spec)
     async with received(request, name) as file:
-        made = await run_in_threadpool(_store_weights, project, wanted, file)
+        made = await run_in_threadpool(_store_weights, caller, wanted, file)
     request.app.state.upkeep.wake()
     return made
 
@@ -133,13 +133,13 @@ def _parse_spec(text: str) -> ExperimentSpec:
     return ExperimentSpec.parse(value)
 
 
-def _store_weights(project: int, spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
+def _store_weights(caller: Caller, spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
     from liverseg_core.weights import read_hdf5_weights, write_weights  # h5py, only where it is needed
 
     arrays = file.with_name("weights.npz")
     write_weights(arrays, read_hdf5_weights(file, spec.model), spec.model)
     with transaction() as session:
-        experiment = submit_weights(session, project, spec, artifacts.sha256_of(arrays))
+        experiment = submit_weights(session, caller.project, spec, artifacts.sha256_of(arrays), caller.actor)
         runs = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
         artifacts.put(arrays)
         return runs

@@ -25,6 +25,8 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
+UNPAGED = {"GET /v1/comparisons", "GET /v1/profiles", "GET /v1/workers"}
+"""What was asked for by id, what is in the code, and what runs now (or did within a week)."""
 LISTED = [label for label in OPERATIONS if re.fullmatch(r"GET /v1/[a-z]+", label)]
 
 
@@ -57,7 +59,7 @@ def test_numbers_and_texts_in_addresses_have_bounds(label: str):
                 assert {"enum", "const", "pattern", "maxLength"} & set(schema), parameter
 
 
-@pytest.mark.parametrize("label", sorted({*LISTED} - {"GET /v1/comparisons", "GET /v1/profiles"}))
+@pytest.mark.parametrize("label", sorted({*LISTED} - UNPAGED))
 def test_listings_come_in_pages(label: str):
     limit = next(one for one in OPERATIONS[label]["parameters"] if one["name"] == "limit")
     assert limit["schema"]["maximum"] == 500
