@@ -46,7 +46,7 @@ test: setup chromium check ## Checks and tests (REQUIRE=browser,study: their ski
 	$(BIN)/python -m pytest
 
 fuzz: setup ## Send tens of thousands of generated requests, specs and paths; prints how many (takes a quarter of an hour)
-	LIVERSEG_FUZZ=620 $(BIN)/python -m pytest -q tests/api/test_fuzz.py tests/store/test_generated.py
+	LIVERSEG_FUZZ=560 $(BIN)/python -m pytest -q tests/api/test_fuzz.py tests/store/test_generated.py
 
 .PHONY: chromium
 chromium:

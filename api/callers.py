@@ -35,6 +35,11 @@ class Caller:
     token: int | None = None
     """Id of the token; None for the two that have no row."""
 
+    @property
+    def may_write(self) -> bool:
+        """Whether buttons would do anything."""
+        return self.scope >= Scope.WRITE
+
 
 LOCAL = Caller("local", DEFAULT_PROJECT, Scope.ADMIN)
 BOOTSTRAP = Caller("bootstrap", DEFAULT_PROJECT, Scope.ADMIN)

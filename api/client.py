@@ -213,9 +213,9 @@ class Client:
 
     # ---- data sets and weights -------------------------------------------------------------------------------
 
-    def datasets(self) -> list[Json]:
-        """Every data set, newest first."""
-        return self._list("/v1/datasets")
+    def datasets(self, limit: int = 500, before: int | None = None) -> list[Json]:
+        """Data sets, newest first; ``before`` is the id to go on from."""
+        return self._list("/v1/datasets", limit=limit, before=before)
 
     def dataset(self, name: str) -> Json:
         """One data set by name or content hash."""
@@ -258,9 +258,9 @@ class Client:
         body = {"files": [{"name": file, "text": text} for file, text in files.items()]}
         return self._json("POST", "/v1/tables", again=True, params={"name": name}, json=body)
 
-    def tables(self) -> list[Json]:
-        """Every printed table, by name."""
-        return self._list("/v1/tables")
+    def tables(self, limit: int = 500, after: str | None = None) -> list[Json]:
+        """Printed tables by name; ``after`` is the name to go on from."""
+        return self._list("/v1/tables", limit=limit, after=after)
 
     def table(self, name: str) -> Json:
         """One printed table: rows, and notes on what looks wrong in them."""

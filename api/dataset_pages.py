@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from api import render
-from api.callers import Project
+from api.callers import Project, caller_of
 from api.dataset_schemas import DatasetOut
 from api.routes import checks
 from api.routes.uploads import NameOrHash, known_dataset
@@ -24,7 +24,10 @@ def dataset_page(request: Request, project: Project, name: NameOrHash) -> Respon
         subject: {part: [s for s in manifest.scans(part) if manifest.subjects[s] == subject] for part in PARTS}
         for subject in dict.fromkeys(manifest.subjects[scan] for scan in manifest.scans())
     }
-    return render.page(request, "dataset.html", dataset=found, people=people, parts=manifest.parts)
+    may_check = caller_of(request).may_write
+    return render.page(
+        request, "dataset.html", dataset=found, people=people, parts=manifest.parts, may_check=may_check
+    )
 
 
 @router.post("/datasets/{name}/check")

@@ -104,9 +104,10 @@ class DatasetOut(BaseModel):
 
 
 class DatasetList(BaseModel):
-    """Every data set, newest first."""
+    """Data sets, newest first; ``next`` is the value of ``before`` that goes on, null at the end."""
 
     datasets: list[DatasetOut]
+    next: int | None
 
 
 def _part(manifest: Manifest, part: str) -> PartOut:

@@ -145,7 +145,7 @@ def run_page(request: Request, project: Project, run: RunId) -> Response:
     changed = changed_settings(spec)
     others = {path: value for path, value in spec.settings().items() if path not in changed}
     return render.page(
-        request, "run.html", epochs=epochs, worst=worst, changed=changed, others=others, **_now(detail)
+        request, "run.html", epochs=epochs, worst=worst, changed=changed, others=others, **_now(request, detail)
     )
 
 
@@ -155,12 +155,13 @@ def run_fragment(request: Request, project: Project, run: RunId) -> Response:
     with transaction() as session:
         detail = read_detail(session, project, run)
     headers = {"HX-Refresh": "true"} if detail.state in FINAL else {}
-    return render.page(request, "_run.html", headers=headers, **_now(detail))
+    return render.page(request, "_run.html", headers=headers, **_now(request, detail))
 
 
-def _now(run: RunDetail) -> dict[str, Any]:
+def _now(request: Request, run: RunDetail) -> dict[str, Any]:
     share, words = progress(run)
-    may = [move for move in BUTTONS if target(move, State(run.state)) and run.wish != move]
+    moves = BUTTONS if caller_of(request).may_write else ()
+    may = [move for move in moves if target(move, State(run.state)) and run.wish != move]
     live = run.state not in FINAL
     return {"run": run, "share": share, "words": run.waits or words, "may": may, "buttons": BUTTONS, "live": live}
 

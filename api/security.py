@@ -112,7 +112,7 @@ def _check(request: Request, limit: int) -> None:
     if request.method not in SAFE:
         if not _is_same_origin(request):
             raise Problem(403, "a page of another site sent this request; send it from this one")
-        if caller is not None and caller.scope < tokens.Scope.WRITE:
+        if caller is not None and not caller.may_write:
             raise lacks(tokens.Scope.WRITE)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:

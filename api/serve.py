@@ -22,13 +22,19 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
     """Listen until SIGINT or SIGTERM; port 0 takes a free one. Prints one line once requests are answered.
 
     Raises:
-        RefusedToListen: ``host`` is beyond loopback, ``LIVERSEG_TOKEN`` is not set and there is no other token.
+        RefusedToListen: ``host`` is beyond loopback, ``LIVERSEG_TOKEN`` is not set and there is no other token; or
+            it is set to a token of another ledger, so that nobody could get in.
     """
     local = is_loopback(host)
     if not local and not settings().token and not _has_token():
         raise RefusedToListen(
             f"{host} can be reached from other machines, so a token is needed: set LIVERSEG_TOKEN to a long random "
             "text, make a token with `liverseg token create`, or listen on 127.0.0.1"
+        )
+    if settings().token and _opens_nothing(settings().token or ""):
+        raise RefusedToListen(
+            "LIVERSEG_TOKEN holds a token that was made elsewhere, and there is none here, so nobody could get in: "
+            "unset it, or set it to another long random text"
         )
     from api.app import create_app  # after the refusal, which should take no time
 
@@ -38,8 +44,15 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
     _Announcing(config).run()
 
 
-def _has_token() -> bool:
-    """Whether the ledger knows a live token; a ledger that does not answer knows none."""
+def _opens_nothing(token: str) -> bool:
+    """Whether ``LIVERSEG_TOKEN`` is a token of some ledger, but surely not of this one."""
+    from store.tokens import PREFIX
+
+    return token.startswith(PREFIX) and _has_token() is False
+
+
+def _has_token() -> bool | None:
+    """Whether the ledger knows a live token; None: it does not answer."""
     from sqlalchemy.exc import DBAPIError
 
     from store import tokens
@@ -49,7 +62,7 @@ def _has_token() -> bool:
         with transaction() as session:
             return tokens.any_live(session)
     except DBAPIError:
-        return False
+        return None
 
 
 def is_loopback(host: str) -> bool:

@@ -65,6 +65,9 @@ def _by_hash(session: Session, project_id: int, prefix: str) -> Sequence[Dataset
     return session.scalars(query.order_by(Dataset.id)).all()
 
 
-def listed(session: Session, project_id: int) -> Sequence[Dataset]:
-    """Every data set of the project, newest first."""
-    return session.scalars(select(Dataset).where(Dataset.project_id == project_id).order_by(Dataset.id.desc())).all()
+def listed(session: Session, project_id: int, limit: int = 500, before: int | None = None) -> Sequence[Dataset]:
+    """Data sets of the project, newest first; ``before`` is the id to go on from."""
+    query = select(Dataset).where(Dataset.project_id == project_id)
+    if before is not None:
+        query = query.where(Dataset.id < before)
+    return session.scalars(query.order_by(Dataset.id.desc()).limit(limit)).all()

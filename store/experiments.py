@@ -129,9 +129,17 @@ def finished(session: Session, project_id: int, training: set[str]) -> dict[tupl
 
 
 def submit(
-    session: Session, project_id: int, submission: Submission, *, key: str | None = None, reuse: bool = True
+    session: Session,
+    project_id: int,
+    submission: Submission,
+    *,
+    key: str | None = None,
+    reuse: bool = True,
+    actor: str | None = None,
 ) -> tuple[Experiment, bool]:
     """Make the experiment and its runs; whether they are new (False: the idempotency key was used before).
+
+    ``actor`` is whom the runs' first events name.
 
     Raises:
         SpecError: nothing can be run as asked, or the key was used with another body.
@@ -141,11 +149,13 @@ def submit(
     experiment, new = new_experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if new:
         wanted = plan(session, project_id, submission, reuse=reuse)
-        add_runs(session, experiment, wanted)
+        add_runs(session, experiment, wanted, actor=actor)
     return experiment, new
 
 
-def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weights: str) -> Experiment:
+def submit_weights(
+    session: Session, project_id: int, spec: ExperimentSpec, weights: str, actor: str | None = None
+) -> Experiment:
     """Queue the evaluation of imported weights (an artifact) as a run of kind ``evaluate``.
 
     Raises:
@@ -160,7 +170,7 @@ def submit_weights(session: Session, project_id: int, spec: ExperimentSpec, weig
     imported = hashlib.sha256(f"imported weights {weights} {where}".encode()).hexdigest()
     run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash()))
     run.kind, run.weights = "evaluate", weights
-    _enter(session, [run])
+    _enter(session, [run], actor)
     return experiment
 
 
@@ -212,20 +222,26 @@ def _run(experiment: Experiment, planned: Planned) -> Run:
     )
 
 
-def add_runs(session: Session, experiment: Experiment, planned: Sequence[Planned], priority: int = 0) -> list[Run]:
+def add_runs(
+    session: Session,
+    experiment: Experiment,
+    planned: Sequence[Planned],
+    priority: int = 0,
+    actor: str | None = None,
+) -> list[Run]:
     """The runs of an experiment, in their first state and announced."""
     runs = [_run(experiment, one) for one in planned]
     for run in runs:
         run.priority = priority
         if run.kind == "evaluate" and run.scored_from is not None:
             run.weights = scores.files(session, run.scored_from)["weights"]
-    _enter(session, runs)
+    _enter(session, runs, actor)
     return runs
 
 
-def _enter(session: Session, runs: list[Run]) -> None:
+def _enter(session: Session, runs: list[Run], actor: str | None) -> None:
     session.add_all(runs)
     session.flush()  # gives the ids, in order
     now = session.scalar(select(func.clock_timestamp()))
     for run in runs:
-        enter_new(session, run, "reuse" if run.reused_from else "submit", now)
+        enter_new(session, run, "reuse" if run.reused_from else "submit", now, actor)

@@ -14,10 +14,12 @@ REFUSED_KINDS = ("reference", "predict")
 """Kinds of run that have no weights."""
 
 
-def submit_prediction(session: Session, run: Run, images: str, key: str | None = None) -> Experiment:
+def submit_prediction(
+    session: Session, run: Run, images: str, key: str | None = None, actor: str | None = None
+) -> Experiment:
     """Queue masks for slices (an artifact) as a run of kind ``predict``; a reused run stands for its original.
 
-    The same idempotency key and slices give the same experiment.
+    The same idempotency key and slices give the same experiment. ``actor`` is whom its first event names.
 
     Raises:
         SpecError: the run has not succeeded, or has no weights; or the key was used with another body.
@@ -49,7 +51,7 @@ def submit_prediction(session: Session, run: Run, images: str, key: str | None =
     )
     session.add(made)
     session.flush()
-    enter_new(session, made, "submit")
+    enter_new(session, made, "submit", actor=actor)
     return experiment
 
 

@@ -34,7 +34,11 @@ def rows(session: Session, project_id: int, name: str) -> tuple[PrintedRow, ...]
     return None if found is None else tuple(PrintedRow(**row) for row in found.content["rows"])
 
 
-def listed(session: Session, project_id: int) -> Sequence[PrintedTable]:
-    """Every table of the project by name."""
+def listed(
+    session: Session, project_id: int, limit: int | None = None, after: str | None = None
+) -> Sequence[PrintedTable]:
+    """Tables of the project by name; ``after`` is the name to go on from."""
     query = select(PrintedTable).where(PrintedTable.project_id == project_id)
-    return session.scalars(query.order_by(PrintedTable.name)).all()
+    if after is not None:
+        query = query.where(PrintedTable.name > after)
+    return session.scalars(query.order_by(PrintedTable.name).limit(limit)).all()

@@ -33,6 +33,7 @@ def submit_rescores(
     evaluation: Mapping[str, Any],
     name: str = "",
     key: str | None = None,
+    actor: str | None = None,
 ) -> tuple[Experiment, bool]:
     """Score finished runs under other options; a run each, in the order given. Also whether they are new.
 
@@ -43,6 +44,7 @@ def submit_rescores(
         evaluation: fields of the section ``evaluation`` that change; others stay as each run has them.
         name: of the experiment.
         key: idempotency key; the same key and request give the same experiment.
+        actor: whom the runs' first events name.
 
     Raises:
         SpecError: an unknown or unfinished run, one without maps, options that cannot be, or a key of another
@@ -52,7 +54,7 @@ def submit_rescores(
     body = {"rescore": list(run_ids), "evaluation": dict(evaluation)}
     experiment, new = new_experiment(session, project_id, name or "re-scored", body, key)
     if new:
-        add_runs(session, experiment, wanted, priority=SOON)
+        add_runs(session, experiment, wanted, priority=SOON, actor=actor)
     return experiment, new
 
 

@@ -20,7 +20,7 @@ from api.commands.up import Choice, Stack, Stop, can_work, free_port, running, s
 from api.commands.watch import viewing, watch
 from liverseg_core.phantom import draw_phantom
 from liverseg_core.presets import PAPER_2019_OVERRIDE
-from store import bundled
+from store import bundled, tokens
 from store.bundled import ServiceError
 from store.settings import settings
 from store.states import State
@@ -107,6 +107,8 @@ def throw_away_home() -> Iterator[Path]:
     os.environ["LIVERSEG_HOME"] = str(home)
     for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL"):
         os.environ.pop(name, None)
+    if os.environ.get("LIVERSEG_TOKEN", "").startswith(tokens.PREFIX):  # of another ledger, so it opens nothing here
+        os.environ.pop("LIVERSEG_TOKEN")
     settings.cache_clear()
     try:
         yield home

@@ -49,7 +49,7 @@ def create(
         response.status_code = 200
         return _plan(project, body)
     with transaction() as session:
-        experiment, new = submit(session, project, body, key=key, reuse=body.reuse)
+        experiment, new = submit(session, project, body, key=key, reuse=body.reuse, actor=request.state.actor)
         runs = views.experiment_runs(session, experiment.id)
         made = ExperimentRuns.of(experiment, list(runs))
         if new and body.references:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import FILE
-from api.callers import Project
+from api.callers import Asking, Caller
 from api.parameters import RunId
 from api.routes.experiments import Key
 from api.routes.runs import known_run
@@ -25,24 +25,26 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSErro
 
 
 @router.post("/{run}/predictions", status_code=201, openapi_extra=FILE)
-async def predict(request: Request, project: Project, run: RunId, key: Key = None) -> ExperimentRuns:
+async def predict(request: Request, caller: Asking, run: RunId, key: Key = None) -> ExperimentRuns:
     """Take a zip of unlabelled SCAN_SLICE.png, as liverseg predict packs it; answers with the run that makes masks.
 
     Its artifact ``masks`` is a zip of 8-bit grey PNGs named and sized as the slices: 0 background, 127 liver, 255
     lesion. The same Idempotency-Key and slices give the same run.
     """
     async with received(request, "slices.zip") as file:
-        made = await run_in_threadpool(_store, project, run, file, key)
+        made = await run_in_threadpool(_store, caller, run, file, key)
     request.app.state.upkeep.wake()
     return made
 
 
-def _store(project: int, run: int, file: Path, key: str | None) -> ExperimentRuns:
+def _store(caller: Caller, run: int, file: Path, key: str | None) -> ExperimentRuns:
     with transaction() as session:  # refused here, a large zip need not be decoded
-        with_weights(session, known_run(session, project, run))
+        with_weights(session, known_run(session, caller.project, run))
     _check(file)
     with transaction() as session:
-        experiment = submit_prediction(session, known_run(session, project, run), artifacts.sha256_of(file), key)
+        experiment = submit_prediction(
+            session, known_run(session, caller.project, run), artifacts.sha256_of(file), key, caller.actor
+        )
         made = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
         artifacts.put(file)  # before the row that points to it is committed
         return made

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.callers import Project
+from api.parameters import Limit
 from api.problems import not_found
 from liverseg_core.printed import read_tables
 from store import printed
@@ -19,6 +20,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MAX_TEXT = 500_000
 
 Name = Annotated[str, Query(pattern=NAME, description="letters, digits, dots, dashes, underscores")]
+After = Annotated[str | None, Query(pattern=NAME, description="only tables with a later name")]
 Wanted = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
 
@@ -65,9 +67,10 @@ class TableSummary(BaseModel):
 
 
 class TableList(BaseModel):
-    """Every printed table, by name."""
+    """Printed tables, by name; ``next`` is the value of ``after`` that goes on, null at the end."""
 
     tables: list[TableSummary]
+    next: str | None
 
 
 @router.post("", status_code=201)
@@ -79,10 +82,12 @@ def put(project: Project, name: Name, body: TableBody) -> TableOut:
 
 
 @router.get("")
-def listing(project: Project) -> TableList:
-    """Every printed table, by name."""
+def listing(project: Project, limit: Limit = 500, after: After = None) -> TableList:
+    """Printed tables, by name."""
     with transaction() as session:
-        return TableList(tables=[TableSummary.of(one) for one in printed.listed(session, project)])
+        found = printed.listed(session, project, limit, after)
+    following = found[-1].name if len(found) == limit else None
+    return TableList(tables=[TableSummary.of(one) for one in found], next=following)
 
 
 @router.get("/{name}")

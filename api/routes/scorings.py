@@ -25,7 +25,7 @@ def rescore(
     check_storable(body.evaluation, "evaluation")
     check_storable(body.name, "name")
     with transaction() as session:
-        made, new = submit_rescores(session, project, body.runs, body.evaluation, body.name, key)
+        made, new = submit_rescores(session, project, body.runs, body.evaluation, body.name, key, request.state.actor)
         runs = list(views.experiment_runs(session, made.id))
         answer = ExperimentRuns.of(made, runs)
         scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]

@@ -12,10 +12,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import FILE
-from api.callers import Project
+from api.callers import Asking, Caller, Project
 from api.dataset_schemas import DatasetList, DatasetOut
+from api.parameters import Before, Limit
 from api.problems import not_found
-from api.schemas import ExperimentRuns
+from api.schemas import ExperimentRuns, next_page
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
@@ -39,10 +40,11 @@ SpecText = Annotated[str, Query(max_length=50_000, description="an ExperimentSpe
 
 
 @router.get("/datasets", tags=["data sets"])
-def listing(project: Project) -> DatasetList:
-    """Every data set, newest first."""
+def listing(project: Project, limit: Limit = 500, before: Before = None) -> DatasetList:
+    """Data sets, newest first."""
     with transaction() as session:
-        return DatasetList(datasets=[DatasetOut.of(one) for one in datasets.listed(session, project)])
+        found = list(datasets.listed(session, project, limit, before))
+        return DatasetList(datasets=[DatasetOut.of(one) for one in found], next=next_page(found, limit))
 
 
 @router.get("/datasets/{name}", tags=["data sets"])
@@ -77,12 +79,12 @@ async def import_dataset(request: Request, response: Response, project: Project,
 
 @router.post("/weights", status_code=201, tags=["weights"], openapi_extra=FILE)
 async def import_weights(
-    request: Request, project: Project, spec: SpecText, name: FileName = "weights.h5"
+    request: Request, caller: Asking, spec: SpecText, name: FileName = "weights.h5"
 ) -> ExperimentRuns:
     """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
     wanted = _parse_spec(spec)
     async with received(request, name) as file:
-        made = await run_in_threadpool(_store_weights, project, wanted, file)
+        made = await run_in_threadpool(_store_weights, caller, wanted, file)
     request.app.state.upkeep.wake()
     return made
 
@@ -131,13 +133,13 @@ def _parse_spec(text: str) -> ExperimentSpec:
     return ExperimentSpec.parse(value)
 
 
-def _store_weights(project: int, spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
+def _store_weights(caller: Caller, spec: ExperimentSpec, file: FilePath) -> ExperimentRuns:
     from liverseg_core.weights import read_hdf5_weights, write_weights  # h5py, only where it is needed
 
     arrays = file.with_name("weights.npz")
     write_weights(arrays, read_hdf5_weights(file, spec.model), spec.model)
     with transaction() as session:
-        experiment = submit_weights(session, project, spec, artifacts.sha256_of(arrays))
+        experiment = submit_weights(session, caller.project, spec, artifacts.sha256_of(arrays), caller.actor)
         runs = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
         artifacts.put(arrays)
         return runs

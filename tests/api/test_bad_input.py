@@ -188,7 +188,7 @@ QUERIES = [
     ("/v1/comparisons?runs=1&baseline=a", "baseline", "a", "valid integer"),
     ("/v1/comparisons?runs=1&profile=modern&profile=nnunet", "profile", "['modern', 'nnunet']", "keep one"),
     ("/v1/profiles?key=modern", "key", "modern", "none"),
-    ("/v1/datasets?sort=name", "sort", "name", "this address takes: none"),
+    ("/v1/datasets?sort=name", "sort", "name", "this address takes: before, limit"),
     ("/healthz?x=1", "x", "1", "none"),
 ]
 

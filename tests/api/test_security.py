@@ -1,4 +1,5 @@
 import base64
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,15 @@ def test_beyond_loopback_a_token_is_needed(services: Path, host: str):
     assert done.returncode == 1
     assert "LIVERSEG_TOKEN" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_token_that_was_made_elsewhere_would_let_nobody_in(database: Path):
+    command = [sys.executable, "-m", "api.serve", "--port", "0"]
+    surroundings = os.environ | {"LIVERSEG_TOKEN": "lvs_made-elsewhere"}
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "made elsewhere" in done.stderr
+    assert "lvs_" not in done.stderr
 
 
 def test_beyond_loopback_with_a_token(services: Path):

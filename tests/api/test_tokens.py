@@ -20,6 +20,7 @@ from store import tokens
 from store.database import transaction
 from store.settings import settings
 from tests.api.conftest import BOOTSTRAP, Command, serving
+from tests.factories import tiny_spec
 
 Member = Callable[..., httpx.Client]
 Enter = Callable[[str], httpx.Client]
@@ -133,6 +134,17 @@ def test_who_reads_may_not_write(member: Member):
         refused = reader.post(path)
         assert refused.status_code == 403
         assert "write" in refused.json()["detail"]
+
+
+def test_who_reads_is_offered_no_button(member: Member, archive: Path):
+    reader, writer = member("default", "read"), member("default", "write")
+    assert writer.post("/v1/datasets?name=x", content=archive.read_bytes()).status_code == 201
+    (run,) = writer.post("/v1/experiments", json={"spec": tiny_spec("x"), "references": False}).json()["runs"]
+    for path in (f"/runs/{run['id']}", f"/fragments/runs/{run['id']}", "/datasets/x"):
+        offered, shown = (client.get(path, headers={"accept": "text/html"}) for client in (writer, reader))
+        assert 'method="post"' in offered.text, path
+        assert shown.status_code == 200
+        assert 'method="post"' not in shown.text, path
 
 
 def test_who_writes_may_not_administer(member: Member):

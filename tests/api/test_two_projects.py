@@ -333,6 +333,30 @@ def test_what_is_common_tells_everybody_the_same(worlds: Worlds):
         assert CANARY not in own.text
 
 
+def test_deeds_are_told_by_the_name_of_a_token(worlds: Worlds):
+    """Whatever makes or moves a run writes down who asked for it."""
+    for method, path, more in naming(worlds.run, worlds.experiment, CANARY):
+        if method == "POST" and not more.get("params", {}).get("dry_run"):
+            assert worlds.a.request(method, path, **{**more, **unequal(more)}).status_code in (200, 201), path
+    made = worlds.a.post(f"/v1/runs/{worlds.run}/predictions", content=SLICES).json()["runs"][0]["id"]
+    assert worlds.a.post(f"/v1/runs/{made}/cancel").status_code == 200
+    runs = worlds.a.get("/v1/runs").json()["runs"]
+    told = {kind: {one["id"] for one in runs if one["kind"] == kind} for kind in ("train", "evaluate", "predict")}
+    assert all(told.values())
+    for run in runs:
+        first, *more_events = worlds.a.get(f"/v1/runs/{run['id']}").json()["events"]
+        assert (first["move"], first["actor"]) == ("submit", "a-write")
+        assert {one["actor"] for one in more_events if one["move"] == "cancel"} <= {"a-write"}
+    # Nobody submits reference predictors: they come with a comparison.
+    (reference, *_) = worlds.a.get("/v1/runs?kind=reference").json()["runs"]
+    assert worlds.a.get(f"/v1/runs/{reference['id']}").json()["events"][0]["actor"] is None
+
+
+def unequal(more: Json) -> Json:
+    """A submission that is trained anew, since a reused run shows another's deeds."""
+    return {"json": {**more["json"], "reuse": False}} if "references" in more.get("json", {}) else {}
+
+
 # ---- who may do what -----------------------------------------------------------------------------------------
 
 

@@ -219,6 +219,12 @@ def test_the_map_names_what_exists():
     assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
+def test_the_threat_model_names_tests_that_exist():
+    named = set(re.findall(r"`((?:api|core|house|store)/test_\w+\.py)`", (ROOT / "docs" / "security.md").read_text()))
+    assert len(named) > 10
+    assert {name for name in named if not (ROOT / "tests" / name).is_file()} == set()
+
+
 def test_the_map_draws_the_states_as_the_code_does():
     text = (ROOT / "docs" / "map.md").read_text()
     drawing = re.search(r"```\n( submit.*?)\n```", text, re.DOTALL)
