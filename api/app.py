@@ -29,7 +29,7 @@ from api.routes import (
     workers,
 )
 from api.security import Guard
-from store.database import limit_statements
+from store.database import limit_replies, limit_statements
 from store.settings import settings
 from store.upkeep import Upkeep
 
@@ -69,6 +69,7 @@ def create_app(local: bool = False) -> FastAPI:
     problems.install(app)
     description.install(app)
     limit_statements(settings().statement_s)
+    limit_replies(settings().statement_s + 10)
     app.state.keyring = Keyring(bootstrap_token(), local)
     app.add_middleware(
         Guard,

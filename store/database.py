@@ -1,8 +1,10 @@
 """One engine a process, and transactions whose commit belongs to the edge that opened them."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -53,6 +55,38 @@ def limit_statements(seconds: float) -> None:
         connection.commit()  # else the first rollback would take it back
 
     event.listen(engine(), "connect", limit)
+
+
+class PatientConnection(psycopg.Connection[Any]):
+    """Waits for an answer of the server for ``reply_s`` seconds, then closes itself.
+
+    Else a server that vanished without a word (power, network, a dead proxy) would hold a thread for ever.
+    """
+
+    reply_s: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        limit = self.reply_s if timeout is None else timeout
+        start = time.monotonic()
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError:
+            if timeout is None and limit is not None and time.monotonic() - start >= limit:
+                self.pgconn.finish()  # whatever it is in the middle of, nobody may go on with it
+                raise psycopg.OperationalError(f"the server has not answered for {limit:g} s") from None
+            raise
+
+
+def limit_replies(seconds: float) -> None:
+    """From now on a server that does not answer for so long counts as away."""
+
+    class Limited(PatientConnection):
+        reply_s = seconds
+
+    def connect(_dialect: object, _record: object, words: Any, options: dict[str, Any]) -> psycopg.Connection:
+        return Limited.connect(*words, **options)
+
+    event.listen(engine(), "do_connect", connect)
 
 
 OUTAGES = ("08", "25006", "40", "53", "55", "57", "58")

@@ -6,6 +6,7 @@ import click
 
 from liverseg_core.errors import InputError
 from store import broker
+from store.database import limit_replies
 from store.settings import settings
 
 
@@ -40,6 +41,7 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     chosen = threads or max(1, (os.cpu_count() or 1) // slots)
     words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
     words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
+    limit_replies(settings().lease_s * 2 / 3)
     here = Here(slots, chosen)
     worker_ready.connect(lambda **_: here.start(), weak=False)
     try:

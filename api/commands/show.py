@@ -252,6 +252,8 @@ def run_facts(run: Json) -> list[tuple[str, str]]:
     ]
     if run.get("message"):
         facts.insert(3, ("Message", clean_lines(run["message"])))
+    if run.get("next"):
+        facts.insert(3, ("Next", clean(run["next"])))
     return facts
 
 

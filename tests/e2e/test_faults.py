@@ -10,13 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from store import broker, views
+from store import broker, bundled, views
 from store.database import transaction
 from store.models import Dataset
 from store.settings import settings
 from tests import factories, processes
 from tests.conftest import broker_client
 from tests.e2e.test_kills import assert_succeeded_once, submit
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("upkeep")
 
@@ -148,3 +149,44 @@ def test_duplicate_stale_forged_and_garbage_messages(dataset: Dataset, tmp_path:
         assert assert_succeeded_once(later, dataset, log, epochs=2) == ["succeeded"]
         assert worker.poll() is None
     assert len(attempts(run_id)) == 1
+
+
+def test_a_database_that_falls_silent_for_one_worker(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half open for longer than a lease: another worker goes on; what the first one had in hand is refused."""
+    home, name = Path(os.environ["LIVERSEG_HOME"]), ".s.PGSQL.5432"
+    run_id, cut_off_log, log = submit(), tmp_path / "cut-off.log", tmp_path / "worker.log"
+    with Proxy(bundled.socket_folder(home) / name, name) as proxy:
+        monkeypatch.setenv("LIVERSEG_DATABASE_URL", f"postgresql://app@/liverseg?host={proxy.folder}")
+        cut_off = processes.start_worker(cut_off_log)
+        monkeypatch.delenv("LIVERSEG_DATABASE_URL")
+        processes.wait_for_epoch(run_id, 3)
+        proxy.stall()
+        with processes.worker(log):
+            processes.wait_for("a second attempt", lambda: processes.get_run(run_id).fence == 2)
+            proxy.go_on()
+            assert assert_succeeded_once(run_id, dataset, log) == ["lost", "succeeded"]
+            cut_off.terminate()
+            cut_off.wait(60)
+    assert "wrote nothing more" in cut_off_log.read_text()
+
+
+def test_a_broker_that_falls_silent_loses_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt that runs does not need it; what is submitted meanwhile is done when it speaks again."""
+    home = Path(os.environ["LIVERSEG_HOME"])
+    first, log = submit(), tmp_path / "worker.log"
+    with Proxy(bundled.socket_folder(home) / "valkey.sock", "valkey.sock") as proxy:
+        monkeypatch.setenv("LIVERSEG_BROKER_URL", f"redis+socket://{proxy.path}")
+        worker = processes.start_worker(log)
+        monkeypatch.delenv("LIVERSEG_BROKER_URL")
+        processes.wait_for_epoch(first, 2)
+        proxy.stall()
+        second = submit(epochs=3)
+        assert assert_succeeded_once(first, dataset, log) == ["succeeded"]
+        proxy.go_on()
+        assert assert_succeeded_once(second, dataset, log, epochs=3) == ["succeeded"]
+        worker.terminate()
+        worker.wait(60)

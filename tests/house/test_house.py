@@ -233,3 +233,11 @@ def test_the_map_draws_the_states_as_the_code_does():
     assert drawn == [line.strip() for line in states.__doc__.split("\n\n")[1].splitlines()]
     assert all(word in drawing[1] for word in [*states.State, *states.ARROWS])
     assert all(f"`{outcome}`" in text for outcome in states.Outcome)
+
+
+def test_the_table_of_faults_names_tests_that_exist():
+    named = re.findall(r"`(\w+/test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "faults.md").read_text())
+    assert len(named) > 30
+    assert [
+        f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / "tests" / file).read_text()
+    ] == []

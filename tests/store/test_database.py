@@ -6,8 +6,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from store import bundled
 from store import database as db
 from store.database import is_outage, transaction
+from tests.conftest import forget_caches
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -88,3 +91,51 @@ def test_whatever_driver_a_url_names_ours_is_used(scheme):
     assert db.dialect(f"{scheme}://a:p%40ss@h:5433/d?sslmode=require") == (
         "postgresql+psycopg://a:p%40ss@h:5433/d?sslmode=require"
     )
+
+
+@pytest.fixture
+def proxied(database, monkeypatch):
+    """This process reaches Postgres through a proxy, and waits half a second for an answer."""
+    name = ".s.PGSQL.5432"
+    with Proxy(bundled.socket_folder(database) / name, name) as proxy:
+        monkeypatch.setenv("LIVERSEG_DATABASE_URL", f"postgresql://app@/liverseg?host={proxy.folder}")
+        forget_caches()
+        db.limit_replies(0.5)
+        yield proxy
+        forget_caches()
+        monkeypatch.undo()
+        forget_caches()
+
+
+def test_a_server_that_falls_silent_is_away_and_comes_back(proxied):
+    """Half open: the connection stands, nothing comes through. It may not hold a thread for ever."""
+    with transaction() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+    proxied.stall()
+    with pytest.raises(DBAPIError) as caught, transaction() as session:
+        session.scalar(text("SELECT 1"))
+    assert is_outage(caught.value)
+    proxied.go_on()
+    with transaction() as session:
+        assert session.scalar(text("SELECT 2")) == 2
+
+
+def test_a_server_that_falls_silent_in_mid_transaction(proxied):
+    with pytest.raises(DBAPIError) as caught, transaction() as session:  # noqa: PT012
+        session.execute(text("INSERT INTO projects (name) VALUES ('half')"))
+        proxied.stall()
+        session.execute(text("SELECT 1"))
+    assert is_outage(caught.value)
+    proxied.go_on()
+    with transaction() as session:
+        assert session.scalar(text("SELECT count(*) FROM projects WHERE name = 'half'")) == 0
+
+
+def test_a_connection_that_is_cut_is_away_and_the_next_one_works(proxied):
+    with pytest.raises(DBAPIError) as caught, transaction() as session:  # noqa: PT012
+        session.execute(text("SELECT 1"))
+        proxied.cut()
+        session.execute(text("SELECT 1"))
+    assert is_outage(caught.value)
+    with transaction() as session:
+        assert session.scalar(text("SELECT 1")) == 1
