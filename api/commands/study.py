@@ -51,6 +51,8 @@ def paper_2019(
     chosen, same = _chosen(rows, repeated=seeds is not None)
     more = {} if epochs is None else {"training.epochs": epochs}
     variants = [{**paper_2019_overrides(row), **more} for row in chosen]
+    if seeds is not None:  # they take the place of each row's own
+        variants = [{path: value for path, value in one.items() if path != "training.seed"} for one in variants]
     body: Json = {"spec": {"name": "paper-2019", "dataset": {"id": dataset}}, "variants": variants}
     if seeds is not None:
         body["seeds"] = specs.parse_seeds(seeds)

@@ -112,8 +112,7 @@ def _refuse_too_many(bundle: ZipFile, names: Sequence[str]) -> None:
 
 def _pixels(bundle: ZipFile, name: str) -> int:
     """Pixels that a PNG's header promises; 0 where it is none, which the reader refuses in words."""
-    with bundle.open(name) as file:
-        head = file.read(24)
+    head = zips.beginning(bundle, name, 24)
     return int.from_bytes(head[16:20]) * int.from_bytes(head[20:24]) if head[:4] == b"\x89PNG" else 0
 
 

@@ -65,9 +65,18 @@ def member(bundle: zipfile.ZipFile, name: str, limit: int) -> bytes:
     """One file's bytes, at most ``limit``, whatever its header promises."""
     if bundle.getinfo(name).file_size > limit:
         raise DataError(name, f"is larger than {limit:,} bytes", bundle.getinfo(name).file_size)
+    return beginning(bundle, name, limit + 1)
+
+
+def beginning(bundle: zipfile.ZipFile, name: str, count: int) -> bytes:
+    """The first ``count`` bytes of a file, or all it has.
+
+    Raises:
+        DataError: it is damaged as far as that.
+    """
     try:
         with bundle.open(name) as file:
-            return file.read(limit + 1)
+            return file.read(count)
     except (
         zipfile.BadZipFile,
         zlib.error,
