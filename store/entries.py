@@ -119,7 +119,9 @@ def _repeat(entry: Entry) -> str | None:
 
 
 def _setting(entry: Entry, apart: set[str]) -> str:
-    kept = {path: value for path, value in entry.settings.items() if path not in apart | {"dataset.id"}}
+    """What two repeats have in common; the data set's name and a written reason decide no result."""
+    apart = apart | {"dataset.id", "dataset.split.override"}
+    kept = {path: value for path, value in entry.settings.items() if path not in apart}
     return json.dumps([entry.what, entry.content, entry.part, entry.imported, kept], sort_keys=True)
 
 

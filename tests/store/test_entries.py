@@ -58,6 +58,11 @@ def test_a_result_shown_twice_counts_once_among_the_seeds():
     assert len(found[0].members) == 2
 
 
+def test_a_reason_written_for_one_of_them_does_not_part_repeats():
+    rows = [seeded(1, 0), seeded(2, 1, dataset__split__override="as in the study"), seeded(3, 2, dataset__id="other")]
+    assert [one.ids for one in grouped(rows)] == [[1, 2, 3]]
+
+
 @pytest.mark.parametrize(
     "other",
     [
