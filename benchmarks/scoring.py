@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from liverseg_core import scoring
 from liverseg_core.data.manifest import Manifest, SliceEntry
+from liverseg_core.maps import decode
 from liverseg_core.metrics import FULL, SoftFacts
 from liverseg_core.spec import EvaluationOptions
 
@@ -98,7 +99,7 @@ def plain_way(manifest: Manifest, labels: Any, maps: Path, options: EvaluationOp
             own = sorted((e.slice, place) for place, e in enumerate(manifest.slices) if e.scan == scan)
             volumes: tuple[list[Any], list[Any]] = ([], [])
             for _, place in own:
-                small = scoring.decode(file[f"val/{manifest.slices[place].key}"], options)
+                small = decode(file[f"val/{manifest.slices[place].key}"], options)
                 pair = labels[place].copy(), small.repeat(2, 0).repeat(2, 1)
                 for side, volume in zip(pair, volumes, strict=True):
                     numbers, n = ndimage.label(side == 2, np.ones((3, 3)))

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from liverseg_core.patches import box
+
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 
@@ -39,13 +41,10 @@ def find(mask: Mask) -> Labelled:
     """The 8-connected components of ``mask`` [H, W], in raster order of their first pixel's row."""
     from scipy import ndimage
 
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
+    top, left, chosen = box(mask)
+    if not mask[chosen].size:
         return NOTHING
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    labels, _ = ndimage.label(mask[top:bottom, left:right], np.ones((3, 3), np.int8))
+    labels, _ = ndimage.label(mask[chosen], np.ones((3, 3), np.int8))
     return Labelled(labels, top, left, np.bincount(labels.ravel())[1:])
 
 

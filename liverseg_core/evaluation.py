@@ -11,9 +11,10 @@ from numpy.lib import format as npy
 from liverseg_core.backend import keras
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest
+from liverseg_core.maps import decode
 from liverseg_core.metrics import Floats, Level, SoftFacts, as_grey, soft_facts, to_fixed_point
 from liverseg_core.prediction import predictions
-from liverseg_core.scoring import Key, Scored, decode, rescore
+from liverseg_core.scoring import Key, Scored, rescore
 from liverseg_core.spec import ExperimentSpec
 
 

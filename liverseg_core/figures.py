@@ -6,11 +6,8 @@ here, without pyplot, so nothing is kept between calls. Texts of other people ne
 """
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from liverseg_core.errors import DataError
+from liverseg_core.maps import decode
 from liverseg_core.metrics import FULL, Labels, Level, Target, dice
-from liverseg_core.scoring import decode
 
 WIDTH = 7.2
 """Inches: the text width of a page."""
@@ -138,22 +134,6 @@ def side_by_side(images: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> b
 
 
 # ---- what the panels are made from ---------------------------------------------------------------------------------
-
-
-def read_map(maps: Path, key: str) -> Level:
-    """One slice's stored probability map, uint16 ``[S, S]`` or ``[2, S, S]``.
-
-    Raises:
-        DataError: the file is gone or damaged, or does not hold ``key`` (such as ``val/8_12``).
-    """
-    try:
-        with np.load(maps, allow_pickle=False) as bundle:
-            found: Level = bundle[key]
-            return found
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            key, f"cannot be read from the kept probability maps ({error}); score the run anew"
-        ) from error
 
 
 def study_dice(total: float, quantised: Sequence[int]) -> tuple[float | None, float | None, float | None]:

@@ -14,11 +14,12 @@ from liverseg_core.data.png import MASK_VALUES, write_png
 from liverseg_core.data.unlabelled import read_resized, read_slices
 from liverseg_core.errors import Interrupted
 from liverseg_core.evaluation import fixed_point_map
+from liverseg_core.maps import decode
 from liverseg_core.metrics import Labels, enlarge_nearest
 from liverseg_core.networks import build_network
 from liverseg_core.prediction import predictions
 from liverseg_core.records import Events, ExperimentResult
-from liverseg_core.scoring import cleaned, decode
+from liverseg_core.scoring import cleaned
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.weights import read_weights
 

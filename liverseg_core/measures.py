@@ -10,14 +10,12 @@ from typing import Literal
 import numpy as np
 
 from liverseg_core.facts import Components, Reals, Units
-from liverseg_core.metrics import CLASSES, Target
+from liverseg_core.metrics import CLASSES, LESION, Target
 
 Measure = Callable[[Units], Reals]
 Matrix = Literal["counts", "quantised"]
 Hits = tuple[Reals, Reals, Reals]
 """TP, FP, FN, each ``[g]``"""
-
-LESION = 2
 
 
 def ratio(part: Reals, whole: Reals) -> Reals:

@@ -37,6 +37,9 @@ class SoftFacts:
 CLASSES: dict[Target, tuple[int, ...]] = {"liver": (1, 2), "parenchyma": (1,), "lesion": (2,)}
 """Labels that make up each class; liver includes its lesions, as the LiTS challenge has it."""
 
+BACKGROUND, PARENCHYMA, LESION = 0, 1, 2
+"""Labels."""
+
 FULL = 65_535
 """The fixed-point value of probability 1."""
 
@@ -83,11 +86,27 @@ def count_3x3(truth: Labels, prediction: Labels) -> tuple[int, ...]:
     if max(truth.max(initial=0), prediction.max(initial=0)) > 2:
         raise ValueError("labels must be 0, 1 or 2")
     # Counting what is not zero is ten times faster than np.bincount; the background follows from the margins.
-    true, predicted = ([labels == label for label in (1, 2)] for labels in (truth, prediction))
-    n11, n12, n21, n22 = (int(np.count_nonzero(one & other)) for one in true for other in predicted)
-    t1, t2, p1, p2 = (int(np.count_nonzero(mask)) for mask in (*true, *predicted))
+    true, predicted = ([labels == label for label in (PARENCHYMA, LESION)] for labels in (truth, prediction))
+    joint = [[int(np.count_nonzero(one & other)) for other in predicted] for one in true]
+    margins = [[int(np.count_nonzero(mask)) for mask in masks] for masks in (true, predicted)]
+    return nine_counts(joint, margins[0], margins[1], truth.size)
+
+
+def nine_counts(
+    joint: Sequence[Sequence[int]], true: Sequence[int], predicted: Sequence[int], pixels: int
+) -> tuple[int, ...]:
+    """The confusion matrix of :func:`count_3x3` from what parenchyma and lesion have in common, and its margins.
+
+    Args:
+        joint: 2 x 2, pixels that are label 1 or 2 in the truth and 1 or 2 in the prediction.
+        true: pixels of label 1 and 2 in the truth.
+        predicted: the same in the prediction.
+        pixels: of the whole slice.
+    """
+    (n11, n12), (n21, n22) = joint
+    (t1, t2), (p1, p2) = true, predicted
     n01, n02, n10, n20 = p1 - n11 - n21, p2 - n12 - n22, t1 - n11 - n12, t2 - n21 - n22
-    return truth.size - t1 - t2 - n01 - n02, n01, n02, n10, n11, n12, n20, n21, n22
+    return pixels - t1 - t2 - n01 - n02, n01, n02, n10, n11, n12, n20, n21, n22
 
 
 # --- from counts to ratios: profile modern ----------------------------------------------------------------------

@@ -23,8 +23,8 @@ from liverseg_core.data.cache import SliceCache, resize_bilinear
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.data.png import MASK_VALUES
 from liverseg_core.errors import InputError
-from liverseg_core.metrics import Floats, Labels, SoftFacts, soft_facts
-from liverseg_core.scoring import LESION, Key, Scored, Truths, score_parts
+from liverseg_core.metrics import LESION, Floats, Labels, SoftFacts, soft_facts
+from liverseg_core.scoring import Key, Scored, Truths, score_parts
 from liverseg_core.spec import EvaluationOptions
 
 SHIFT = 3

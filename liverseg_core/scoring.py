@@ -6,25 +6,22 @@ back through :func:`rescore`, so re-scoring with unchanged options gives the sam
 
 import dataclasses
 import functools
-import io
-import math
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from liverseg_core import components
 from liverseg_core.components import Labelled
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.errors import DataError
-from liverseg_core.metrics import FULL, Labels, Level, SoftFacts, nearest_rows
+from liverseg_core.maps import decode_patch, open_maps, read_map
+from liverseg_core.metrics import BACKGROUND, LESION, PARENCHYMA, Labels, SoftFacts, nine_counts
+from liverseg_core.patches import NOTHING, Patch, crop, enlarged, whole
 from liverseg_core.records import LesionComponent, SliceScore
 from liverseg_core.spec import EvaluationOptions
 
@@ -35,10 +32,6 @@ Counts = tuple[int, ...]
 """Nine pixel counts, see :func:`liverseg_core.metrics.count_3x3`."""
 
 Scored = tuple[tuple[SliceScore, ...], tuple[LesionComponent, ...]]
-
-PLAIN = EvaluationOptions()
-
-BACKGROUND, PARENCHYMA, LESION = 0, 1, 2
 
 READERS = 2
 """Threads that unpack maps, outside Python's lock; the rest holds it, so that more threads would gain nothing."""
@@ -74,12 +67,12 @@ def rescore(
     Raises:
         DataError: ``maps`` is damaged or lacks a slice, or ``soft`` does.
     """
-    with _opened(maps) as file, ThreadPoolExecutor(READERS) as readers:
+    with open_maps(maps) as file, ThreadPoolExecutor(READERS) as readers:
 
         def predict(part: str, indices: Sequence[int]) -> Iterator[Patch]:
             names = [f"{part}/{manifest.slices[index].key}" for index in indices]
             for u in readers.map(functools.partial(read_map, file), names):
-                yield _enlarged(_decoded(u, options), u.shape[-2:], (manifest.height, manifest.width))
+                yield enlarged(decode_patch(u, options), u.shape[-2:], (manifest.height, manifest.width))
 
         return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths(), known)
 
@@ -119,7 +112,7 @@ def _score(
     manifest: Manifest,
     labels: NDArray[np.uint8],
     parts: Mapping[str, Sequence[int]],
-    predict: "Callable[[str, Sequence[int]], Iterator[Patch]]",
+    predict: Callable[[str, Sequence[int]], Iterator[Patch]],
     soft: Mapping[Key, SoftFacts],
     options: EvaluationOptions,
     between: Callable[[], None],
@@ -188,7 +181,7 @@ def _score_scan(
     scan: int,
     numbers: Sequence[int],
     truth: "Side",
-    prediction: "Sequence[Patch]",
+    prediction: Sequence[Patch],
     options: EvaluationOptions,
     pixels: int,
 ) -> tuple[list[tuple[int, ...]], list[LesionComponent]]:
@@ -197,92 +190,6 @@ def _score_scan(
     predicted = _side(prediction, options.min_lesion)
     counts = [_count(pixels, *both) for both in zip(truth.slices, predicted.slices, strict=True)]
     return counts, list(_matched(part, scan, numbers, truth, predicted))
-
-
-# --- from a stored map to labels ---------------------------------------------------------------------------------
-
-
-def decode(u: Level, options: EvaluationOptions = PLAIN) -> Labels:
-    """Labels 0 background, 1 parenchyma, 2 lesion at network size.
-
-    grey-sigmoid, ``[S, S]``: lesion from two thirds (or ``options.threshold`` t) on, parenchyma from one third (or t,
-    if that is lower) on. softmax, ``[2, S, S]`` parenchyma and lesion, background is the rest: the most likely class,
-    the first of equals; with a threshold lesion where its probability is at least t, else the more likely of the
-    other two. Compared in whole numbers: 65535 / 3 = 21845 and 2 * 65535 / 3 = 43690 are exact.
-    """
-    level = _level(options)
-    return _decode_grey(u, level) if u.ndim == 2 else _decode_softmax(u[0], u[1], level)
-
-
-def _level(options: EvaluationOptions) -> int | None:
-    return None if options.threshold is None else max(1, math.ceil(round(options.threshold * FULL, 6)))
-
-
-def _decode_grey(u: Level, level: int | None) -> Labels:
-    liver_from, lesion_from = _grey_levels(level)
-    return (u >= liver_from).view(np.uint8) + (u >= lesion_from).view(np.uint8)
-
-
-def _grey_levels(level: int | None) -> tuple[int, int]:
-    lesion_from = 2 * FULL // 3 if level is None else level
-    return min(FULL // 3, lesion_from), lesion_from
-
-
-def _decode_softmax(parenchyma: Level, lesion: Level, level: int | None) -> Labels:
-    one, two = parenchyma.astype(np.int32), lesion.astype(np.int32)
-    rest = FULL - one - two
-    labels = (one > rest).view(np.uint8)
-    is_lesion = (two > rest) & (two > one) if level is None else lesion >= level
-    return np.where(is_lesion, np.uint8(LESION), labels)
-
-
-def _decoded(u: Level, options: EvaluationOptions) -> "Patch":
-    """:func:`decode`, cropped before it is computed: most of a slice is background."""
-    level = _level(options)
-    if u.ndim == 2:
-        top, left, chosen = _box(u >= _grey_levels(level)[0])
-        return Patch(_decode_grey(u[chosen], level), top, left)
-    # A class needs a third to be the most likely one, and less than that only where the threshold of lesion is lower.
-    least = FULL // 3 if level is None else min(FULL // 3, level)
-    top, left, chosen = _box(np.maximum(*u) >= least)
-    return Patch(_decode_softmax(u[0][chosen], u[1][chosen], level), top, left)
-
-
-def read_map(maps: zipfile.ZipFile, name: str) -> Level:
-    """The stored map ``name``, e.g. ``val/8_12``: uint16 ``[S, S]`` or ``[2, S, S]``.
-
-    Raises:
-        DataError: absent, damaged, or something else.
-    """
-    try:
-        data = maps.read(f"{name}.npy")
-        start = len(npy.magic(1, 0)) + 2 + int.from_bytes(data[8:10], "little")
-        shape, dtype = _parsed(data[:start])
-        u = np.frombuffer(data, dtype, offset=start).reshape(shape)
-    except (KeyError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-        raise DataError(name, f"has no readable probability map ({error}); evaluate the run again") from error
-    if u.dtype != np.uint16 or u.ndim not in (2, 3) or (u.ndim == 3 and len(u) != 2):
-        raise DataError(name, "is no probability map; evaluate the run again", f"{u.dtype} {u.shape}")
-    return u
-
-
-@functools.lru_cache(maxsize=16)
-def _parsed(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type that a .npy header of version 1.0 tells; the maps of a run share one."""
-    stream = io.BytesIO(header)
-    if npy.read_magic(stream) != (1, 0):
-        raise ValueError("not version 1.0 of the .npy format")
-    shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    if fortran or dtype.hasobject:
-        raise ValueError("not an array of numbers in C order")
-    return shape, dtype
-
-
-def _opened(maps: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(maps)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(maps.name, f"cannot be opened ({error}); evaluate the run again") from error
 
 
 def _scans(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int, list[int]]]:
@@ -296,17 +203,6 @@ def _scans(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> Iterator[t
 
 
 # --- from labels to lesions ---------------------------------------------------------------------------------------
-
-
-class Patch(NamedTuple):
-    """Labels ``[h, w]`` of one slice, cropped to where they are not background; ``top``, ``left``: where that is."""
-
-    labels: Labels
-    top: int
-    left: int
-
-
-NOTHING = Patch(np.zeros((0, 0), np.uint8), 0, 0)
 
 
 class SliceSide(NamedTuple):
@@ -343,36 +239,6 @@ class Truths:
         return side
 
 
-def crop(labels: Labels) -> Patch:
-    """The part of ``labels`` [H, W] that is not background."""
-    top, left, chosen = _box(labels > 0)
-    return Patch(labels[chosen], top, left)
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[int, int, tuple[slice, slice]]:
-    """Top, left and slices of the smallest box around ``mask`` [H, W]."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
-        return 0, 0, (slice(0, 0), slice(0, 0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    return top, left, (slice(top, bottom), slice(left, right))
-
-
-def _enlarged(patch: Patch, small: tuple[int, ...], shape: tuple[int, int]) -> Patch:
-    """What :func:`liverseg_core.metrics.enlarge_nearest` makes of the whole slice, for its patch alone."""
-    if not patch.labels.size:
-        return patch
-    places, starts = [], []
-    for start, length, little, large in zip(patch[1:], patch.labels.shape, small, shape, strict=True):
-        rows = nearest_rows(little, large)
-        first, last = np.searchsorted(rows, [start, start + length])
-        places.append(rows[first:last] - start)
-        starts.append(int(first))
-    return Patch(patch.labels.take(places[1], axis=1).take(places[0], axis=0), *starts)
-
-
 def cleaned(prediction: Sequence[Labels], options: EvaluationOptions) -> Sequence[Labels]:
     """The labels of a scan as :func:`score_scan` counts them: largest liver, small lesions as liver, where wanted."""
     if not (options.largest_component or options.min_lesion):
@@ -381,14 +247,7 @@ def cleaned(prediction: Sequence[Labels], options: EvaluationOptions) -> Sequenc
     if options.largest_component:
         patches = _keep_largest(patches)
     kept = _side(patches, options.min_lesion)
-    return [_whole(one.patch, labels.shape) for one, labels in zip(kept.slices, prediction, strict=True)]
-
-
-def _whole(patch: Patch, shape: tuple[int, ...]) -> Labels:
-    labels = np.zeros(shape, np.uint8)
-    height, width = patch.labels.shape
-    labels[patch.top : patch.top + height, patch.left : patch.left + width] = patch.labels
-    return labels
+    return [whole(one.patch, labels.shape) for one, labels in zip(kept.slices, prediction, strict=True)]
 
 
 def _keep_largest(prediction: Sequence[Patch]) -> list[Patch]:
@@ -436,14 +295,9 @@ def _repaint(patch: Patch, found: Labelled, chosen: NDArray[np.bool_], value: in
 def _count(pixels: int, truth: SliceSide, prediction: SliceSide) -> tuple[int, ...]:
     """What :func:`liverseg_core.metrics.count_3x3` gives for whole slices of ``pixels`` pixels."""
     true, predicted = components.shared_window(truth.patch, prediction.patch)
-    ones, twos = (predicted == label for label in (PARENCHYMA, LESION))
-    (n11, n12), (n21, n22) = (
-        [int(np.count_nonzero(mask & other)) for other in (ones, twos)]
-        for mask in (true == PARENCHYMA, true == LESION)
-    )
-    (t1, t2), (p1, p2) = truth.areas, prediction.areas
-    n01, n02, n10, n20 = p1 - n11 - n21, p2 - n12 - n22, t1 - n11 - n12, t2 - n21 - n22
-    return pixels - t1 - t2 - n01 - n02, n01, n02, n10, n11, n12, n20, n21, n22
+    labels = PARENCHYMA, LESION
+    joint = [[int(np.count_nonzero((true == i) & (predicted == j))) for j in labels] for i in labels]
+    return nine_counts(joint, truth.areas, prediction.areas, pixels)
 
 
 def _matched(

@@ -142,7 +142,7 @@ class Supervisor:
 
     def _start(self, work: Work, threads: int) -> Child | Inside:
         if work.kind in scoring.KINDS:
-            return Inside(lambda between: scoring.carry_out(work, between))
+            return Inside(lambda between: scoring.carry_out(work, between), self._position.alive)
         return Child(self._job(work, threads), self._work / "trainer.log")
 
     def _job(self, work: Work, threads: int) -> dict[str, Any]:

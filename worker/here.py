@@ -51,9 +51,9 @@ class Here:
         while not self._stop.is_set():
             try:
                 self._tell()
-            except SQLAlchemyError as error:
+            except Exception as error:  # the thread's edge: dying silently would make the worker look gone
                 if not is_outage(error):
-                    raise
+                    log.exception("this worker could not say that it is here")
                 self._idle_since = None  # while the database is away nobody can tell whether runs wait
             self._stop.wait(settings().heartbeat_s)
 

@@ -20,17 +20,20 @@ class Inside:
 
     Args:
         carry_out: the work; it calls its argument between its steps, which raises ``Interrupted`` to end it.
+        alive: called between the steps, as a trainer writes its position.
     """
 
     log: Path | None = None
     peak_memory_mb: int | None = None
 
-    def __init__(self, carry_out: Callable[[Callable[[], None]], ExperimentResult]) -> None:
+    def __init__(
+        self, carry_out: Callable[[Callable[[], None]], ExperimentResult], alive: Callable[[], None]
+    ) -> None:
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stop = threading.Event()
         self._over = threading.Event()
         self._status = CRASHED
-        self._carry_out = carry_out
+        self._carry_out, self._alive = carry_out, alive
         self._thread = threading.Thread(target=self._run, name="inside", daemon=True)
         self._thread.start()
 
@@ -70,6 +73,7 @@ class Inside:
         self._events.put({})  # wakes the supervisor, which would wait a quarter of a second else
 
     def _between(self) -> None:
+        self._alive()
         if self._stop.is_set():
             raise Interrupted("asked to stop")
 

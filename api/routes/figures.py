@@ -184,14 +184,15 @@ def _panels(kept: Kept, kind: str) -> Picture:
 def _read(kept: Kept) -> "Iterator[Panels]":
     from liverseg_core import figures
     from liverseg_core.data.pixels import image_of, labels_of, open_archive
+    from liverseg_core.maps import open_maps, read_map
 
-    with open_archive(kept.archive) as bundle:
+    with open_archive(kept.archive) as bundle, open_maps(kept.maps) as maps:
         for row, entry in zip(kept.rows, kept.entries, strict=True):
             yield figures.Panels(
                 name=f"{row.part} {entry.key}",
                 image=image_of(bundle, entry),
                 truth=labels_of(bundle, entry),
-                probabilities=figures.read_map(kept.maps, f"{row.part}/{entry.key}"),
+                probabilities=read_map(maps, f"{row.part}/{entry.key}"),
                 dice=figures.study_dice(row.dice, [getattr(row, name) for name in CONFUSION if name[0] == "q"]),
             )
 

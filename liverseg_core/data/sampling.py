@@ -14,9 +14,10 @@ from liverseg_core.data.augmentation import (
 )
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest, train_samples
-from liverseg_core.data.targets import LESION, Planes, Targets, small_lesions
+from liverseg_core.data.targets import Planes, Targets, small_lesions
 from liverseg_core.data.windows import channels_last, look, read_images, windows
 from liverseg_core.errors import SpecError
+from liverseg_core.metrics import LESION
 from liverseg_core.spec import ExperimentSpec
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from liverseg_core import components
 from liverseg_core.data.cache import SliceCache, resize_bilinear
 from liverseg_core.data.png import MASK_VALUES
-from liverseg_core.metrics import enlarge_nearest
+from liverseg_core.metrics import LESION, PARENCHYMA, enlarge_nearest
 
 GREY = np.array(MASK_VALUES, np.uint8)
 LEVELS = GREY.astype(np.float32) / np.float32(255)
 ONE_HOT = np.eye(3, dtype=np.float32)
-PARENCHYMA, LESION = 1, 2
 
 Planes = NDArray[np.float32] | NDArray[np.uint8]
 """``[B, S, S]``: the grey mask / 255 (float32) or labels (uint8)."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from liverseg_core import evaluation, metrics, prediction, scoring
+from liverseg_core.maps import decode
 from liverseg_core.networks import build_network
 from liverseg_core.spec import EvaluationOptions, ExperimentSpec, ModelOptions
 
@@ -46,7 +47,7 @@ def test_every_slice_is_scored_from_its_stored_map(model, tiny, parts, tmp_path)
         for score, (part, index) in zip(scores, chosen, strict=True):
             u = maps[f"{part}/{score.scan}_{score.slice}"]
             assert (u.dtype, u.shape) == (np.uint16, (32, 32))
-            enlarged = metrics.enlarge_nearest(scoring.decode(u), (40, 40))
+            enlarged = metrics.enlarge_nearest(decode(u), (40, 40))
             assert metrics.count_3x3(cache.labels[index], enlarged) == score.counts
             assert sum(score.counts) == 40 * 40
             assert sum(score.quantised) == 32 * 32
@@ -136,7 +137,7 @@ def test_a_softmax_head_is_stored_without_its_background_and_scored_by_its_label
     with np.load(tmp_path / "maps.npz") as maps:
         u = maps[f"val/{manifest.slices[index].key}"]
     assert (u.shape, u.dtype) == ((2, 32, 32), np.uint16)
-    assert np.array_equal(scoring.decode(u), small[index])
+    assert np.array_equal(decode(u), small[index])
     p = np.select([small[index] == 1, small[index] == 2], [0.5, 0.999], 0).astype(np.float32)
     assert (scores[0].dice, scores[0].dice_liver, scores[0].dice_tumor) == pytest.approx(
         metrics.paper_scores(cache.masks[index], p)

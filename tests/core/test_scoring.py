@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
-from liverseg_core import metrics, scoring
+from liverseg_core import metrics, patches, scoring
 from liverseg_core.data.manifest import Manifest, SliceEntry
 from liverseg_core.errors import DataError
+from liverseg_core.maps import decode, decode_patch, read_map
 from liverseg_core.spec import EvaluationOptions
 
 SOFT = metrics.SoftFacts(1, 2, 3, 0.25, 0.5, 0.75, (9,) * 9)
@@ -25,7 +26,7 @@ def options(**changes):
 
 def test_thirds_are_exact():
     levels = np.array([[0, 21_844, 21_845, 43_689, 43_690, 65_535]], np.uint16)
-    assert scoring.decode(levels).tolist() == [[0, 0, 1, 1, 2, 2]]
+    assert decode(levels).tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,12 @@ def test_thirds_are_exact():
 )
 def test_a_threshold_says_where_lesion_starts(threshold, expected):
     levels = np.array([[0, 21_844, 21_845, 43_689, 43_690, 65_535]], np.uint16)
-    assert scoring.decode(levels, options(threshold=threshold)).tolist() == [expected]
+    assert decode(levels, options(threshold=threshold)).tolist() == [expected]
 
 
 def test_every_fixed_point_value_is_at_its_own_threshold():
     for value in range(1, 65_535, 7):
-        found = scoring.decode(np.array([[value - 1, value]], np.uint16), options(threshold=value / 65_535))
+        found = decode(np.array([[value - 1, value]], np.uint16), options(threshold=value / 65_535))
         assert found.tolist() == [[int(value > 21_845), 2]]
 
 
@@ -56,8 +57,8 @@ def test_softmax_takes_the_most_likely_class():
     parenchyma = np.array([[10_000, 40_000, 10_000, 30_000, 30_000, 21_845]], np.uint16)
     lesion = np.array([[10_000, 10_000, 40_000, 5_535, 30_000, 21_846]], np.uint16)
     u = np.stack([parenchyma, lesion])
-    assert scoring.decode(u).tolist() == [[0, 1, 2, 0, 1, 2]]
-    assert scoring.decode(u, options(threshold=0.4)).tolist() == [[0, 1, 2, 0, 2, 1]]
+    assert decode(u).tolist() == [[0, 1, 2, 0, 1, 2]]
+    assert decode(u, options(threshold=0.4)).tolist() == [[0, 1, 2, 0, 2, 1]]
 
 
 @settings(max_examples=50, deadline=None)
@@ -67,7 +68,7 @@ def test_softmax_is_argmax_of_what_is_stored(seed):
     stored = np.floor(u[..., 1:]).astype(np.uint16)
     rest = 65_535 - stored.astype(int).sum(axis=-1)
     expected = np.concatenate([rest[..., None], stored], axis=-1).argmax(axis=-1)
-    assert np.array_equal(scoring.decode(np.moveaxis(stored, -1, 0)), expected)
+    assert np.array_equal(decode(np.moveaxis(stored, -1, 0)), expected)
 
 
 @settings(max_examples=50, deadline=None)
@@ -76,9 +77,9 @@ def test_labels_survive_storing_and_enlarging(seed, factor):
     """Labels -> the study's grey levels -> fixed point -> labels, then enlarged: every label where it was."""
     labels = np.random.default_rng(seed).integers(0, 3, (16, 16), dtype=np.uint8)
     grey = np.array([0, 127, 255])[labels] / 255
-    assert np.array_equal(scoring.decode(metrics.to_fixed_point(grey)), labels)
+    assert np.array_equal(decode(metrics.to_fixed_point(grey)), labels)
     classes = np.stack([labels == 1, labels == 2]) * np.uint16(65_535)
-    assert np.array_equal(scoring.decode(classes.astype(np.uint16)), labels)
+    assert np.array_equal(decode(classes.astype(np.uint16)), labels)
     enlarged = metrics.enlarge_nearest(labels, (16 * factor, 16 * factor))
     assert np.array_equal(enlarged, labels.repeat(factor, 0).repeat(factor, 1))
 
@@ -245,7 +246,7 @@ def test_a_slice_without_a_stored_score_is_refused(stored):
 
 def test_one_map_can_be_read_alone(stored):
     with zipfile.ZipFile(stored[2]) as file:
-        assert scoring.read_map(file, "val/2_9").shape == (4, 4)
+        assert read_map(file, "val/2_9").shape == (4, 4)
 
 
 # --- what need not be done again ----------------------------------------------------------------------------------
@@ -311,8 +312,8 @@ def test_a_patch_is_enlarged_as_the_whole_slice_is(factor):
     labels = np.zeros((6, 7), np.uint8)
     labels[2:5, 1:3] = [[1, 0], [2, 1], [0, 2]]
     shape = (6 * factor + factor // 2, 7 * factor)
-    patch = scoring._enlarged(scoring.crop(labels), labels.shape, shape)
-    assert np.array_equal(scoring._whole(patch, shape), metrics.enlarge_nearest(labels, shape))
+    patch = patches.enlarged(patches.crop(labels), labels.shape, shape)
+    assert np.array_equal(patches.whole(patch, shape), metrics.enlarge_nearest(labels, shape))
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0.01, 0.2, 0.34, 0.7]), st.booleans())
@@ -322,5 +323,5 @@ def test_cropping_before_decoding_changes_nothing(seed, threshold, softmax):
     p = random.dirichlet([0.3, 0.3, 0.3], (9, 11))[..., 1:] * random.integers(0, 2, (9, 11, 1))
     u = metrics.to_fixed_point(np.moveaxis(p, -1, 0) if softmax else p[..., 0])
     chosen = options(threshold=threshold)
-    patch = scoring._decoded(u, chosen)
-    assert np.array_equal(scoring._whole(patch, (9, 11)), scoring.decode(u, chosen))
+    patch = decode_patch(u, chosen)
+    assert np.array_equal(patches.whole(patch, (9, 11)), decode(u, chosen))
