@@ -14,7 +14,7 @@ endif
 export LIVERSEG_HOME ?= $(CURDIR)/.home
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test fuzz check bench migration lock
+.PHONY: help setup demo up test fuzz resume-kills check bench migration lock chaos mutations outages
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,11 +42,23 @@ check: setup ## Style, types, import arrows, and bandit
 	$(BIN)/bandit -q -c pyproject.toml -r api store migrations 2>/dev/null
 	$(BIN)/bandit -q -c pyproject.toml -s B311 -r liverseg_core worker 2>/dev/null
 
-test: setup chromium check ## Checks and tests (REQUIRE=browser,study: their skips become failures)
-	$(BIN)/python -m pytest
+test: setup chromium check ## Checks and tests (REQUIRE=browser,study: their skips become failures; JOBS=1: one at a time)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 fuzz: setup ## Send tens of thousands of generated requests, specs and paths; prints how many (takes a quarter of an hour)
-	LIVERSEG_FUZZ=560 $(BIN)/python -m pytest -q tests/api/test_fuzz.py tests/store/test_generated.py
+	LIVERSEG_FUZZ=560 $(BIN)/python -m pytest -q --timeout 3600 tests/api/test_fuzz.py tests/store/test_generated.py
+
+outages: setup ## Stop Valkey for five minutes and Postgres for two while runs train; prints what happened (a quarter of an hour)
+	LIVERSEG_OUTAGES=1 $(BIN)/python -m pytest -q tests/e2e/test_outages.py
+
+resume-kills: setup ## Kill a training at ten random steps and compare it, bit for bit, with one that nobody touched (SEED=: the same steps)
+	LIVERSEG_KILLS=10 LIVERSEG_KILL_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_resume.py
+
+chaos: setup ## Kill, freeze and restart everything at random for SECONDS=600, then look whether all of it holds (SEED=N: again)
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
+mutations: setup ## Take three protections out of a copy of the code, one by one, and name the tests that fail without them
+	$(BIN)/python -m tests.mutations
 
 .PHONY: chromium
 chromium:
@@ -62,7 +74,7 @@ migration: setup ## Write a migration from the models (MESSAGE="what changes")
 	$(BIN)/python -m store.schema revision "$(MESSAGE)"
 
 lock: ## Resolve the dependency locks again (needs uv)
-	@for want in base: worker:worker dev:worker,dev gpu:gpu; do \
+	@for want in base: worker:worker dev:worker,notebook,dev gpu:gpu; do \
 	  name=$${want%%:*}; extras=$$(echo "$${want#*:}" | tr , '\n' | sed '/^$$/d; s/^/--extra /' | tr '\n' ' '); \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    $$extras pyproject.toml --output-file requirements/$$name.txt; done

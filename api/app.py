@@ -1,5 +1,6 @@
 """The front desk: routes, pages and what guards them, put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,7 +8,20 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
-from api import comparison_page, dataset_pages, description, image_pages, pages, problems
+from api import (
+    comparison_page,
+    dataset_pages,
+    deletion_pages,
+    description,
+    frozen_page,
+    image_pages,
+    matrix_page,
+    overlay_page,
+    pages,
+    problems,
+    queue_page,
+    submit_page,
+)
 from api.callers import Keyring, admins_only, bootstrap_token
 from api.parameters import only_known
 from api.rates import Rates
@@ -15,13 +29,19 @@ from api.render import STATIC
 from api.routes import (
     checks,
     comparisons,
+    deletions,
     experiments,
     figures,
+    frozen,
     health,
+    live,
+    matrices,
     nnunet,
+    overlays,
     predictions,
     printed,
     projects,
+    queues,
     runs,
     scorings,
     tokens,
@@ -48,18 +68,36 @@ def create_app(local: bool = False) -> FastAPI:
     rooms = (
         experiments,
         runs,
+        live,
         predictions,
         scorings,
         uploads,
         checks,
         figures,
+        overlays,
         comparisons,
+        frozen,
+        deletions,
+        matrices,
         printed,
         nnunet,
         workers,
+        queues,
         health,
     )
-    for room in (*rooms, pages, comparison_page, dataset_pages, image_pages):
+    for room in (
+        *rooms,
+        queue_page,
+        submit_page,
+        frozen_page,
+        pages,
+        comparison_page,
+        matrix_page,
+        overlay_page,
+        dataset_pages,
+        image_pages,
+        deletion_pages,
+    ):
         app.include_router(room.router, dependencies=[Depends(only_known)], responses=description.REFUSALS)
     for room in (projects, tokens):
         app.include_router(
@@ -83,5 +121,6 @@ def create_app(local: bool = False) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.upkeep.start()
+    app.state.closing = asyncio.Event()
     yield
     await run_in_threadpool(app.state.upkeep.stop)

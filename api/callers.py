@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.problems import Problem
 from store import tokens
-from store.database import is_outage, transaction
+from store.database import is_outage, looking, transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
 from store.tokens import Scope
@@ -83,18 +83,18 @@ class Keyring:
         Raises:
             DBAPIError, TimeoutError: the database cannot say.
         """
-        with transaction() as session:
-            found = tokens.live(session, tokens.digest_of(secret)) if secret else None
-            open_to_all = self._local and found is None and not tokens.any_live(session)
-        if found is None:
+        digest = tokens.digest_of(secret) if secret else None
+        with looking() as connection:
+            token = tokens.live(connection, digest) if digest else None
+            open_to_all = self._local and token is None and not tokens.any_live(connection)
+        if token is None or digest is None:
             return self._keep_open() if open_to_all else None
-        token, due = found
-        caller = Caller(token.name, token.project_id, Scope[token.scope.upper()], token.id)
+        caller = Caller(token.name, token.project_id, token.scope, token.id)
         with self._lock:
-            self._kept[token.digest] = time.monotonic() + KEPT_S, caller
+            self._kept[digest] = time.monotonic() + KEPT_S, caller
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-        if due:
+        if token.due:
             _touch(token.id)
         return caller
 
@@ -126,7 +126,10 @@ def caller_of(request: Request) -> Caller:
     return found
 
 
-def admins_only(request: Request) -> None:
+# Dependencies are async where they wait for nothing: others cost a change of thread, each, at every request.
+
+
+async def admins_only(request: Request) -> None:
     """A dependency of routes about the whole installation."""
     if caller_of(request).scope < Scope.ADMIN:
         raise lacks(Scope.ADMIN)
@@ -137,10 +140,14 @@ def lacks(needed: Scope) -> Problem:
     return Problem(403, f"this needs a token of scope {needed.word}; ask an administrator for one")
 
 
-def _project_of(request: Request) -> int:
+async def _asking(request: Request) -> Caller:
+    return caller_of(request)
+
+
+async def _project_of(request: Request) -> int:
     return caller_of(request).project
 
 
-Asking = Annotated[Caller, Depends(caller_of)]
+Asking = Annotated[Caller, Depends(_asking)]
 Project = Annotated[int, Depends(_project_of)]
 """The caller's project: what every query is about."""

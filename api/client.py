@@ -128,6 +128,19 @@ class Client:
         """Queue a paused run again; 409 when it is not paused."""
         return self._json("POST", f"/v1/runs/{run}/resume")
 
+    def first(self, run: int) -> Json:
+        """Put a run before all that wait in its pool; 409 when it neither waits nor is paused."""
+        return self._json("POST", f"/v1/runs/{run}/first", again=True)
+
+    def edit(self, run: int, **changes: Any) -> Json:
+        """Change a run's ``name``, ``notes``, ``tags`` or ``priority``; what is not given stays."""
+        return self._json("PATCH", f"/v1/runs/{run}", again=True, json=changes)
+
+    def queue(self, limit: int = 100) -> list[Json]:
+        """Every pool: what runs and what waits, and when it begins and ends at the latest."""
+        found: list[Json] = self._get("/v1/queue", limit=limit)["pools"]
+        return found
+
     def workers(self) -> list[Json]:
         """Every worker process that is or was there, and whether it is alive."""
         return self._list("/v1/workers")
@@ -158,6 +171,10 @@ class Client:
         """The study's table of images (its Figure 4) in percent, all images unless limited."""
         params = _given({"format": format, "sort": sort, "descending": descending, "limit": limit})
         return self._send("GET", f"/v1/runs/{run}/images", again=True, params=params).text
+
+    def logs(self, run: int, lines: int = 200) -> str:
+        """The last lines of a run's log, as it trains or as it was left; 404 where there is none."""
+        return self._send("GET", f"/v1/runs/{run}/logs", again=True, params={"lines": lines}).text
 
     def download(self, run: int, kind: str, to: Path) -> Path:
         """Fetch an artifact (``weights``, ``probabilities``) into the file ``to``, whole or not at all."""
@@ -194,22 +211,89 @@ class Client:
         baseline: int | None = None,
         tables: Sequence[str] = (),
         column: str | None = None,
+        sort: str | None = None,
+        descending: bool = False,
         format: Literal["json", "csv", "md", "latex"] = "json",  # noqa: A002 - the API's own name
     ) -> Any:
         """Table 6 of the runs given, or of an experiment's: a dictionary, or text for csv, md and latex.
 
-        ``baseline``, one of the runs, asks for tests by subject on ``column``; ``tables`` are printed tables to pin.
+        ``baseline``, one of the runs, asks for tests by subject on ``column``; ``tables`` are printed tables to pin;
+        ``sort`` is a column of the table, a setting's path or a score's key.
         """
         params: Json = {"profile": profile, "level": level, "baseline": baseline, "column": column}
         params |= {"tables": list(tables) or None, "experiment": experiment, "format": format}
+        params |= {"sort": sort, "descending": descending or None}
         if runs is not None:
             params["runs"] = ",".join(map(str, runs))
         answer = self._send("GET", "/v1/comparisons", again=True, params=_given(params))
         return answer.json() if format == "json" else answer.text
 
+    def matrix(
+        self, runs: Sequence[int] | None = None, *, experiment: int | None = None, limit: int = 500, **asked: Any
+    ) -> Json:
+        """One score of every evaluated image under every run, at most 5000 ``lines`` a call.
+
+        ``asked``: ``column``, ``by``, ``baseline``, ``sort``, ``of``, ``descending`` and ``offset``, as the API's.
+        """
+        params = _given({"experiment": experiment, "limit": limit, **asked})
+        if runs is not None:
+            params["runs"] = ",".join(map(str, runs))
+        return self._json("GET", "/v1/comparisons/images", again=True, params=params)
+
     def profiles(self) -> list[Json]:
         """Every profile: columns with formulas and empty rules, and levels."""
         return self._list("/v1/profiles")
+
+    def freeze(self, runs: Sequence[int] | None = None, **asked: Any) -> Json:
+        """Keep a comparison as it is now, for good; takes what :meth:`compare` does but ``format``."""
+        body = _given({"runs": None if runs is None else list(runs), **asked})
+        return self._json("POST", "/v1/comparisons/frozen", json=body)
+
+    def frozen_comparisons(self, limit: int = 50, before: int | None = None) -> list[Json]:
+        """Frozen comparisons, newest first, without their numbers."""
+        return self._list("/v1/comparisons/frozen", limit=limit, before=before)
+
+    def frozen(self, key: str) -> Json:
+        """One frozen comparison: ``comparison`` as it was, ``deleted`` the runs that are gone since."""
+        return self._get(f"/v1/comparisons/frozen/{quote(key, safe='')}")
+
+    def frozen_text(self, key: str, format: Literal["json", "csv", "md", "latex"]) -> str:  # noqa: A002
+        """A frozen comparison as text; its JSON is byte for byte what it was."""
+        path = f"/v1/comparisons/frozen/{quote(key, safe='')}/result"
+        return self._send("GET", path, again=True, params={"format": format}).text
+
+    # ---- disk and deletion -----------------------------------------------------------------------------------
+
+    def disk(self) -> Json:
+        """What the project takes on disk, by kind and data set, and its largest runs."""
+        return self._get("/v1/disk")
+
+    def delete(
+        self,
+        runs: Sequence[int] | None = None,
+        *,
+        what: Literal["run", "files"] = "run",
+        experiment: int | None = None,
+        tag: str | None = None,
+        older_than_days: int | None = None,
+        dry_run: bool = True,
+    ) -> Json:
+        """Delete runs, or their maps and checkpoints (``files``); what stays is in ``stays``, with the reason.
+
+        Unless ``dry_run`` is set to False, nothing is deleted and the answer says what would be.
+        """
+        fits = {"experiment": experiment, "tag": tag, "older_than_days": older_than_days}
+        body = _given({"what": what, "runs": None if runs is None else list(runs), **fits})
+        return self._json("POST", "/v1/deletions", json=body, params={"dry_run": str(dry_run).lower()})
+
+    def delete_dataset(self, name: str, dry_run: bool = True) -> Json:
+        """Delete a data set that no run refers to; 409 where some do. As :meth:`delete` dry unless told otherwise."""
+        params = {"dry_run": str(dry_run).lower()}
+        return self._json("DELETE", f"/v1/datasets/{quote(name, safe='')}", params=params)
+
+    def deletions(self, limit: int = 50, before: int | None = None) -> list[Json]:
+        """What was deleted, by whom, newest first."""
+        return self._list("/v1/deletions", limit=limit, before=before)
 
     # ---- data sets and weights -------------------------------------------------------------------------------
 

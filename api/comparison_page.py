@@ -5,20 +5,20 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
 
-from api import render, tables
-from api.callers import Project
+from api import order, render
+from api.callers import Asking, Project, caller_of
 from api.parameters import LARGEST_ID, Runs, SomeExperiment
+from api.routes import frozen
 from api.routes.comparisons import Asked, Level, Profile, Tables, TestedColumn, choose
 from store import printed
 from store.comparison import OVERVIEW
-from store.database import transaction
+from store.database import snapshot, transaction
 from store.measure import Measure
-from store.rows import Column, Comparison, Row
+from store.rows import Column, Comparison
 
 router = APIRouter(include_in_schema=False)
-
-SORTABLE_FACTS = ("run", "name", "slices", "epochs", "best_epoch")
 
 SomeBaseline = Annotated[Annotated[int, Query(ge=1, le=LARGEST_ID)] | Literal[""] | None, Query()]
 """As of the API; a form sends an empty one for none."""
@@ -40,14 +40,16 @@ def comparison_page(
 ) -> Response:
     """Table 6 as a page."""
     asked = Asked(runs, experiment, profile, level, baseline or None, tuple(tables or ()), column)
-    with transaction() as session:
+    with snapshot() as session:
         found = choose(session, project, asked)
         known = [table.name for table in printed.listed(session, project)]
+    sort = sort if sort in order.sortable(found) else ""  # a link may be older than what it leads to
+    found = order.ordered(found, sort, descending)
     return render.page(
         request,
         "comparison.html",
         comparison=found,
-        rows=_sorted(found, sort, descending),
+        rows=found.rows,
         best=_best(found),
         profiles=_profiles(),
         tables=known,
@@ -56,7 +58,55 @@ def comparison_page(
         link=_links(asked, sort, descending),
         sort=sort,
         descending=descending,
+        frozen=None,
+        may_freeze=caller_of(request).may_write,
     )
+
+
+@router.post("/comparisons/freeze")
+def freeze(
+    caller: Asking,
+    runs: Runs = None,
+    experiment: SomeExperiment = None,
+    profile: Profile = OVERVIEW,
+    level: Level = "",
+    baseline: SomeBaseline = None,
+    tables: Tables = None,
+    column: TestedColumn = "",
+) -> Response:
+    """The page's button; the guard has checked where the request comes from."""
+    asked = Asked(runs, experiment, profile, level, baseline or None, tuple(tables or ()), column)
+    with transaction() as session:
+        made = frozen.freeze(session, caller, asked)
+    return RedirectResponse(f"/c/{made.key}", status_code=303)
+
+
+@router.get("/c/{key}")
+def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response:
+    """A frozen comparison: as it was, with a mark on rows whose run is deleted since."""
+    with transaction() as session:
+        kept = frozen.known_frozen(session, project, key)
+        about = frozen.FrozenAbout.of(session, kept)
+    found = Comparison.model_validate_json(kept.result)
+    return render.page(
+        request,
+        "comparison.html",
+        comparison=found,
+        rows=found.rows,
+        best=_best(found),
+        frozen=about,
+        asked=about.asked,
+        today=_links(_again(about.asked), "", False)(),
+        sort="",
+        descending=False,
+    )
+
+
+def _again(kept: dict[str, Any]) -> Asked:
+    """What was asked for when a comparison was frozen."""
+    runs = None if kept["runs"] is None else [str(run) for run in kept["runs"]]
+    chosen = (kept["profile"], kept["level"], kept["baseline"], tuple(kept["tables"]), kept["column"] or "")
+    return Asked(runs, kept["experiment"], *chosen)
 
 
 def _profiles() -> dict[str, Any]:
@@ -84,40 +134,6 @@ def _links(asked: Asked, sort: str, descending: bool) -> Callable[..., str]:
         return urlencode(kept, doseq=True, safe=",")
 
     return link
-
-
-def _sorted(found: Comparison, sort: str, descending: bool) -> list[Row]:
-    """Rows by one column, groups with what is in them; what has no value there comes last."""
-
-    def value(block: list[Row]) -> Any:
-        row = block[0]
-        if sort in SORTABLE_FACTS:
-            return getattr(row, sort)
-        scores = row.scores or {}
-        return scores[sort] if sort in scores else row.settings.get(sort)
-
-    blocks = _blocks(found.rows)
-    have = [block for block in blocks if value(block) is not None]
-    missing = [block for block in blocks if value(block) is None]
-    ordered = sorted(have, key=lambda block: _key(value(block)), reverse=descending) + missing
-    return [row for block in ordered for row in block]
-
-
-def _blocks(rows: list[Row]) -> list[list[Row]]:
-    """Each outermost row with the deeper ones that follow it."""
-    blocks: list[list[Row]] = []
-    for row in rows:
-        if row.depth == 0:
-            blocks.append([])
-        blocks[-1].append(row)
-    return blocks
-
-
-def _key(value: Any) -> tuple[bool, float, str]:
-    """Numbers before texts."""
-    if isinstance(value, int | float):
-        return False, value, ""
-    return True, 0.0, tables.setting(value)
 
 
 def _best(found: Comparison) -> dict[str, float]:

@@ -8,8 +8,9 @@ from api.callers import Project, caller_of
 from api.dataset_schemas import DatasetOut
 from api.routes import checks
 from api.routes.uploads import NameOrHash, known_dataset
-from liverseg_core.data.manifest import PARTS, Manifest
+from liverseg_core.data.manifest import PARTS
 from store.database import transaction
+from store.datasets import manifest_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -19,7 +20,7 @@ def dataset_page(request: Request, project: Project, name: NameOrHash) -> Respon
     """Parts, subjects, histogram, and what the similarity check found."""
     with transaction() as session:
         dataset = known_dataset(session, project, name)
-        found, manifest = DatasetOut.of(dataset), Manifest.from_json(dataset.manifest)
+        found, manifest = DatasetOut.of(dataset), manifest_of(dataset)
     people = {
         subject: {part: [s for s in manifest.scans(part) if manifest.subjects[s] == subject] for part in PARTS}
         for subject in dict.fromkeys(manifest.subjects[scan] for scan in manifest.scans())

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from liverseg_core.data.leaks import leaks
 from liverseg_core.data.manifest import Manifest, given
+from store.datasets import manifest_of
 from store.models import Dataset
 
 
@@ -87,7 +88,7 @@ class DatasetOut(BaseModel):
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetOut":
-        manifest = Manifest.from_json(dataset.manifest)
+        manifest = manifest_of(dataset)
         return cls(
             id=dataset.id,
             name=dataset.name,
@@ -95,7 +96,7 @@ class DatasetOut(BaseModel):
             height=manifest.height,
             width=manifest.width,
             parts={part: _part(manifest, part) for part in manifest.parts},
-            subjects=dataset.manifest["subjects"],
+            subjects={str(scan): subject for scan, subject in manifest.subjects.items()},
             subjects_assumed=manifest.subjects_assumed,
             similarity=SimilarityOut.of(dataset.similarity, manifest) if dataset.similarity else None,
             leaks=[str(leak) for leak in leaks(manifest, given(manifest))],

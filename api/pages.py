@@ -1,26 +1,28 @@
 """Pages for people: runs, one run, data sets, and what the API takes. They work without scripts."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
-from api import render, tables
+from api import render, specs, tables
 from api.callers import Project, caller_of
 from api.dataset_schemas import DatasetOut
+from api.overlay_page import MOST_RUNS, address
 from api.parameters import Before, RunId, SomeExperiment
-from api.routes.runs import change, known_run, read_detail
+from api.routes.runs import known_run, read_detail
 from api.schemas import RunDetail, RunOut, changed_settings, next_page
 from liverseg_core.spec import ExperimentSpec
-from store import datasets, scores, views, wishes
+from store import datasets, scores, tiles, views
+from store.changes import Position
 from store.database import transaction
-from store.models import Run
+from store.models import Epoch, Run
 from store.standing import standing
 from store.states import FINAL, State, target
+from store.tokens import Scope
 
 router = APIRouter(include_in_schema=False)
 
@@ -92,6 +94,7 @@ def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
         request,
         template,
         standing=standing,
+        may_write=caller_of(request).may_write,
         counts={str(state): counts[state] for state in State if counts.get(state)},
         kept=kept,
         query=urlencode(kept),
@@ -116,7 +119,7 @@ def progress(run: RunOut) -> tuple[float | None, str]:
     told = run.progress or {}
     if run.state == State.RUNNING and "epoch" in told:
         done = told["epoch"] - 1 + told["step"] / max(1, told["steps"])
-        rate, left = told["images_per_second"], render.duration(told["seconds_left"])
+        rate, left = told["images_per_second"], tables.duration(told["seconds_left"])
         words = f"epoch {told['epoch']} of {run.epochs_total} · {rate:.0f} images/s · at most {left} left"
         return done / run.epochs_total, words
     return None, _ended(run) if run.state in FINAL else str(told.get("phase", "starting"))
@@ -138,15 +141,32 @@ def run_page(request: Request, project: Project, run: RunId) -> Response:
     """Everything about a run."""
     with transaction() as session:
         detail = read_detail(session, project, run)
-        source = views.source(known_run(session, project, run))
+        found = known_run(session, project, run)
+        source, beside = views.source(found), tiles.siblings(session, found, MOST_RUNS)
         epochs = list(views.epochs(session, source))
         worst = scores.images(session, source, sort="lesion_dice", limit=WORST)
     spec = ExperimentSpec.parse(detail.spec)
     changed = changed_settings(spec)
     others = {path: value for path, value in spec.settings().items() if path not in changed}
     return render.page(
-        request, "run.html", epochs=epochs, worst=worst, changed=changed, others=others, **_now(request, detail)
+        request,
+        "run.html",
+        epochs=epochs,
+        worst=worst,
+        beside=beside,
+        address=address,
+        changed=changed,
+        others=others,
+        deletable=_deletable(request, detail),
+        after=_seen(detail, epochs),
+        **_now(request, detail),
     )
+
+
+def _seen(run: RunDetail, epochs: Sequence[Epoch]) -> Position:
+    """From where the page follows the run."""
+    last = epochs[-1] if epochs else None
+    return Position(run.events[-1].id, last.attempt if last else 0, last.epoch if last else 0)
 
 
 @router.get("/fragments/runs/{run}")
@@ -158,40 +178,20 @@ def run_fragment(request: Request, project: Project, run: RunId) -> Response:
     return render.page(request, "_run.html", headers=headers, **_now(request, detail))
 
 
+def _deletable(request: Request, run: RunDetail) -> str:
+    """How much of the run the caller may delete: ``run``, ``files`` or nothing."""
+    caller = caller_of(request)
+    if run.state not in FINAL or not caller.may_write:
+        return ""
+    return "run" if caller.scope >= Scope.ADMIN else "files"
+
+
 def _now(request: Request, run: RunDetail) -> dict[str, Any]:
     share, words = progress(run)
     moves = BUTTONS if caller_of(request).may_write else ()
     may = [move for move in moves if target(move, State(run.state)) and run.wish != move]
     live = run.state not in FINAL
     return {"run": run, "share": share, "words": run.waits or words, "may": may, "buttons": BUTTONS, "live": live}
-
-
-@router.post("/runs/{run}/cancel")
-def cancel(request: Request, run: RunId) -> Response:
-    """The page's button; the guard has checked where the request comes from."""
-    change(request, run, wishes.cancel)
-    return RedirectResponse(f"/runs/{run}", status_code=303)
-
-
-@router.post("/runs/{run}/pause")
-def pause(request: Request, run: RunId) -> Response:
-    """The page's button."""
-    change(request, run, wishes.pause)
-    return RedirectResponse(f"/runs/{run}", status_code=303)
-
-
-@router.post("/runs/{run}/resume")
-def resume(request: Request, run: RunId) -> Response:
-    """The page's button for a paused run."""
-    change(request, run, wishes.resume)
-    return RedirectResponse(f"/runs/{run}", status_code=303)
-
-
-@router.post("/runs/{run}/requeue")
-def requeue(request: Request, run: RunId) -> Response:
-    """The page's button for a dead run."""
-    change(request, run, wishes.requeue)
-    return RedirectResponse(f"/runs/{run}", status_code=303)
 
 
 # ---- data sets and documentation -----------------------------------------------------------------------------
@@ -210,33 +210,4 @@ def docs_page(request: Request) -> Response:
     """Every operation and every field of a spec, from the code itself."""
     paths = request.app.openapi()["paths"]
     operations = [(verb.upper(), path, one) for path, verbs in paths.items() for verb, one in verbs.items()]
-    schema = ExperimentSpec.model_json_schema()
-    return render.page(request, "docs.html", operations=operations, fields=list(spec_fields(schema, schema)))
-
-
-def spec_fields(node: dict[str, Any], root: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
-    """Path, type, default and description of every field below ``node`` of a JSON Schema."""
-    for name, field in node["properties"].items():
-        inner = root["$defs"].get(field.get("$ref", "").rpartition("/")[2])
-        if inner:
-            yield from spec_fields(inner, root, f"{prefix}{name}.")
-        else:
-            required = name in node.get("required", ())
-            default = "required" if required else tables.setting(field.get("default"))
-            about = field.get("description", "")
-            yield {"path": prefix + name, "type": _type(field), "default": default or "empty", "about": about}
-
-
-def _type(field: dict[str, Any]) -> str:
-    if "enum" in field:
-        return " | ".join(map(str, field["enum"]))
-    if "const" in field:
-        return str(field["const"])
-    for several in ("anyOf", "oneOf"):
-        if several in field:
-            return " | ".join(_type(one) for one in field[several])
-    if "$ref" in field:
-        return "section " + str(field["$ref"]).rpartition("/")[2]
-    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {field[bound]:,}" for bound, sign in bounds.items() if bound in field]
-    return ", ".join([str(field.get("type", "")), *limits])
+    return render.page(request, "docs.html", operations=operations, fields=specs.fields())

@@ -20,7 +20,7 @@ MAX_COMPARED = 10_000
 REPEATABLE = ("runs", "tables")
 
 
-def only_known(request: Request) -> None:
+async def only_known(request: Request) -> None:
     """Refuse query parameters that the route does not take, or takes once and received twice."""
     route = request.scope.get("route")
     assert isinstance(route, APIRoute)

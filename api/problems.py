@@ -16,8 +16,10 @@ from starlette.exceptions import HTTPException
 
 from api import render
 from liverseg_core.errors import InputError, shorten
-from store import tokens
+from store import artifacts, tokens
 from store.database import is_outage, took_too_long
+from store.deleted import sentence
+from store.models import Deletion
 from store.states import IllegalMove
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,13 @@ def refused(path: str, message: str, received: Any = None) -> Problem:
 def not_found(what: str, received: Any) -> Problem:
     """404: the project has no such thing."""
     return Problem(404, f"there is no such {what}", [error_at(what, f"there is no such {what}", received)])
+
+
+def gone(*lost: Deletion) -> Problem:
+    """410: the project had these runs, and somebody deleted them."""
+    told = [sentence(one) for one in lost]
+    runs = [error_at("run", text, one.run_id) for one, text in zip(lost, told, strict=True)]
+    return Problem(410, "; ".join(told[:20]), runs)
 
 
 def error_at(path: str, message: str, received: Any = None) -> dict[str, Any]:
@@ -104,6 +113,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(IllegalMove, _illegal)
     app.add_exception_handler(DBAPIError, _database)
     app.add_exception_handler(PoolTimeout, _database)
+    app.add_exception_handler(artifacts.Away, _away)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -155,6 +165,10 @@ def of_database(request: Request, error: DBAPIError | PoolTimeout) -> Problem:
         return Problem(
             503, "the database took too long; ask for less at once", headers={"Retry-After": RETRY_AFTER_S}
         )
+    if isinstance(error, PoolTimeout):
+        log.warning("every connection to the database is in use")
+        detail = "every connection to the database is in use; come again in a few seconds"
+        return Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S})
     if not is_outage(error):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return Problem(500, UNEXPECTED)
@@ -162,6 +176,13 @@ def of_database(request: Request, error: DBAPIError | PoolTimeout) -> Problem:
     # A connection lost during COMMIT leaves open whether it was done.
     detail = "the database does not answer; look again in a few seconds, or repeat with the same Idempotency-Key"
     return Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S})
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    """The folder of the files is not mounted, or cannot be written to."""
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    detail = "the folder of the files cannot be used now; nothing was stored, come again in a few seconds"
+    return answer(request, Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S}))
 
 
 async def _unexpected(request: Request, _: Exception) -> Response:

@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from starlette.templating import Jinja2Templates
 
 from api import tables
+from api.tables import duration, size
+from store.words import named_runs
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -35,21 +37,14 @@ def page(
     request: Request, name: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
 ) -> Response:
     """The template ``name``; pages hold live facts, so nobody may keep them."""
+    degraded = request.app.state.upkeep.degraded
+    told = {
+        "Cache-Control": "no-store",
+        "Liverseg-Degraded": str(degraded).lower(),
+    }  # for a page that is open already
     return _templates.TemplateResponse(
-        request, name, values, status, {"Cache-Control": "no-store", **(headers or {})}
+        request, name, {**values, "degraded": degraded}, status, {**told, **(headers or {})}
     )
-
-
-def duration(seconds: float | None) -> str:
-    """``75`` -> ``1 min 15 s``; empty for None."""
-    if seconds is None:
-        return ""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def when(moment: datetime | None) -> str:
@@ -62,14 +57,6 @@ def elapsed(start: datetime | None, end: datetime | None) -> str:
     return duration(((end or datetime.now(UTC)) - start).total_seconds()) if start else ""
 
 
-def size(count: int) -> str:
-    """``2048`` -> ``2.0 KiB``."""
-    amount, units = float(count), ["bytes", "KiB", "MiB", "GiB"]
-    while amount >= 1024 and len(units) > 1:
-        amount, _ = amount / 1024, units.pop(0)
-    return f"{count} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
-
-
 def _environment() -> Environment:
     # Only what exists may be shown: a misspelt name is an error, not an empty place.
     made = Environment(
@@ -79,6 +66,7 @@ def _environment() -> Environment:
     made.filters.update(duration=duration, when=when, size=size, percent=tables.percent, fraction=tables.fraction)
     made.filters.update(setting=tables.setting, label=tables.label, heading=tables.heading, named=tables.named)
     made.filters.update(in_unit=tables.in_unit, contrast=tables.contrast, remarks=tables.remarks, dot=tables.dot)
+    made.filters.update(named_runs=named_runs, zip=zip)
     made.globals.update(elapsed=elapsed)
     return made
 

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
-from store.cautions import fewest_subjects
-from store.experiments import Planned
-from store.models import Experiment, Run, Worker
+from store.deleted import sentence
+from store.models import Deletion, Experiment, Run, Worker
 from store.rows import Column
+from store.usage import RunDisk
+from store.wishes import HIGHEST_PRIORITY
 
 
 class SubmitBody(Submission):
@@ -22,6 +23,23 @@ class SubmitBody(Submission):
         True,
         strict=True,
         description="also score the reference predictors on the same slices, where that is not done",
+    )
+
+
+class RunEdit(BaseModel):
+    """What people may change about a run; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("", max_length=200, strict=True)
+    notes: str = Field("", max_length=10_000, strict=True)
+    tags: list[Annotated[str, Field(min_length=1, max_length=60, strict=True)]] = Field([], max_length=50)
+    priority: int = Field(
+        0,
+        strict=True,
+        ge=-HIGHEST_PRIORITY,
+        le=HIGHEST_PRIORITY,
+        description="of what waits in a pool the highest is taken first, then the oldest",
     )
 
 
@@ -114,6 +132,7 @@ class AttemptOut(Out):
 class EventOut(Out):
     """A move from state to state."""
 
+    id: int
     at: datetime
     move: str
     state: str
@@ -131,6 +150,34 @@ class ArtifactOut(Out):
     created_at: datetime
 
 
+class PartOut(Out):
+    """What a run has on disk of one kind; ``shared``: other runs that hold the same file."""
+
+    kind: str
+    bytes: int
+    shared: list[int]
+
+
+class RunDiskOut(BaseModel):
+    """What a run takes on disk; a reused run takes nothing, its files are its original's.
+
+    ``frees_files``, ``frees_run``: bytes that deleting its large files, or all of it, would free; ``deleted``: when
+    its maps and checkpoints were deleted, and by whom.
+    """
+
+    parts: list[PartOut]
+    bytes: int
+    frees_files: int
+    frees_run: int
+    deleted: str | None
+
+    @classmethod
+    def of(cls, disk: RunDisk, bare: Deletion | None) -> "RunDiskOut":
+        parts = [PartOut.model_validate(one) for one in disk.parts]
+        same = {name: getattr(disk, name) for name in ("bytes", "frees_files", "frees_run")}
+        return cls(parts=parts, deleted=sentence(bare) if bare else None, **same)
+
+
 class RunDetail(RunOut):
     """A run with its history; ``waits``: why it waits, ``next``: what will happen, or what can be done."""
 
@@ -139,6 +186,7 @@ class RunDetail(RunOut):
     artifacts: list[ArtifactOut]
     waits: str | None
     next: str | None
+    disk: RunDiskOut
 
 
 class WorkerOut(BaseModel):
@@ -152,6 +200,7 @@ class WorkerOut(BaseModel):
     version: str
     work_version: int
     draining: bool
+    trouble: str | None
     alive: bool
     runs: int
     started_at: datetime
@@ -193,7 +242,7 @@ class ExperimentRuns(BaseModel):
     runs: list[RunOut]
 
     @classmethod
-    def of(cls, experiment: Experiment, runs: list[Run]) -> "ExperimentRuns":
+    def of(cls, experiment: Experiment, runs: Sequence[Run]) -> "ExperimentRuns":
         return cls(id=experiment.id, name=experiment.name, runs=[RunOut.of(run) for run in runs])
 
 
@@ -208,60 +257,6 @@ class ExperimentList(BaseModel):
 
     experiments: list[ExperimentOut]
     next: int | None
-
-
-class PlannedOut(BaseModel):
-    """A run that a submission would make; ``settings`` are those that differ from the defaults."""
-
-    name: str
-    settings: dict[str, Any]
-    training_hash: str
-    evaluation_hash: str
-    reused_from: int | None
-    kind: str
-    scored_from: int | None
-    leaks: list[str] = Field(description="who lies on both sides of the split, let pass by dataset.split.override")
-
-    @classmethod
-    def of(cls, planned: Planned) -> "PlannedOut":
-        return cls(
-            name=planned.spec.name,
-            settings=changed_settings(planned.spec),
-            training_hash=planned.training_hash,
-            evaluation_hash=planned.evaluation_hash,
-            reused_from=planned.reused_from,
-            kind=planned.kind,
-            scored_from=planned.scored_from.id if planned.scored_from else None,
-            leaks=list(planned.leaks),
-        )
-
-
-class PlanOut(BaseModel):
-    """What a submission would do, and what comparing its runs can show.
-
-    ``subjects``: how many are scored, the fewest of any run or set of folds; ``reach``: the same as a sentence.
-    """
-
-    count: int
-    reused: int
-    subjects: int
-    smallest_p: float
-    reach: str
-    runs: list[PlannedOut]
-
-    @classmethod
-    def of(cls, planned: Sequence[Planned]) -> "PlanOut":
-        from liverseg_core.statistics import reach, smallest_p  # NumPy is no part of the start
-
-        subjects = fewest_subjects((one.dataset, one.spec.dataset) for one in planned)
-        return cls(
-            count=len(planned),
-            reused=sum(one.reused_from is not None for one in planned),
-            subjects=subjects,
-            smallest_p=smallest_p(subjects),
-            reach=reach(subjects),
-            runs=[PlannedOut.of(one) for one in planned],
-        )
 
 
 class EpochOut(Out):

@@ -6,6 +6,7 @@ import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from liverseg_core.errors import LiversegError
 from store.settings import settings
@@ -38,10 +39,11 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
         )
     from api.app import create_app  # after the refusal, which should take no time
 
+    app = create_app(local)
     config = uvicorn.Config(
-        create_app(local), host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False
+        app, host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False
     )
-    _Announcing(config).run()
+    _Announcing(config, app).run()
 
 
 def _opens_nothing(token: str) -> bool:
@@ -56,11 +58,11 @@ def _has_token() -> bool | None:
     from sqlalchemy.exc import DBAPIError
 
     from store import tokens
-    from store.database import transaction
+    from store.database import looking
 
     try:
-        with transaction() as session:
-            return tokens.any_live(session)
+        with looking() as connection:
+            return tokens.any_live(connection)
     except DBAPIError:
         return None
 
@@ -74,7 +76,15 @@ def is_loopback(host: str) -> bool:
 
 
 class _Announcing(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does; when it is to stop, ends the streams of events it would else wait for."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.closing.set()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

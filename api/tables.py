@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,18 @@ FACTS = ("run", "name", "row", "state", "dataset", "part", "slices", "scans", "s
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to spreadsheet programs."""
 
-STATISTICS = ("against", "subjects", "mean difference", "95 % interval", "p", "p (Holm)", "effect", "smallest p")
+STATISTICS = (
+    "against",
+    "subjects",
+    "won",
+    "lost",
+    "mean difference",
+    "95 % interval",
+    "p",
+    "p (Holm)",
+    "effect",
+    "smallest p",
+)
 
 
 def percent(value: float | None) -> str:
@@ -28,6 +40,39 @@ def fraction(value: float | None) -> str:
 def in_unit(value: float | None, unit: str) -> str:
     """A score as printed: a fraction in percent, else the number itself."""
     return percent(value) if unit == "fraction" else fraction(value)
+
+
+def size(count: int) -> str:
+    """``2048`` -> ``2.0 KiB``."""
+    amount, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, _ = amount / 1024, units.pop(0)
+    return f"{count} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
+
+
+def duration(seconds: float | None) -> str:
+    """``75`` -> ``1 min 15 s``; empty for None."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def cost(new: int, unknown: int, seconds: float, memory_mb: int | None) -> str:
+    """What ``new`` runs take at most, as far as runs like them have finished here."""
+    if new == 0:
+        return "nothing to train or to score"
+    like = "it" if new == 1 else "them"
+    if unknown == new:
+        return f"how long that takes is not known: no run like {like} has finished here"
+    known = f"at most {duration(seconds)}{' one after another' if new > 1 else ''}"
+    if memory_mb:
+        known += f", up to {memory_mb:,} MiB of memory{' a run' if new > 1 else ''}"
+    return known + (f"; of {unknown} more nothing is known yet" if unknown else "")
 
 
 def setting(value: Any) -> str:
@@ -105,7 +150,7 @@ def to_markdown(comparison: Comparison) -> str:
     """A table with its statistics, warnings and notes below."""
     header = [*FACTS, *comparison.parameters, *map(heading, comparison.columns)]
     body = [_printed(comparison, row) for row in lines(comparison)]
-    below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(_plain, remarks(comparison))]
+    below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(_paragraph, remarks(comparison))]
     return "\n\n".join([_table(header, body), *_statistics(comparison), *below]) + "\n"
 
 
@@ -115,7 +160,8 @@ def contrast(one: Contrast, unit: str) -> list[str]:
     interval = f"{in_unit(low, unit)} to {in_unit(high, unit)}" if one.interval else "none"
     effect = "" if one.effect is None else f"{one.effect:.2f}"
     values = [f"{one.p:.3g}", f"{one.p_holm:.3g}", effect, f"{one.smallest_p:.3g}"]
-    return [one.name, str(one.subjects), in_unit(one.mean_difference, unit), interval, *values]
+    score = ["" if count is None else str(count) for count in (one.won, one.lost)]
+    return [one.name, str(one.subjects), *score, in_unit(one.mean_difference, unit), interval, *values]
 
 
 def dots(one: Contrast, unit: str) -> str:
@@ -179,8 +225,8 @@ def _statistics(comparison: Comparison) -> list[str]:
         return []
     title = f"{_plain(heading(found))} by subject against {_plain(found.baseline)}"
     table = [_table(list(STATISTICS), [contrast(one, found.unit) for one in found.contrasts])]
-    each = [_plain(dots(one, found.unit)) for one in found.contrasts]
-    return [title, *(table if found.contrasts else []), *each, *map(_plain, [*found.skipped, *found.notes])]
+    below = [*(dots(one, found.unit) for one in found.contrasts), *found.skipped, *found.notes]
+    return [title, *(table if found.contrasts else []), *map(_paragraph, below)]
 
 
 def _table(header: list[str], body: list[list[str]]) -> str:
@@ -188,9 +234,15 @@ def _table(header: list[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in every)
 
 
+SPECIAL = re.compile(r"[\\`*<|~$]|\]\(|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+"""What means something to Markdown; an underscore inside a word and an ampersand that begins no entity do not."""
+
+
 def _plain(cell: str) -> str:
     """Text that Markdown shows as it is."""
-    text = " ".join(cell.split())
-    for mark in ("\\", "`", "*", "](", "<", "|"):
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    return SPECIAL.sub(r"\\\g<0>", " ".join(cell.split()))
+
+
+def _paragraph(line: str) -> str:
+    """The same as a paragraph, whatever it begins with."""
+    return re.sub(r"^(\d{1,9}(?=[.)])|(?=[-+#>=]))", r"\1\\", _plain(line))

@@ -10,6 +10,7 @@ Slices: LIVERSEG_STUDY_DIR/liver_ct where it is, else a drawn phantom.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -40,6 +41,7 @@ def main() -> None:
         print(f"{train} train and {val} val slices, {SIZE} pixels, {FILTERS} filters, batch {options.batch}")
         report_cost_of_decoding(options)
         report_training(options)
+        report_checkpoints(options)
         report_evaluation(options)
 
 
@@ -116,6 +118,16 @@ def report_training(options: argparse.Namespace) -> None:
         print(f"  {way:14} median {median(values):7.1f}   ours / this {ratio:.2f}   peak {memory[way]:.0f} MB")
 
 
+def report_checkpoints(options: argparse.Namespace) -> None:
+    """One after each epoch, which is the only interval there is; within the same run, so that load hits both."""
+    found = measure("checkpoints", options)
+    each, share = found["booking_s"] / found["count"], found["booking_s"] / found["training_s"]
+    print(
+        f"\n{found['count']} checkpoints of {found['megabytes']:.1f} MB: {each:.3f} s each (copy, write, fsync, hash)"
+    )
+    print(f"  {100 * share:.2f} % of {found['training_s']:.1f} s of training, {found['slices']} slices an epoch")
+
+
 def report_evaluation(options: argparse.Namespace) -> None:
     found = measure("evaluate", options)
     print(f"\nscoring 500 slices at {SIZE}: {found['seconds']:.1f} s, peak {found['peak_mb']:.0f} MB")
@@ -177,17 +189,21 @@ def study_model() -> Any:
 
 
 class Quiet:
-    """Keeps the epochs."""
+    """Keeps the epochs, and hashes their checkpoints as a trainer does."""
 
     def __init__(self) -> None:
         self.records: list[Any] = []
+        self.bytes = 0
 
     def phase(self, name: str) -> None: ...
 
     def step(self, *numbers: float) -> None: ...
 
-    def epoch(self, record: Any, _checkpoint: Path) -> None:
+    def epoch(self, record: Any, checkpoint: Path) -> None:
         self.records.append(record)
+        with checkpoint.open("rb") as file:
+            hashlib.file_digest(file, "sha256")
+        self.bytes = checkpoint.stat().st_size
 
     def should_stop(self) -> bool:
         return False
@@ -203,6 +219,31 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
         run_experiment(spec, manifest, cache, Path(workdir), events)
     rate = median(record.images_per_second for record in events.records[1:])
     return {"images_per_second": rate, "loss": events.records[-1].loss, "peak_mb": peak_mb()}
+
+
+def checkpoints(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a whole training, and of it from the end of an epoch's validation to its being told."""
+    from liverseg_core import training
+    from liverseg_core.data.manifest import select
+
+    spec, manifest, cache = ours(options)
+    training.prepare_backend(spec)
+    events, booking, finish = Quiet(), [], training._Training._finish
+
+    def timed(self: Any, record: Any) -> None:
+        start = time.monotonic()
+        finish(self, record)
+        booking.append(time.monotonic() - start)
+
+    training._Training._finish = timed
+    with tempfile.TemporaryDirectory(dir=options.folder) as workdir:
+        whole = training._Training(spec, manifest, cache, Path(workdir), events)
+        start = time.monotonic()
+        whole.run()
+        training_s = time.monotonic() - start
+    slices = len(select(manifest, spec.dataset)["train"])
+    told = {"count": len(booking), "booking_s": sum(booking), "training_s": training_s, "slices": slices}
+    return {**told, "megabytes": events.bytes / 1e6}
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -244,7 +285,7 @@ def rate(work: Any, images: int) -> float:
     return images / (time.monotonic() - start)
 
 
-CHILDREN = {"fit": fit, "ours": run_ours, "evaluate": evaluate, "decode": decode}
+CHILDREN = {"fit": fit, "ours": run_ours, "checkpoints": checkpoints, "evaluate": evaluate, "decode": decode}
 
 
 if __name__ == "__main__":

@@ -77,6 +77,9 @@ class Profile:
     levels: tuple[Level, ...]
 
 
+DEFINITIONS = 2
+"""Raised whenever a column, a level, a formula or what is kept of them changes: nothing older then passes for it."""
+
 EPSILON = 1e-3
 """How near to the empty prediction a collapsed run scores, in the units of each column."""
 
@@ -311,8 +314,14 @@ def _refuse_distances(where: str, key: str) -> None:
         raise InputError(where, reason, key)
 
 
-def scores(profile: str, level: str, facts: Facts) -> dict[str, Value]:
+def scores(profile: str, level: str, facts: Facts, only: str | None = None) -> dict[str, Value]:
     """Column key -> value of a run and part.
+
+    Args:
+        profile: which columns.
+        level: one of the profile's.
+        facts: of the run and part.
+        only: the one column to compute; None: all.
 
     Raises:
         InputError: an unknown profile, or a level that it does not have.
@@ -320,20 +329,24 @@ def scores(profile: str, level: str, facts: Facts) -> dict[str, Value]:
     chosen = named(profile)
     if level not in chosen.levels:
         raise InputError("level", f"profile {profile} has {' and '.join(chosen.levels)}", level)
-    units = {one: Units(facts, one) for one in LEVELS if one == level or any(c.level == one for c in chosen.columns)}
-    return {one.key: _value(one, units[one.level or level]) for one in chosen.columns}
+    columns = chosen.columns if only is None else (column(profile, only),)
+    units = {one: Units(facts, one) for one in LEVELS if one in {c.level or level for c in columns}}
+    return {one.key: _value(one, units[one.level or level]) for one in columns}
 
 
-def per_subject(profile: str, facts: Facts, level: str | None = None) -> dict[str, dict[str, Value]]:
+def per_subject(
+    profile: str, facts: Facts, level: str | None = None, only: str | None = None
+) -> dict[str, dict[str, Value]]:
     """Subject -> column key -> value over that person's slices alone.
 
     Args:
         profile: which columns.
         facts: of a run and part.
         level: as of :func:`scores`, within each person; by default the profile's first.
+        only: as of :func:`scores`.
     """
     chosen = level or named(profile).levels[0]
-    return {str(one): scores(profile, chosen, facts.only(one)) for one in np.unique(facts.subject)}
+    return {str(one): scores(profile, chosen, facts.only(one), only) for one in np.unique(facts.subject)}
 
 
 def _value(column: Column, units: Units) -> Value:

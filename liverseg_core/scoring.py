@@ -20,7 +20,7 @@ from liverseg_core.components import Labelled
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.errors import DataError
 from liverseg_core.maps import decode_patch, open_maps, read_map
-from liverseg_core.metrics import BACKGROUND, LESION, PARENCHYMA, Labels, SoftFacts, nine_counts
+from liverseg_core.metrics import BACKGROUND, LESION, PARENCHYMA, Labels, Level, SoftFacts, nine_counts
 from liverseg_core.patches import NOTHING, Patch, crop, enlarged, whole
 from liverseg_core.records import LesionComponent, SliceScore
 from liverseg_core.spec import EvaluationOptions
@@ -32,6 +32,9 @@ Counts = tuple[int, ...]
 """Nine pixel counts, see :func:`liverseg_core.metrics.count_3x3`."""
 
 Scored = tuple[tuple[SliceScore, ...], tuple[LesionComponent, ...]]
+
+Kept = NDArray[np.bool_]
+"""``[k]``: which components of a slice are kept."""
 
 READERS = 2
 """Threads that unpack maps, outside Python's lock; the rest holds it, so that more threads would gain nothing."""
@@ -72,7 +75,7 @@ def rescore(
         def predict(part: str, indices: Sequence[int]) -> Iterator[Patch]:
             names = [f"{part}/{manifest.slices[index].key}" for index in indices]
             for u in readers.map(functools.partial(read_map, file), names):
-                yield enlarged(decode_patch(u, options), u.shape[-2:], (manifest.height, manifest.width))
+                yield _native(u, options, (manifest.height, manifest.width))
 
         return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths(), known)
 
@@ -250,16 +253,63 @@ def cleaned(prediction: Sequence[Labels], options: EvaluationOptions) -> Sequenc
     return [whole(one.patch, labels.shape) for one, labels in zip(kept.slices, prediction, strict=True)]
 
 
+def largest_liver(maps: Path, names: Sequence[str], shape: tuple[int, int], options: EvaluationOptions) -> list[Kept]:
+    """Which predicted livers of each slice belong to the largest of the scan, for :func:`counted`.
+
+    Args:
+        maps: as :func:`rescore` takes them.
+        names: maps of all slices of the scan that are evaluated, along the body, such as ``val/8_12``.
+        shape: native size, ``[H, W]``.
+        options: how probabilities become labels.
+
+    Raises:
+        DataError: ``maps`` is damaged or lacks a slice.
+    """
+    with open_maps(maps) as file:
+        return _largest([_liver(_native(read_map(file, name), options, shape)) for name in names])
+
+
+def counted(truth: Labels, u: Level, options: EvaluationOptions, kept: Kept | None = None) -> tuple[Labels, Labels]:
+    """Truth and prediction of one slice, ``[H, W]`` each, just as :func:`rescore` counts them.
+
+    Args:
+        truth: true labels at native size, uint8 ``[H, W]``.
+        u: the stored map of the slice.
+        options: how probabilities become labels, and which lesions are too small.
+        kept: of :func:`largest_liver`; needed where ``options.largest_component`` is set.
+    """
+    patch = _native(u, options, truth.shape)
+    if options.largest_component:
+        assert kept is not None
+        patch = _repaint(patch, _liver(patch), ~kept, BACKGROUND)
+    sides = (_lesions(one, options.min_lesion).patch for one in (crop(truth), patch))
+    true, predicted = (whole(one, truth.shape) for one in sides)
+    return true, predicted
+
+
+def _native(u: Level, options: EvaluationOptions, shape: tuple[int, ...]) -> Patch:
+    height, width = shape
+    return enlarged(decode_patch(u, options), u.shape[-2:], (height, width))
+
+
 def _keep_largest(prediction: Sequence[Patch]) -> list[Patch]:
     """The labels of a scan with only its largest 26-connected liver (1 and 2 together), the first of equals."""
-    livers = [_found(patch, patch.labels > 0) for patch in prediction]
+    livers = [_liver(patch) for patch in prediction]
+    return [
+        _repaint(patch, found, ~kept, BACKGROUND)
+        for patch, found, kept in zip(prediction, livers, _largest(livers), strict=True)
+    ]
+
+
+def _liver(patch: Patch) -> Labelled:
+    return _found(patch, patch.labels > 0)
+
+
+def _largest(livers: Sequence[Labelled]) -> list[Kept]:
     owners = components.link(livers)
     sizes = components.volumes(livers, owners)
     largest = int(sizes.argmax()) + 1 if sizes.size else 0
-    return [
-        _repaint(patch, found, owner != largest, BACKGROUND)
-        for patch, found, owner in zip(prediction, livers, owners, strict=True)
-    ]
+    return [owner == largest for owner in owners]
 
 
 def _side(patches: Sequence[Patch], min_lesion: int) -> Side:

@@ -13,6 +13,7 @@ import numpy as np
 from liverseg_core import checkpoints
 from liverseg_core.backend import keras, out_of_memory_named, provenance
 from liverseg_core.backend import prepare_backend as prepare_backend
+from liverseg_core.crash_points import crash_point
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest, check_runnable, select, training_hash
 from liverseg_core.data.sampling import Batch, TrainPart, ValPart
@@ -244,6 +245,7 @@ class _Training:
         path = self.folder / f"epoch-{record.epoch:05d}.npz"
         state = checkpoints.take(self.model, self.training_hash, provenance(), self.history, self.best)
         _patiently(lambda: checkpoints.save(path, state))
+        crash_point("checkpoint-saved")
         self.events.epoch(record, path)
 
 

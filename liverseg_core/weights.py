@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from liverseg_core.crash_points import crash_point
 from liverseg_core.errors import WeightsError
 from liverseg_core.spec import ModelOptions
 
@@ -159,6 +160,7 @@ def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
+        crash_point("file-written")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

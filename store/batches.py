@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from liverseg_core.records import EpochRecord
-from store.models import Attempt, Epoch, Receipt, StepLosses
+from store.models import Attempt, Base, StepLosses
 from store.queue import Claim, archive_after, owned
 
 
@@ -55,21 +55,27 @@ def record(session: Session, claim: Claim, batch: Batch, of: int | None = None) 
     """
     run = owned(session, claim)
     attempt = of or claim.fence
-    receipt = upsert(Receipt).values(run_id=run.id, attempt=attempt, batch=batch.number)
-    if session.scalar(receipt.on_conflict_do_nothing().returning(Receipt.batch)) is None:
-        return False
     own = {"run_id": run.id, "attempt": attempt}
+    if session.scalar(RECEIVE, {**own, "batch": batch.number}) is None:
+        return False
     steps = [{**own, "epoch": one.epoch, "first": one.first, "losses": list(one.losses)} for one in batch.steps]
     epochs = [{**own, **_values(one.record)} for one in batch.epochs]
     if steps:
-        session.execute(insert(StepLosses), steps)
+        session.execute(STEPS, steps)
     if epochs:
-        session.execute(insert(Epoch), epochs)
+        session.execute(EPOCHS, epochs)
     if of is not None:
         _unarchive(session, run.id, of, [one.record.epoch for one in batch.epochs])
     for one in batch.epochs:
         run.checkpoint = {**one.checkpoint, "before": _without_before(run.checkpoint)}
     return True
+
+
+# Built once, and on tables rather than classes: every heartbeat does it.
+_TABLES = Base.metadata.tables
+RECEIVE = insert(_TABLES["receipts"]).on_conflict_do_nothing().returning(_TABLES["receipts"].c.batch)
+STEPS = insert(_TABLES["step_losses"])
+EPOCHS = insert(_TABLES["epochs"])
 
 
 def fall_back(session: Session, claim: Claim) -> dict[str, Any] | None:

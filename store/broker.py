@@ -35,6 +35,9 @@ CONFIG = {
 }
 """Settings of both halves; why each is so stands in docs/decisions/."""
 
+SENDER_WAITS_S = 5
+"""How long a sender waits for an answer: a broker that is half open must not hold up what else its thread does."""
+
 AT_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -60,7 +63,8 @@ def producer() -> "Celery":
     app = Celery("liverseg", broker=url())
     app.conf.update(CONFIG, task_publish_retry=False)
     # Who sends must learn at once that the broker is away; the worker's half waits for it instead.
-    app.conf.broker_transport_options = {**app.conf.broker_transport_options, **AT_ONCE}
+    options = app.conf.broker_transport_options
+    app.conf.broker_transport_options = {**options, **AT_ONCE, "socket_timeout": SENDER_WAITS_S}
     return app
 
 
@@ -80,9 +84,18 @@ def waiting(pool: str) -> int:
     Raises:
         Unreachable: the broker is away.
     """
-    with _translated(), producer().connection_for_write() as connection:
+    with _translated(), producer().pool.acquire(block=True) as connection:
         connection.ensure_connection(**AT_ONCE, reraise_as_library_errors=True)
         return int(connection.default_channel.client.llen(queue_name(pool)))
+
+
+def answers() -> bool:
+    """Whether the broker can be asked now."""
+    try:
+        waiting(settings().pool)
+    except Unreachable:
+        return False
+    return True
 
 
 @contextmanager

@@ -27,6 +27,12 @@ from liverseg_core.errors import LiversegError
 LONGEST_SOCKET = 100  # sockaddr_un holds 107 bytes; leave room for the server's own suffixes
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # what libpq, Postgres' socket list and URLs all take as it is
 
+STILL_DYING = b"pre-existing shared memory block"
+"""What Postgres says where processes of one that was killed have not noticed it yet."""
+
+DYING_S = 20.0
+"""How long they may take, in seconds."""
+
 
 class ServiceError(LiversegError):
     """A bundled server cannot be started."""
@@ -90,7 +96,19 @@ def start_postgres(home: Path, pass_fds: Sequence[int] = ()) -> Service:
     stop = signal.SIGINT
     command = [str(_postgres_bin() / "postgres"), "-D", str(data), "-k", str(sockets)]
     command += ["-c", "listen_addresses=", "-c", "max_connections=200"]
-    service = Service("postgres", spawn([*_as_postgres(), *tether(stop), *command], log, pass_fds), stop)
+    words = [*_as_postgres(), *tether(stop), *command]
+    give_up = time.monotonic() + DYING_S
+    while True:
+        before = log.stat().st_size if log.exists() else 0
+        try:
+            return _postgres_once(Service("postgres", spawn(words, log, pass_fds), stop), log, sockets, data)
+        except ServiceError:
+            if STILL_DYING not in log.read_bytes()[before:] or time.monotonic() > give_up:
+                raise
+            time.sleep(0.2)
+
+
+def _postgres_once(service: Service, log: Path, sockets: Path, data: Path) -> Service:
     _await(service, log, lambda: _postgres_answers(sockets, data, service))
     return service
 

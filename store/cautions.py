@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import FOLD_KINDS, DatasetChoice
+from store.datasets import manifest_of
 from store.entries import Entry, factors, walk
 from store.models import Dataset
+from store.words import named_runs, numbers
 
 SCORED = {
     "test": "Scores are on the test part.",
@@ -75,7 +77,7 @@ def fewest_subjects(asked: Iterable[tuple[Dataset, DatasetChoice]]) -> int:
     for dataset, choice in asked:
         key = f"{dataset.content_hash} {choice.model_dump_json(exclude={'id'})}"
         if key not in seen:
-            seen[key] = sides(Manifest.from_json(dataset.manifest), choice)
+            seen[key] = sides(manifest_of(dataset), choice)
             whole = choice.model_dump_json(exclude={"id": True, "split": {"fold"}})
             people.setdefault(f"{dataset.content_hash} {whole}", set()).update(seen[key].people)
     return min(map(len, people.values()))
@@ -86,7 +88,7 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
     found = [*_scopes(entries), *_incomplete(entries)]
     unscored = [entry.ids[0] for entry in entries if not entry.members]
     if unscored:
-        found.append(f"Without scores (yet): runs {_listed(unscored)}.")
+        found.append(f"Without scores (yet): runs {numbers(unscored)}.")
     return found
 
 
@@ -96,7 +98,7 @@ def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Ent
     found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
-        found.append(SOFTMAX.format(runs=_named_runs(softmax).lower()))
+        found.append(SOFTMAX.format(runs=named_runs(softmax)))
     if any(entry.members and not entry.references for entry in entries):
         found.append(NO_REFERENCES)
     return [*found, *_several_factors(entries, baseline)]
@@ -109,7 +111,7 @@ def overrides(entries: Sequence[Entry]) -> list[str]:
         written = entry.settings.get("dataset.split.override")
         if entry.what == "run" and written:
             touched.setdefault(str(written), []).extend(entry.ids)
-    return [f"{_named_runs(runs)}: split override: {written}" for written, runs in touched.items()]
+    return [f"{named_runs(runs).capitalize()}: split override: {written}" for written, runs in touched.items()]
 
 
 def _scopes(entries: Sequence[Entry]) -> list[str]:
@@ -120,12 +122,10 @@ def _scopes(entries: Sequence[Entry]) -> list[str]:
         scope = entry.scope()
         if scope is not None:
             scopes.setdefault(scope, []).extend(entry.ids)
-            sizes[scope] = len(entry.members[0].scan)
+            sizes[scope] = entry.members[0].scope.slices
     if len(scopes) < 2:
         return []
-    told = "; ".join(
-        f"{_named_runs(runs).lower()} on {sizes[scope]:,} of {scope[1]}" for scope, runs in scopes.items()
-    )
+    told = "; ".join(f"{named_runs(runs)} on {sizes[scope]:,} of {scope[1]}" for scope, runs in scopes.items())
     return [
         f"These runs were not scored on the same slices of the same people; their scores cannot be compared: {told}."
     ]
@@ -138,7 +138,9 @@ def _incomplete(entries: Sequence[Entry]) -> list[str]:
         for entry in entries
         if entry.what == "run" and entry.settings.get("dataset.split.kind") in FOLD_KINDS and entry.members
     ]
-    return [f"{_named_runs(alone)}: one fold alone; its other folds are not in this table."] if alone else []
+    return (
+        [f"{named_runs(alone).capitalize()}: one fold alone; its other folds are not in this table."] if alone else []
+    )
 
 
 def _on_both_sides(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list[str]:
@@ -149,7 +151,7 @@ def _on_both_sides(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list
     if mixed:
         people = sorted({person for run in mixed for person in both[run]})
         found.append(
-            f"{_named_runs(mixed)}: {PAPER_SPLIT}. Subjects on both sides: {', '.join(people)}. "
+            f"{named_runs(mixed).capitalize()}: {PAPER_SPLIT}. Subjects on both sides: {', '.join(people)}. "
             "These scores say nothing about new people."
         )
     if any(split[run].assumed for run in parts):
@@ -166,8 +168,8 @@ def _pools(entries: Sequence[Entry]) -> list[str]:
             kind = entry.settings["dataset.split.kind"]
             level = f" ({SUBJECT_LEVEL})" if kind in FOLD_KINDS else ""
             found.append(
-                f"{_named_runs(entry.ids)}: folds of one set, {kind}{level}; their row pools the held-out slices of "
-                f"{len(entry.inside)} folds, each scored by the run that had not seen it."
+                f"{named_runs(entry.ids).capitalize()}: folds of one set, {kind}{level}; their row pools the "
+                f"held-out slices of {len(entry.inside)} folds, each scored by the run that had not seen it."
             )
     return found
 
@@ -186,17 +188,8 @@ def _several_factors(entries: Sequence[Entry], baseline: Entry | None) -> list[s
         differing = factors(first, entry)
         if len(differing) > 1:
             found.append(
-                f"{_named_runs(entry.ids)} and {_named_runs(first.ids).lower()} differ in {len(differing)} settings "
-                f"at once ({', '.join(differing)}), so no difference belongs to one of them."
+                f"{named_runs(entry.ids).capitalize()} and {named_runs(first.ids)} differ in {len(differing)} "
+                f"settings at once ({', '.join(differing)}), so no difference belongs to one of them."
             )
     more = [f"So do {len(found) - MOST} more rows."] if len(found) > MOST else []
     return found[:MOST] + more
-
-
-def _named_runs(runs: Sequence[int]) -> str:
-    return f"Run{'s' * (len(runs) > 1)} {_listed(runs)}"
-
-
-def _listed(runs: Sequence[int]) -> str:
-    shown = ", ".join(map(str, runs[:20]))
-    return shown if len(runs) <= 20 else f"{shown} and {len(runs) - 20} more"

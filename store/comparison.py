@@ -3,23 +3,20 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from liverseg_core.data.manifest import Manifest
 from liverseg_core.errors import InputError
 from liverseg_core.spec import FOLD_KINDS, ExperimentSpec
-from store import cautions, facts, pinned
+from store import cautions, pinned, results
+from store.datasets import manifest_of
 from store.entries import FOLD, Entry, grouped, walk
 from store.measure import Measure
 from store.models import Dataset, Epoch, Run
+from store.results import Result
 from store.rows import Column, Comparison, Row, Statistics
 from store.views import source
-
-if TYPE_CHECKING:
-    from liverseg_core.facts import Facts
 
 TABLE_5 = ("training.optimizer", "training.batch_size", "data.image_size", "model.filters", "training.learning_rate")
 """The study's own parameter columns, always shown; other settings are shown where rows differ."""
@@ -61,7 +58,7 @@ def compare(
     runs = _runs(session, project_id, run_ids)
     datasets = _datasets(session, runs)
     split = _sides(runs, datasets)
-    entries = _entries(session, runs, split)
+    entries = _entries(session, runs, split, measure)
     chosen = _chosen(entries, baseline)
     shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
     misleading = _misleading(measure, entries)
@@ -74,7 +71,7 @@ def compare(
         parameters=shown,
         columns=_columns(measure, misleading),
         rows=_rows(session, entries, measure, shown, split, datasets),
-        references=pinned.references(entries, measure),
+        references=pinned.references(entries),
         printed=printed,
         statistics=_statistics(chosen, entries, measure, tested),
         warnings=[*cautions.warnings(entries), *_column_warnings(measure, misleading), *_unseen(tables, printed)],
@@ -94,10 +91,12 @@ def _datasets(session: Session, runs: Sequence[Run]) -> dict[int, Dataset]:
     return {one.id: one for one in session.scalars(select(Dataset).where(Dataset.id.in_(wanted)))}
 
 
-def _entries(session: Session, runs: Sequence[Run], split: Mapping[int, cautions.Sides]) -> list[Entry]:
+def _entries(
+    session: Session, runs: Sequence[Run], split: Mapping[int, cautions.Sides], measure: Measure
+) -> list[Entry]:
     """The runs in order, folds and seeds taken together."""
-    scored = facts.read(session, runs)
-    references = pinned.found(session, runs, split)
+    scored = results.read(session, runs, measure)
+    references = pinned.found(session, runs, split, measure)
     imported = _imported(session, runs)
     return grouped(
         [
@@ -119,7 +118,7 @@ def _imported(session: Session, runs: Sequence[Run]) -> set[int]:
     return {one for one, run in roots.items() if run.kind == "evaluate"}
 
 
-def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[str, dict[str, "Facts"]]) -> Entry:
+def _entry(run: Run, content: str, scored: dict[str, Result], references: dict[str, dict[str, Result]]) -> Entry:
     part = _shown_part(run, scored)
     return Entry(
         what="run",
@@ -133,7 +132,7 @@ def _entry(run: Run, content: str, scored: dict[str, "Facts"], references: dict[
     )
 
 
-def _shown_part(run: Run, scored: Mapping[str, "Facts"]) -> str | None:
+def _shown_part(run: Run, scored: Mapping[str, Result]) -> str | None:
     """Test where there is one; of a fold val, since folds that are pooled would hold the same test slices each."""
     folds = run.spec["dataset"].get("split", {}).get("kind") in FOLD_KINDS
     return "val" if folds and "val" in scored else min(scored, default=None)  # test sorts before val
@@ -141,14 +140,13 @@ def _shown_part(run: Run, scored: Mapping[str, "Facts"]) -> str | None:
 
 def _sides(runs: Sequence[Run], datasets: Mapping[int, Dataset]) -> dict[int, cautions.Sides]:
     """Run id -> who is on which side of its split; every different split of a data set is looked at once."""
-    manifests = {one.id: Manifest.from_json(one.manifest) for one in datasets.values()}
+    manifests = {one.id: manifest_of(one) for one in datasets.values()}
     known: dict[tuple[int, str], cautions.Sides] = {}
     found = {}
     for run in runs:
-        choice = ExperimentSpec.parse(run.spec).dataset
-        key = run.dataset_id, choice.model_dump_json()
+        key = run.dataset_id, json.dumps(run.spec["dataset"], sort_keys=True)
         if key not in known:
-            known[key] = cautions.sides(manifests[run.dataset_id], choice)
+            known[key] = cautions.sides(manifests[run.dataset_id], ExperimentSpec.parse(run.spec).dataset)
         found[run.id] = known[key]
     return found
 
@@ -167,8 +165,9 @@ def _parameters(runs: Sequence[Entry]) -> list[str]:
     """The study's columns, then every other setting in which the rows differ."""
     every = dict.fromkeys(path for one in runs for path in one.settings)
     hidden = {*TABLE_5, "dataset.id", "dataset.split.override"}
+    # By their texts: 1 and true are two settings, and lists cannot be put in a set.
     differing = [
-        path for path in every if path not in hidden and len({json.dumps(one.settings.get(path)) for one in runs}) > 1
+        path for path in every if path not in hidden and len({repr(one.settings.get(path)) for one in runs}) > 1
     ]
     return [*TABLE_5, *differing]
 
@@ -211,9 +210,8 @@ def scored_row(entry: Entry, measure: Measure, shown: Sequence[str]) -> Row:
         part=entry.part,
     )
     if scored:
-        first = entry.members[0]
-        row.slices = len(first.scan)
-        row.scans, row.subjects = len(set(first.scan.tolist())), len(set(first.subject.tolist()))
+        scope = entry.members[0].scope
+        row.slices, row.scans, row.subjects = scope.slices, scope.scans, scope.subjects
         row.scores, row.counts, row.deviations = scored.scores, scored.counts, scored.deviations
     return row
 

@@ -1,6 +1,7 @@
 """Rows against a baseline, paired by subject."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from liverseg_core.statistics import (
     MIN_SUBJECTS,
@@ -16,6 +17,7 @@ from liverseg_core.statistics import (
 from store.entries import Entry
 from store.facts import of_scans
 from store.measure import Measure
+from store.results import Result
 from store.rows import Contrast, Pair, Statistics
 
 METHOD = (
@@ -33,7 +35,8 @@ def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column:
     """
     others = [entry for entry in entries if entry is not baseline and entry.members]
     fair = [entry for entry in others if baseline.members and entry.scope() == baseline.scope()]
-    found = [_contrast(baseline, entry, measure, column) for entry in fair]
+    before = measure.by_subject(baseline, column) if fair else {}
+    found = [_contrast(baseline, before, entry, measure, column) for entry in fair]
     for contrast, p in zip(found, holm([one.p for one in found]), strict=True):
         contrast.p_holm = p
     told = {one.key: one for one in measure.profile.columns}[column]
@@ -49,8 +52,10 @@ def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column:
     )
 
 
-def _contrast(baseline: Entry, entry: Entry, measure: Measure, column: str) -> Contrast:
-    before, after = measure.by_subject(baseline, column), measure.by_subject(entry, column)
+def _contrast(
+    baseline: Entry, before: Mapping[str, float | None], entry: Entry, measure: Measure, column: str
+) -> Contrast:
+    after = measure.by_subject(entry, column)
     pairs, without = [], []
     for subject, first in before.items():
         second = after[subject]
@@ -59,11 +64,14 @@ def _contrast(baseline: Entry, entry: Entry, measure: Measure, column: str) -> C
         else:
             pairs.append(Pair(subject=subject, baseline=first, value=second, difference=second - first))
     differences = [pair.difference for pair in pairs]
+    won, lost = _score(differences, next(one.better for one in measure.profile.columns if one.key == column))
     test = signed_rank(differences)
     return Contrast(
         name=entry.title,
         runs=entry.ids,
         subjects=len(pairs),
+        won=won,
+        lost=lost,
         zeros=test.zeros,
         without=without,
         mean_difference=sum(differences) / len(pairs) if pairs else None,
@@ -76,6 +84,14 @@ def _contrast(baseline: Entry, entry: Entry, measure: Measure, column: str) -> C
     )
 
 
+def _score(differences: Sequence[float], better: str | None) -> tuple[int | None, int | None]:
+    """For how many the row is better, and for how many it is worse."""
+    if better is None:
+        return None, None
+    higher, lower = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+    return (higher, lower) if better == "higher" else (lower, higher)
+
+
 def _interval(
     baseline: Entry, entry: Entry, measure: Measure, column: str, subjects: Sequence[str]
 ) -> tuple[float, float] | None:
@@ -84,7 +100,7 @@ def _interval(
         return None
     draws = []
     for subject in subjects:
-        facts = baseline.members[0]
+        facts = baseline.members[0].facts
         scans = sorted(set(facts.scan[facts.subject == subject].tolist()))
         draws.append(redraw(scans, lambda drawn: _difference(baseline, entry, measure, column, drawn)))
     return bootstrap_interval(draws)
@@ -97,7 +113,7 @@ def _difference(baseline: Entry, entry: Entry, measure: Measure, column: str, sc
 
 
 def _over(entry: Entry, measure: Measure, column: str, scans: Sequence[int]) -> float | None:
-    members = tuple(of_scans(facts, scans) for facts in entry.members)
+    members = tuple(Result(measure, partial(of_scans, one.facts, scans)) for one in entry.members)
     (value,) = measure.by_subject(entry.scored_as(members), column).values()
     return value
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -42,6 +42,7 @@ def engine() -> Engine:
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
+        pool_timeout=5,  # who asks is told to come again, rather than kept waiting
         connect_args={"connect_timeout": 5},
         hide_parameters=True,  # what people sent in does not belong in a log
     )
@@ -98,6 +99,22 @@ def transaction() -> Iterator[Session]:
     """A session whose work is committed at the end of the block, or rolled back as a whole."""
     with Session(engine(), expire_on_commit=False) as session, session.begin():
         yield session
+
+
+@contextmanager
+def snapshot() -> Iterator[Session]:
+    """A session that reads everything as it was at one moment, whatever others commit meanwhile; it cannot write."""
+    with transaction() as session:
+        # Not as an option of the connection, which would stay behind on it in the pool.
+        session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        yield session
+
+
+@contextmanager
+def looking() -> Iterator[Connection]:
+    """A connection to ask a question or two without the round trips of a transaction around them."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
 
 
 def took_too_long(error: BaseException) -> bool:

@@ -1,18 +1,14 @@
 """What a row of a comparison stands for: a run, the folds of one set, the seeds of one setting."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from liverseg_core.spec import FOLD_KINDS
-from store.facts import joined
 from store.models import Run
-
-if TYPE_CHECKING:
-    from liverseg_core.facts import Facts
+from store.results import Result, pooled
 
 SEED, FOLD = "training.seed", "dataset.split.fold"
 AUGMENTATION = "data.augmentation"
@@ -20,7 +16,7 @@ NO_FACTOR = frozenset({SEED, FOLD, "dataset.id", "dataset.split.override"})
 """Settings that are no factor of an experiment: repeats, names, words."""
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one truth value
+@dataclass(frozen=True, eq=False)  # what was read for one row is not what was read for another
 class Entry:
     """A run or several runs that one row shows.
 
@@ -31,7 +27,7 @@ class Entry:
         settings: every setting by dotted path; of groups the first one's.
         content: identity of the data set's slices and of who is who in them.
         part: ``test``, ``val``, or None where nothing was scored.
-        members: one ``Facts`` a repeat: one of a run or a pool of folds, several of seeds, none without scores.
+        members: one ``Result`` a repeat: one of a run or a pool of folds, several of seeds, none without scores.
         references: predictor -> what it scored on the same slices.
         inside: the entries of a group.
     """
@@ -42,8 +38,8 @@ class Entry:
     settings: Mapping[str, Any]
     content: str
     part: str | None
-    members: tuple["Facts", ...] = ()
-    references: Mapping[str, "Facts"] = field(default_factory=dict)
+    members: tuple[Result, ...] = ()
+    references: Mapping[str, Result] = field(default_factory=dict)
     inside: tuple["Entry", ...] = ()
     imported: bool = False
     """Whether the weights came from elsewhere."""
@@ -60,17 +56,15 @@ class Entry:
             return f"{name} (mean of {len(self.inside)} seeds)"
         return f"{name} ({len(self.inside)} folds)" if self.what == "folds" else name
 
-    def scored_as(self, members: tuple["Facts", ...]) -> "Entry":
-        """The same entry with other facts."""
+    def scored_as(self, members: tuple[Result, ...]) -> "Entry":
+        """The same entry with other results."""
         return replace(self, members=members)
 
     def scope(self) -> tuple[str, str, str] | None:
         """Content, part and slices scored; only entries of one scope may be compared. None without scores."""
         if not self.members or self.part is None:
             return None
-        facts = self.members[0]
-        which = sorted(zip(facts.scan.tolist(), facts.slice.tolist(), strict=True))
-        return self.content, self.part, hashlib.sha256(repr(which).encode()).hexdigest()
+        return self.content, self.part, self.members[0].scope.slices_hash
 
 
 def grouped(entries: Sequence[Entry]) -> list[Entry]:
@@ -130,8 +124,8 @@ def _pool(some: Sequence[Entry]) -> list[Entry]:
     if len(folds) < 2:
         return list(some)
     shared = set.intersection(*(set(one.references) for one in folds))
-    references = {name: joined([one.references[name] for one in folds]) for name in sorted(shared)}
-    together = joined([one.members[0] for one in folds])
+    references = {name: pooled([one.references[name] for one in folds]) for name in sorted(shared)}
+    together = pooled([one.members[0] for one in folds])
     return [_group("folds", folds, (together,), references), *_others(some, folds)]
 
 
@@ -139,12 +133,12 @@ def _repeats(some: Sequence[Entry]) -> list[Entry]:
     seeds = [one for one in _first_of_each(some, SEED) if one.scope() == some[0].scope()]
     if len(seeds) < 2:
         return list(some)
-    members = tuple(facts for one in seeds for facts in one.members)
+    members = tuple(result for one in seeds for result in one.members)
     return [_group("seeds", seeds, members, seeds[0].references), *_others(some, seeds)]
 
 
 def _group(
-    what: str, inside: Sequence[Entry], members: tuple["Facts", ...], references: Mapping[str, "Facts"]
+    what: str, inside: Sequence[Entry], members: tuple[Result, ...], references: Mapping[str, Result]
 ) -> Entry:
     first = inside[0]
     runs = tuple(run for one in inside for run in one.runs)

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -15,11 +15,24 @@ from liverseg_core.data.manifest import Manifest, check_runnable, fold_subjects,
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import DatasetChoice, ExperimentSpec
 from liverseg_core.submission import Submission, check_storable
-from store import datasets, scores
+from store import datasets, scores, views
+from store.deleted import without_maps
 from store.models import Dataset, Experiment, Run
 from store.queue import enter_new
 from store.settings import settings
 from store.states import State
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a request made now, or the first time its idempotency key was used."""
+
+    experiment: Experiment
+    runs: Sequence[Run]
+    """In the order of its cells."""
+    new: bool
+    planned: "Sequence[Planned]" = ()
+    """What each run was made from, where it was made now."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Planned:
     """A finished run with the same training hash, whose maps or weights will be scored under other options."""
     predictor: str | None = None
     """Which reference predictor is scored, where nothing is trained."""
+    maps: bool = True
+    """Whether ``scored_from`` has its maps still; without them its weights are evaluated again."""
     leaks: tuple[str, ...] = ()
     """Who lies on both sides of its split, under the reason written in ``dataset.split.override``."""
 
@@ -49,25 +64,36 @@ class Planned:
         before = ExperimentSpec.parse(self.scored_from.spec)
         kept = before.evaluation.flips == self.spec.evaluation.flips
         # Facts of an older evaluation than today's must not live on beside counts of today's.
-        return "rescore" if kept and self.scored_from.evaluation_hash == before.evaluation_hash() else "evaluate"
+        return (
+            "rescore"
+            if kept and self.maps and self.scored_from.evaluation_hash == before.evaluation_hash()
+            else "evaluate"
+        )
 
 
-def plan(session: Session, project_id: int, submission: Submission, *, reuse: bool = True) -> list[Planned]:
+def plan(
+    session: Session, project_id: int, submission: Submission, *, reuse: bool = True, hold: bool = False
+) -> list[Planned]:
     """What a submission would do; nothing is written.
+
+    With ``hold`` nothing that the plan points to can be deleted until the transaction ends.
 
     Raises:
         SpecError: the first thing in it that cannot be run, with its path.
     """
     specs = submission.expand(_subjects(session, project_id, submission))
-    chosen = _resolve_all(session, project_id, specs)
-    manifests = {wanted: Manifest.from_json(dataset.manifest) for wanted, dataset in chosen.items()}
+    chosen = _resolve_all(session, project_id, specs, hold=hold)
+    manifests = {wanted: datasets.manifest_of(dataset) for wanted, dataset in chosen.items()}
     hashes = [(training_hash(spec, manifests[spec.dataset.id]), spec.evaluation_hash()) for spec in specs]
-    done = finished(session, project_id, {training for training, _ in hashes}) if reuse else {}
-    trained = {training: run for (training, _), run in done.items()}
+    done = finished(session, project_id, {training for training, _ in hashes}, hold=hold) if reuse else {}
+    bare = without_maps(session, [run.id for run in done.values()])
+    # Those that have their maps come last, and so stand for their training.
+    by_maps = sorted(done.items(), key=lambda one: one[1].id not in bare)
+    trained = {training: run for (training, _), run in by_maps}
     leaks = _let_pass(specs, manifests)
     return [
         replace(
-            planned(spec, chosen[spec.dataset.id], pair, done.get(pair), trained.get(pair[0])),
+            planned(spec, chosen[spec.dataset.id], pair, done.get(pair), trained.get(pair[0]), bare),
             leaks=leaks[spec.dataset],
         )
         for spec, pair in zip(specs, hashes, strict=True)
@@ -75,12 +101,21 @@ def plan(session: Session, project_id: int, submission: Submission, *, reuse: bo
 
 
 def planned(
-    spec: ExperimentSpec, dataset: Dataset, hashes: tuple[str, str], same: Run | None, trained: Run | None
+    spec: ExperimentSpec,
+    dataset: Dataset,
+    hashes: tuple[str, str],
+    same: Run | None,
+    trained: Run | None,
+    bare: Container[int] = (),
 ) -> Planned:
-    """One run: shown from ``same``, which has both hashes, else scored from ``trained``, else trained."""
+    """One run: shown from ``same``, which has both hashes, else scored from ``trained``, else trained.
+
+    ``bare``: runs whose maps were deleted.
+    """
     if same is not None:
         return Planned(spec, dataset, *hashes, reused_from=same.id)
-    return Planned(spec, dataset, *hashes, scored_from=trained)
+    maps = trained is None or trained.id not in bare
+    return Planned(spec, dataset, *hashes, scored_from=trained, maps=maps)
 
 
 def _subjects(session: Session, project_id: int, submission: Submission) -> int:
@@ -89,7 +124,7 @@ def _subjects(session: Session, project_id: int, submission: Submission) -> int:
         return 0
     submission.count()  # refuses an axis without values, which would leave no cell to look at
     dataset = datasets.resolve(session, project_id, submission.dataset_id())
-    return len(fold_subjects(Manifest.from_json(dataset.manifest)))
+    return len(fold_subjects(datasets.manifest_of(dataset)))
 
 
 def _let_pass(
@@ -100,11 +135,13 @@ def _let_pass(
     return {choice: tuple(map(str, guarded(manifests[choice.id], choice))) for choice in choices}
 
 
-def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSpec]) -> dict[str, Dataset]:
+def _resolve_all(
+    session: Session, project_id: int, specs: Sequence[ExperimentSpec], *, hold: bool
+) -> dict[str, Dataset]:
     """Each data set that the specs name, after checking that every spec can run on its own."""
     names = dict.fromkeys(spec.dataset.id for spec in specs)  # in order, so that the first problem is told first
-    chosen = {wanted: datasets.resolve(session, project_id, wanted) for wanted in names}
-    manifests = {wanted: Manifest.from_json(dataset.manifest) for wanted, dataset in chosen.items()}
+    chosen = {wanted: datasets.resolve(session, project_id, wanted, hold=hold) for wanted in names}
+    manifests = {wanted: datasets.manifest_of(dataset) for wanted, dataset in chosen.items()}
     # Only these fields decide whether a spec can run; a grid over others need not be checked cell by cell.
     different = {
         (spec.dataset.model_dump_json(), spec.training.batch_size, spec.data.augmentation, spec.data.batch_by): spec
@@ -115,16 +152,29 @@ def _resolve_all(session: Session, project_id: int, specs: Sequence[ExperimentSp
     return chosen
 
 
-def finished(session: Session, project_id: int, training: set[str]) -> dict[tuple[str, str], Run]:
-    """The oldest succeeded run of each (training hash, evaluation hash), reused ones apart."""
-    query = select(Run).where(
-        Run.project_id == project_id,
-        Run.training_hash.in_(training),
+# Built once: every submission asks it.
+FINISHED = (
+    select(Run)
+    .where(
+        Run.project_id == bindparam("project"),
+        Run.training_hash.in_(bindparam("hashes", expanding=True)),
         Run.state == State.SUCCEEDED,
         Run.reused_from.is_(None),
         Run.kind != "predict",
     )
-    rows = session.scalars(query.order_by(Run.id.desc()))
+    .order_by(Run.id.desc())
+)
+FINISHED_HELD = FINISHED.with_for_update(read=True, key_share=True)
+
+
+def finished(
+    session: Session, project_id: int, training: set[str], *, hold: bool = False
+) -> dict[tuple[str, str], Run]:
+    """The oldest succeeded run of each (training hash, evaluation hash), reused ones apart.
+
+    With ``hold`` they cannot be deleted until the transaction ends; one that is being deleted is waited for.
+    """
+    rows = session.scalars(FINISHED_HELD if hold else FINISHED, {"project": project_id, "hashes": list(training)})
     return {(run.training_hash, run.evaluation_hash): run for run in rows}  # the oldest one stays
 
 
@@ -136,8 +186,8 @@ def submit(
     key: str | None = None,
     reuse: bool = True,
     actor: str | None = None,
-) -> tuple[Experiment, bool]:
-    """Make the experiment and its runs; whether they are new (False: the idempotency key was used before).
+) -> Submitted:
+    """Make the experiment and its runs, unless the idempotency key was used before.
 
     ``actor`` is whom the runs' first events name.
 
@@ -147,15 +197,15 @@ def submit(
     check_storable(submission.model_dump())
     body = submission.model_dump(mode="json")
     experiment, new = new_experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
-    if new:
-        wanted = plan(session, project_id, submission, reuse=reuse)
-        add_runs(session, experiment, wanted, actor=actor)
-    return experiment, new
+    if not new:
+        return Submitted(experiment, views.experiment_runs(session, experiment.id), new)
+    wanted = plan(session, project_id, submission, reuse=reuse, hold=True)
+    return Submitted(experiment, add_runs(session, experiment, wanted, actor=actor), new, wanted)
 
 
 def submit_weights(
     session: Session, project_id: int, spec: ExperimentSpec, weights: str, actor: str | None = None
-) -> Experiment:
+) -> Submitted:
     """Queue the evaluation of imported weights (an artifact) as a run of kind ``evaluate``.
 
     Raises:
@@ -163,15 +213,17 @@ def submit_weights(
     """
     body = {"spec": spec.model_dump(mode="json"), "weights": weights}
     check_storable(body)
-    dataset = _resolve_all(session, project_id, [spec])[spec.dataset.id]
-    guarded(Manifest.from_json(dataset.manifest), spec.dataset)
+    dataset = _resolve_all(session, project_id, [spec], hold=True)[spec.dataset.id]
+    guarded(datasets.manifest_of(dataset), spec.dataset)
     experiment, _ = new_experiment(session, project_id, spec.name, body, None)
-    where = training_hash(spec, Manifest.from_json(dataset.manifest))  # else scores of other slices were reused
+    where = training_hash(spec, datasets.manifest_of(dataset))  # else scores of other slices were reused
     imported = hashlib.sha256(f"imported weights {weights} {where}".encode()).hexdigest()
-    run = _run(experiment, Planned(spec, dataset, imported, spec.evaluation_hash()))
-    run.kind, run.weights = "evaluate", weights
-    _enter(session, [run], actor)
-    return experiment
+    run = _columns(Planned(spec, dataset, imported, spec.evaluation_hash()))
+    runs = enter_new(session, experiment, [{**run, "kind": "evaluate", "weights": weights}], actor)
+    return Submitted(experiment, runs, True)
+
+
+NEW_EXPERIMENT = insert(Experiment).on_conflict_do_nothing().returning(Experiment)
 
 
 def new_experiment(
@@ -185,41 +237,17 @@ def new_experiment(
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     values = {"project_id": project_id, "name": name, "submission": body, "idempotency_key": key}
     # A second request with the key waits here until the first has committed, then finds its row.
-    made = session.scalar(
-        insert(Experiment).values(**values, request_hash=digest).on_conflict_do_nothing().returning(Experiment.id)
-    )
+    made = session.scalar(NEW_EXPERIMENT, {**values, "request_hash": digest})
     if made is not None:
-        return session.get_one(Experiment, made), True
+        return made, True
     found = session.scalars(
         select(Experiment).where(Experiment.project_id == project_id, Experiment.idempotency_key == key)
-    ).one()
+    ).one_or_none()
+    if found is None:  # deleted in between
+        return new_experiment(session, project_id, name, body, key)
     if found.request_hash != digest:
         raise SpecError("Idempotency-Key", "was used before with another body; use a new key", key)
     return found, False
-
-
-def _run(experiment: Experiment, planned: Planned) -> Run:
-    spec = planned.spec
-    return Run(
-        project_id=experiment.project_id,
-        experiment_id=experiment.id,
-        dataset_id=planned.dataset.id,
-        kind=planned.kind,
-        name=spec.name,
-        tags=list(spec.tags),
-        notes=spec.notes,
-        spec=spec.model_dump(mode="json"),
-        training_hash=planned.training_hash,
-        evaluation_hash=planned.evaluation_hash,
-        reused_from=planned.reused_from,
-        scored_from=planned.scored_from.id if planned.scored_from else None,
-        predictor=planned.predictor,
-        best_epoch=planned.scored_from.best_epoch if planned.scored_from else None,
-        pool=settings().pool,
-        state=State.QUEUED,
-        crashes=0,
-        announcements=0,
-    )
 
 
 def add_runs(
@@ -228,20 +256,32 @@ def add_runs(
     planned: Sequence[Planned],
     priority: int = 0,
     actor: str | None = None,
-) -> list[Run]:
-    """The runs of an experiment, in their first state and announced."""
-    runs = [_run(experiment, one) for one in planned]
+) -> Sequence[Run]:
+    """Add the runs of a new experiment, in their first state and announced; they come in the order planned."""
+    runs = [{**_columns(one), "priority": priority} for one in planned]
     for run in runs:
-        run.priority = priority
-        if run.kind == "evaluate" and run.scored_from is not None:
-            run.weights = scores.files(session, run.scored_from)["weights"]
-    _enter(session, runs, actor)
-    return runs
+        if run["kind"] == "evaluate" and run["scored_from"] is not None:
+            run["weights"] = scores.files(session, run["scored_from"])["weights"]
+    return enter_new(session, experiment, runs, actor)
 
 
-def _enter(session: Session, runs: list[Run], actor: str | None) -> None:
-    session.add_all(runs)
-    session.flush()  # gives the ids, in order
-    now = session.scalar(select(func.clock_timestamp()))
-    for run in runs:
-        enter_new(session, run, "reuse" if run.reused_from else "submit", now, actor)
+def _columns(planned: Planned) -> dict[str, Any]:
+    """What a new run is, without how it stands."""
+    spec = planned.spec
+    return {
+        "project_id": planned.dataset.project_id,
+        "dataset_id": planned.dataset.id,
+        "kind": planned.kind,
+        "name": spec.name,
+        "tags": list(spec.tags),
+        "notes": spec.notes,
+        "spec": spec.model_dump(mode="json"),
+        "training_hash": planned.training_hash,
+        "evaluation_hash": planned.evaluation_hash,
+        "weights": None,
+        "reused_from": planned.reused_from,
+        "scored_from": planned.scored_from.id if planned.scored_from else None,
+        "predictor": planned.predictor,
+        "best_epoch": planned.scored_from.best_epoch if planned.scored_from else None,
+        "pool": settings().pool,
+    }

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import mean, stdev
+from math import fsum, sqrt
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from liverseg_core.errors import InputError
-from store.entries import Entry
 from store.rows import Count
 
 if TYPE_CHECKING:
     from liverseg_core.facts import Facts
     from liverseg_core.profiles import Profile, Value
+    from store.entries import Entry
+    from store.results import Result
 
 PREFERRED = ("pooled_lesion_dice", "lesion_dice", "dice_tumor", "Dice_2")
 """The column that statistics take unless told otherwise: the first of these that the profile has."""
@@ -65,18 +67,16 @@ class Measure:
 
         return profiles.scores(self.profile.key, self.level, facts)
 
-    def by_subject(self, entry: Entry, column: str) -> dict[str, float | None]:
+    def by_subject(self, entry: "Entry", column: str) -> dict[str, float | None]:
         """Subject -> the entry's value over all slices of that subject; of repeats the mean."""
-        from liverseg_core import profiles
+        members = [one.by_subject(column) for one in entry.members]
+        return {subject: _mean([found[subject] for found in members]) for subject in members[0]}
 
-        members = [profiles.per_subject(self.profile.key, facts) for facts in entry.members]
-        return {subject: _mean([found[subject][column].value for found in members]) for subject in sorted(members[0])}
-
-    def scored(self, entry: Entry) -> Scored | None:
+    def scored(self, entry: "Entry") -> Scored | None:
         """What the entry scored; None where it has no scores."""
         if not entry.members:
             return None
-        members = [self.values(facts) for facts in entry.members]
+        members = [one.scores for one in entry.members]
         keys = [column.key for column in self.profile.columns]
         if entry.what != "seeds":
             (only,) = members
@@ -88,21 +88,20 @@ class Measure:
             {key: _deviation(values) for key, values in repeats.items()},
         )
 
-    def collapsed(self, entry: Entry) -> bool:
+    def collapsed(self, entry: "Entry") -> bool:
         """Whether every repeat scores as if it had predicted nothing."""
         from liverseg_core import profiles
 
         empty = entry.references.get("empty")
         if empty is None or not entry.members:
             return False
-        floor = self.values(empty)
-        return all(profiles.collapsed(self.values(facts), floor) for facts in entry.members)
+        return all(profiles.collapsed(one.scores, empty.scores) for one in entry.members)
 
-    def misleading(self, references: Mapping[str, "Facts"]) -> dict[str, str]:
+    def misleading(self, references: Mapping[str, "Result"]) -> dict[str, str]:
         """Column -> what the reference predictors show to be wrong with it."""
         from liverseg_core import profiles
 
-        return profiles.warnings(self.profile.key, {name: self.values(facts) for name, facts in references.items()})
+        return profiles.warnings(self.profile.key, {name: one.scores for name, one in references.items()})
 
 
 def counted(value: "Value") -> Count:
@@ -112,12 +111,15 @@ def counted(value: "Value") -> Count:
 
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return mean(known) if known else None
+    return fmean(known) if known else None
 
 
 def _deviation(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return stdev(known) if len(known) > 1 else None
+    if len(known) < 2:
+        return None
+    middle = fmean(known)
+    return sqrt(fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
 
 
 def _over_repeats(values: list[float | None]) -> Count:

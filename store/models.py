@@ -110,6 +110,11 @@ class Run(Base):
         Index("ix_runs_leases", "lease_until", postgresql_where=text("state IN ('running', 'stopping')")),
         Index("ix_runs_reuse", "project_id", "training_hash", "evaluation_hash"),
         Index(None, "experiment_id"),
+        # Who depends on a run, and whether a file is still somebody's, is asked before anything is deleted.
+        Index(None, "reused_from", postgresql_where=text("reused_from IS NOT NULL")),
+        Index(None, "scored_from", postgresql_where=text("scored_from IS NOT NULL")),
+        Index(None, "weights", postgresql_where=text("weights IS NOT NULL")),
+        Index(None, "images", postgresql_where=text("images IS NOT NULL")),
     )
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
@@ -251,6 +256,8 @@ class Worker(Base):
     version: Mapped[str]
     work_version: Mapped[int] = mapped_column(Integer)
     draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    trouble: Mapped[str | None]
+    """Why it takes no run though it has a free slot."""
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
@@ -295,6 +302,28 @@ class LesionComponent(Base):
     iou: Mapped[float]
 
 
+class Summary(Base):
+    """What a run scored on one part under one profile at one level (``store.summaries``).
+
+    Computed from the run's slice scores and lesions, and kept because thousands of runs are listed and compared.
+    ``scores``: column -> [value, n, empty, failed]. ``people``: subject -> column -> value over that person's slices
+    alone, at the profile's first level; null at its other levels.
+    """
+
+    __tablename__ = "summaries"
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    profile: Mapped[str] = mapped_column(primary_key=True)
+    level: Mapped[str] = mapped_column(primary_key=True)
+    definitions: Mapped[int]
+    slices_hash: Mapped[str]
+    slices: Mapped[int]
+    scans: Mapped[int]
+    subjects: Mapped[int]
+    scores: Mapped[dict[str, Any]]
+    people: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # for those who ask for statistics
+
+
 class PrintedTable(Base):
     """A table of scores from a publication: rows to be shown beside runs, and what its checks found."""
 
@@ -316,7 +345,7 @@ class Artifact(Base):
     """A file in the artifact folder that belongs to a run."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("run_id", "kind"),)
+    __table_args__ = (UniqueConstraint("run_id", "kind"), Index(None, "sha256"))
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
     attempt: Mapped[int]
@@ -324,6 +353,51 @@ class Artifact(Base):
     sha256: Mapped[str]
     bytes: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Deletion(Base):
+    """What somebody deleted; it outlives what it tells of, so it names things without pointing to them."""
+
+    __tablename__ = "deletions"
+    __table_args__ = (
+        Index(None, "project_id", "run_id"),
+        Index("ix_deletions_untidy", "id", postgresql_where=text("tidied_at IS NULL")),
+    )
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    actor: Mapped[str]
+    what: Mapped[str]
+    """``run``, ``files`` (the large ones of a run) or ``dataset``."""
+    run_id: Mapped[int | None]
+    experiment_id: Mapped[int | None]
+    name: Mapped[str]
+    """Of the run or the data set."""
+    detail: Mapped[dict[str, Any]]
+    """Kind, state and data set of a run; what it held."""
+    bytes: Mapped[int]
+    """Of files that nothing else held, and of checkpoints."""
+    files: Mapped[list[str]]
+    """SHA-256 of every file that lost a row by it."""
+    tidied_at: Mapped[datetime | None]
+    """When all of ``files`` were gone from the store, or found to be somebody else's too."""
+
+
+class FrozenComparison(Base):
+    """A comparison as it was, for good; runs that it shows may be deleted since."""
+
+    __tablename__ = "frozen_comparisons"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    key: Mapped[str] = mapped_column(unique=True)
+    """What its address ends with."""
+    asked: Mapped[dict[str, Any]]
+    """Runs or experiment, profile, level, baseline, tables, column."""
+    runs: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    result: Mapped[str]
+    """The answer of ``GET /v1/comparisons`` at that time, byte for byte; JSONB would write it anew."""
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class Announcement(Base):

@@ -1,33 +1,31 @@
 """Rows pinned at the foot of a comparison: reference predictors and printed tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
-from store import facts
 from store import printed as printed_tables
+from store import results
 from store.cautions import Sides
 from store.entries import Entry
 from store.measure import Measure, counted
 from store.models import Run
 from store.references import MATTERING, reference_hash
+from store.results import Result
 from store.rows import Row
 from store.states import State
-
-if TYPE_CHECKING:
-    from liverseg_core.facts import Facts
 
 DECIDING = ("data.image_size", *(f"evaluation.{option}" for option in MATTERING))
 """Settings that change what a reference predictor scores."""
 
-Scored = dict[str, dict[str, "Facts"]]
+Scored = dict[str, dict[str, Result]]
 """Predictor -> part -> what it scored."""
 
 
-def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides]) -> dict[int, Scored]:
+def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides], measure: Measure) -> dict[int, Scored]:
     """Run id -> the reference predictors scored on the same slices, subjects, network size and lesion rules."""
     from liverseg_core.references import PREDICTORS
 
@@ -52,14 +50,14 @@ def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides]) -> 
         Run.training_hash.in_(hashes),
     )
     known = {run.training_hash: run for run in session.scalars(query.order_by(Run.id.desc()))}
-    scored = facts.read(session, list(known.values()))
+    scored = results.read(session, list(known.values()), measure)
     return {
         run: {name: scored[known[one].id] for name, one in hashes.items() if one in known}
         for run, hashes in wanted.items()
     }
 
 
-def references(entries: Sequence[Entry], measure: Measure) -> list[Row]:
+def references(entries: Sequence[Entry]) -> list[Row]:
     """A row a predictor for each set of slices and network size among the entries."""
     rows, seen = [], set()
     for entry in entries:
@@ -67,23 +65,22 @@ def references(entries: Sequence[Entry], measure: Measure) -> list[Row]:
         if key in seen:
             continue
         seen.add(key)
-        rows += [_reference(entry, name, measure) for name in entry.references]
+        rows += [_reference(entry, name) for name in entry.references]
     return rows
 
 
-def _reference(entry: Entry, name: str, measure: Measure) -> Row:
+def _reference(entry: Entry, name: str) -> Row:
     scored = entry.references[name]
-    values = measure.values(scored)
     return Row(
         what="reference",
         name=name.replace("-", " "),
         settings={path: entry.settings.get(path) for path in DECIDING},
         part=entry.part,
-        slices=len(scored.scan),
-        scans=len(set(scored.scan.tolist())),
-        subjects=len(set(scored.subject.tolist())),
-        scores={key: value.value for key, value in values.items()},
-        counts={key: counted(value) for key, value in values.items()},
+        slices=scored.scope.slices,
+        scans=scored.scope.scans,
+        subjects=scored.scope.subjects,
+        scores={key: value.value for key, value in scored.scores.items()},
+        counts={key: counted(value) for key, value in scored.scores.items()},
     )
 
 

@@ -17,7 +17,7 @@ FORGOTTEN_S = 7 * 24 * 3600
 
 @dataclass(frozen=True)
 class Presence:
-    """What a worker says of itself; ``name`` is host and process."""
+    """What a worker says of itself; ``name`` is host and process, ``trouble`` why it takes no run now."""
 
     name: str
     host: str
@@ -26,13 +26,14 @@ class Presence:
     threads: int
     version: str
     draining: bool = False
+    trouble: str | None = None
     work_version: int = WORK_VERSION
 
 
 def here(session: Session, one: Presence) -> None:
     """Say that a worker is there."""
     values = asdict(one)
-    kept = {"draining": one.draining, "seen_at": func.clock_timestamp()}
+    kept = {"draining": one.draining, "trouble": one.trouble, "seen_at": func.clock_timestamp()}
     session.execute(insert(Worker).values(values).on_conflict_do_update(index_elements=[Worker.name], set_=kept))
     session.execute(delete(Worker).where(Worker.seen_at < seconds_from_now(-FORGOTTEN_S)))
 
@@ -56,12 +57,12 @@ def workers(session: Session, lease_s: float) -> Sequence[tuple[Worker, bool, in
     return [(worker, bool(is_alive), int(count)) for worker, is_alive, count in rows]
 
 
-def able(session: Session, run: Run, lease_s: float) -> int:
-    """How many workers there are that could claim ``run``."""
-    query = select(func.count()).where(
+def able(session: Session, run: Run, lease_s: float) -> Sequence[str | None]:
+    """Of each worker that is there for ``run``, why it takes none now; None: it can."""
+    query = select(Worker.trouble).where(
         Worker.pool == run.pool,
         Worker.work_version >= run.needs,
         ~Worker.draining,
         Worker.seen_at > seconds_from_now(-lease_s),
     )
-    return session.scalars(query).one()
+    return session.scalars(query.order_by(Worker.name)).all()

@@ -6,15 +6,16 @@ transaction, so a worker that lost its run writes nothing. Only the database's c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from store.models import Announcement, Attempt, Dataset, Epoch, Run, RunEvent, StepLosses
+from liverseg_core.data.manifest import Manifest
+from store import datasets, views
+from store.models import Announcement, Attempt, Base, Epoch, Experiment, Run, RunEvent, StepLosses
 from store.settings import settings
-from store.states import FINAL, OWNED, IllegalMove, Outcome, State, target
+from store.states import EDIT, FINAL, OWNED, IllegalMove, Outcome, State, target
 
 WORK_VERSION = 1
 """Raised by hand when runs that are submitted from now on need what older workers cannot do."""
@@ -39,7 +40,7 @@ class Work:
     claim: Claim
     kind: str
     spec: dict[str, Any]
-    manifest: dict[str, Any]
+    manifest: Manifest
     content_hash: str
     dataset_artifact: str
     weights: str | None
@@ -84,14 +85,51 @@ def move(
     _enter(session, run, name, reached, attempt=attempt, actor=actor, detail=detail)
 
 
-def enter_new(session: Session, run: Run, name: str, at: datetime | None = None, actor: str | None = None) -> None:
-    """Give a new run its first state, by ``submit`` or ``reuse``.
+def enter_new(
+    session: Session, experiment: Experiment, runs: Sequence[dict[str, Any]], actor: str | None = None
+) -> Sequence[Run]:
+    """Write the runs of a new experiment in their first state, with their first events and announcements.
 
-    ``at`` is the database's time, asked once where many runs enter: plain values are written in bulk.
+    Three statements, however many runs there are. A run enters by ``submit``, or by ``reuse`` where it shows
+    another's result.
+
+    Args:
+        session: an open session.
+        experiment: whose runs; it has none yet.
+        runs: the other columns of each, the same for all; ids rise in this order.
+        actor: whom the events name.
+
+    Returns the runs, in the same order.
     """
-    reached = target(name, None)
-    assert reached is not None
-    _enter(session, run, name, reached, at=at, actor=actor)
+    session.execute(NEW_RUNS, [{**run, **_first(run, experiment)} for run in runs])
+    session.execute(TELL_OF_NEW, {"experiment": experiment.id, "actor": actor})
+    return views.experiment_runs(session, experiment.id)
+
+
+NEW_RUNS = insert(Base.metadata.tables["runs"])  # of the table: the class would do more than is needed
+
+TELL_OF_NEW = text("""
+    WITH told AS (
+        INSERT INTO run_events (run_id, move, state, actor)
+        SELECT id, CASE WHEN reused_from IS NULL THEN 'submit' ELSE 'reuse' END, state, :actor
+        FROM runs WHERE experiment_id = :experiment ORDER BY id
+    )
+    INSERT INTO outbox (run_id, pool, number)
+    SELECT id, pool, announcements FROM runs WHERE experiment_id = :experiment AND state = 'queued' ORDER BY id""")
+
+
+def _first(run: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """How a new run stands, by the database's clock of its experiment."""
+    state = target("submit" if run["reused_from"] is None else "reuse", None)
+    queued, now = state == State.QUEUED, experiment.created_at
+    return {
+        "experiment_id": experiment.id,
+        "state": state,
+        "crashes": 0,
+        "announcements": int(queued),
+        "announced_at": now if queued else None,
+        "finished_at": None if queued else now,
+    }
 
 
 def _enter(
@@ -103,56 +141,68 @@ def _enter(
     attempt: int | None = None,
     actor: str | None = None,
     detail: str | None = None,
-    at: datetime | None = None,
 ) -> None:
     run.state = state
     session.add(RunEvent(run_id=run.id, move=name, state=state, attempt=attempt, actor=actor, detail=detail))
     if state not in OWNED:
         run.lease_until, run.progress, run.wish = None, None, None
     if state == State.QUEUED:
-        announce(session, run, at)
+        announce(session, run)
     elif state in FINAL:
-        run.finished_at = at or func.clock_timestamp()
+        run.finished_at = func.clock_timestamp()
 
 
-def announce(session: Session, run: Run, at: datetime | None = None) -> None:
+def announce(session: Session, run: Run) -> None:
     """Put "there is work in this pool" into the outbox."""
     run.announcements = (run.announcements or 0) + 1
-    run.announced_at = at or func.clock_timestamp()
+    run.announced_at = func.clock_timestamp()
     session.add(Announcement(run_id=run.id, pool=run.pool, number=run.announcements))
 
 
 # --- claim and lease --------------------------------------------------------------------------------------------
 
 
+CLAIM = text("""
+    WITH best AS (
+        SELECT id FROM runs WHERE pool = :pool AND state = 'queued' AND needs <= :version
+        ORDER BY priority DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE runs SET state = 'running', fence = fence + 1, started_at = coalesce(started_at, clock_timestamp()),
+            lease_until = clock_timestamp() + make_interval(secs => :lease_s)
+        FROM best WHERE runs.id = best.id RETURNING runs.*, coalesce((checkpoint->>'epoch')::int, 0) AS resumed_from
+    ), told AS (
+        INSERT INTO run_events (run_id, move, state, attempt, actor)
+        SELECT id, 'claim', state, fence, :worker FROM taken
+    ), begun AS (
+        INSERT INTO attempts (run_id, number, worker, host, outcome, resumed_from)
+        SELECT id, fence, :worker, :host, 'running', resumed_from FROM taken
+    )
+    SELECT taken.id, fence, kind, spec, weights, checkpoint, scored_from, predictor, images, best_epoch, resumed_from,
+        dataset_id, datasets.created_at, content_hash, artifact
+    FROM taken JOIN datasets ON datasets.id = dataset_id""")
+"""One statement, since every worker of a pool does it at the same time. The arrow is that of ``store.states``.
+
+The state is no parameter: only so does a plan that is made once use the index of what is queued.
+"""
+
+
 def claim(
     session: Session, pool: str, worker: str, host: str, lease_s: float, version: int = WORK_VERSION
 ) -> Work | None:
     """Take the best queued run of ``pool`` (priority, then age) that a worker of ``version`` can carry, or None."""
-    query = select(Run).where(Run.pool == pool, Run.state == State.QUEUED, Run.needs <= version)
-    run = session.scalar(locking(query.order_by(Run.priority.desc(), Run.id).limit(1), skip_locked=True))
+    who = {"pool": pool, "version": version, "worker": worker, "host": host, "lease_s": lease_s}
+    run = session.execute(CLAIM, who).one_or_none()
     if run is None:
         return None
-    run.fence += 1
-    move(session, run, "claim", attempt=run.fence, actor=worker)
-    run.lease_until = seconds_from_now(lease_s)
-    run.started_at = func.coalesce(Run.started_at, func.clock_timestamp())
-    resumed_from = run.checkpoint["epoch"] if run.checkpoint else 0
     if run.fence > 1:
-        archive_after(session, run.id, resumed_from)
-    session.add(
-        Attempt(
-            run_id=run.id, number=run.fence, worker=worker, host=host, outcome="running", resumed_from=resumed_from
-        )
-    )
-    dataset = session.get_one(Dataset, run.dataset_id)
+        archive_after(session, run.id, run.resumed_from)
     return Work(
         Claim(run.id, run.fence),
         run.kind,
         run.spec,
-        dataset.manifest,
-        dataset.content_hash,
-        dataset.artifact,
+        datasets.manifest_at(session, run.dataset_id, run.created_at),
+        run.content_hash,
+        run.artifact,
         run.weights,
         run.checkpoint,
         run.scored_from,
@@ -186,15 +236,19 @@ def heartbeat(session: Session, claim: Claim, lease_s: float, progress: dict[str
     return State(state) if state else State(owned(session, claim).state)
 
 
+MINE = locking(select(Run).where(Run.id == bindparam("run")))
+
+
 def owned(session: Session, claim: Claim) -> Run:
     """The run of ``claim``, locked; the fencing check of every write.
 
-    A run that was taken back because its lease ran out, and that nobody has claimed since, is taken up again.
+    A run that was taken back because its lease ran out, and that nobody has claimed, paused or requeued since, is
+    taken up again.
 
     Raises:
         LeaseLost: the run is no longer this claim's.
     """
-    run = session.get(Run, claim.run_id, with_for_update=True, populate_existing=True)
+    run = session.scalar(MINE, {"run": claim.run_id})
     if run is None or run.fence != claim.fence:
         raise LeaseLost(claim)
     if run.state not in OWNED:
@@ -204,7 +258,7 @@ def owned(session: Session, claim: Claim) -> Run:
 
 def _reattach(session: Session, run: Run, claim: Claim) -> None:
     attempt = session.get_one(Attempt, (claim.run_id, claim.fence))
-    if run.state != State.QUEUED or attempt.outcome != Outcome.LOST:
+    if run.state != State.QUEUED or attempt.outcome != Outcome.LOST or _last_move(session, run) != "crash":
         raise LeaseLost(claim)
     move(session, run, "reattach", attempt=claim.fence, actor=attempt.worker)
     run.crashes -= 1
@@ -213,12 +267,19 @@ def _reattach(session: Session, run: Run, claim: Claim) -> None:
     attempt.ended_at, attempt.message, attempt.reason, attempt.died_at = None, None, None, None
 
 
+def _last_move(session: Session, run: Run) -> str:
+    """Other than ``crash``: the loss of the attempt was not counted, or does not count any more."""
+    moves = select(RunEvent.move).where(RunEvent.run_id == run.id, RunEvent.move != EDIT)
+    return session.scalars(moves.order_by(RunEvent.id.desc()).limit(1)).one()
+
+
 # --- what waits -------------------------------------------------------------------------------------------------
 
 
-def is_done(session: Session, run_id: int) -> bool:
-    """Whether nothing will go on with the run; a dead one may be requeued and then needs its checkpoint."""
-    return session.scalars(select(Run.state).where(Run.id == run_id)).one() in FINAL - {State.DEAD}
+def done(session: Session, run_ids: Sequence[int]) -> list[int]:
+    """Those runs that nothing will go on with; a dead one may be requeued and then needs its checkpoint."""
+    over = Run.state.in_(FINAL - {State.DEAD})
+    return list(session.scalars(select(Run.id).where(Run.id.in_(run_ids), over).order_by(Run.id)))
 
 
 def queued(session: Session) -> dict[str, int]:
@@ -230,7 +291,8 @@ def queued(session: Session) -> dict[str, int]:
 def claimable(session: Session, pool: str, older_than_s: float, version: int = WORK_VERSION) -> int:
     """How many runs of ``pool`` that a worker of ``version`` could carry have waited for longer than that."""
     waited = select(func.count()).where(Run.pool == pool, Run.state == State.QUEUED, Run.needs <= version)
-    queued_at = select(func.max(RunEvent.at)).where(RunEvent.run_id == Run.id, RunEvent.state == State.QUEUED)
+    events = select(func.max(RunEvent.at)).where(RunEvent.run_id == Run.id, RunEvent.move != EDIT)
+    queued_at = events.where(RunEvent.state == State.QUEUED)
     return session.scalars(waited.where(queued_at.scalar_subquery() < seconds_from_now(-older_than_s))).one()
 
 

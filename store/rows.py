@@ -75,12 +75,15 @@ class Contrast(BaseModel):
 
     ``p``: exact two-sided Wilcoxon signed-rank; ``p_holm``: adjusted over all contrasts of the table; ``effect``:
     rank-biserial, -1..1, positive where the row has the larger values; ``interval``: of the mean difference, null
-    below five subjects; ``zeros``: subjects without a difference; ``without``: subjects without a value.
+    below five subjects; ``zeros``: subjects without a difference; ``without``: subjects without a value;
+    ``won``, ``lost``: subjects for whom the row is better or worse, null where neither direction is better.
     """
 
     name: str
     runs: list[int]
     subjects: int
+    won: int | None = None
+    lost: int | None = None
     zeros: int
     without: list[str]
     mean_difference: float | None

@@ -8,11 +8,13 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from liverseg_core import records
+from store import summaries
 from store.artifacts import Stored
 from store.endings import Ending, end_attempt
 from store.models import CONFUSION, Artifact
 from store.queue import Claim, move, owned
 from store.states import Outcome, State, Wish
+from store.tidy import storing
 
 if TYPE_CHECKING:
     from liverseg_core.metrics import SoftFacts
@@ -36,16 +38,19 @@ def finish(
 
     Raises:
         LeaseLost: the run is no longer this claim's.
+        FileGone: an artifact is not in the store.
     """
     run = owned(session, claim)
     cancelled = run.state == State.STOPPING and run.wish != Wish.PAUSE  # who paused a finished run still wants it
     if not cancelled:
+        storing(session, {file.sha256 for file in artifacts.values()})
         copy_scores(session, run.id, scores)
         copy_components(session, run.id, components)
         session.add_all(
             Artifact(run_id=run.id, attempt=claim.fence, kind=kind, sha256=file.sha256, bytes=file.bytes)
             for kind, file in artifacts.items()
         )
+        summaries.keep(session, [run])
         run.best_epoch = best_epoch or run.best_epoch  # weights scored anew keep the epoch they are of
     move(session, run, "cancelled" if cancelled else "succeed", attempt=claim.fence)
     end_attempt(session, claim, Outcome.CANCELLED if cancelled else Outcome.SUCCEEDED, ending)
@@ -102,11 +107,16 @@ def _values(one: records.SliceScore) -> tuple[Any, ...]:
     return (one.part, one.scan, one.slice, *one.counts, *one.quantised, *facts)
 
 
+RATIOS = {
+    "liver_dice": ("2.0 * (n11+n12+n21+n22)", "2 * (n11+n12+n21+n22) + n01+n02 + n10+n20"),
+    "lesion_dice": ("2.0 * n22", "2 * n22 + n02+n12 + n20+n21"),
+    "lesion_precision": ("1.0 * n22", "n22 + n02+n12"),
+    "lesion_recall": ("1.0 * n22", "n22 + n20+n21"),
+}
+"""Scores of profile ``modern`` as what is divided by what, in counts of one image or in sums of several."""
+
 PER_IMAGE = {
-    "liver_dice": "2.0 * (n11+n12+n21+n22) / nullif(2 * (n11+n12+n21+n22) + n01+n02 + n10+n20, 0)",
-    "lesion_dice": "2.0 * n22 / nullif(2 * n22 + n02+n12 + n20+n21, 0)",
-    "lesion_precision": "1.0 * n22 / nullif(n22 + n02+n12, 0)",
-    "lesion_recall": "1.0 * n22 / nullif(n22 + n20+n21, 0)",
+    **{name: f"{above} / nullif({below}, 0)" for name, (above, below) in RATIOS.items()},
     "lesion_pixels": "n20+n21+n22",
     "predicted_lesion_pixels": "n02+n12+n22",
 }
@@ -150,9 +160,14 @@ def images(
 
 def image(session: Session, run_id: int, part: str, scan: int, number: int) -> dict[str, Any]:
     """The row of :func:`images` for one slice that was evaluated."""
+    return rows_of(session, [run_id], part, scan, number)[run_id]
+
+
+def rows_of(session: Session, run_ids: Sequence[int], part: str, scan: int, number: int) -> dict[int, dict[str, Any]]:
+    """Run -> its row of :func:`images` for one slice; runs that did not evaluate it are left out."""
     statement = (
-        f"SELECT {_SELECTED} FROM slice_scores "  # nosec B608  # noqa: S608 - names from the lists above
-        "WHERE run_id = :run AND part = :part AND scan = :scan AND slice = :slice"
+        f"SELECT run_id, {_SELECTED} FROM slice_scores "  # nosec B608  # noqa: S608 - names from the lists above
+        "WHERE run_id = ANY(:runs) AND part = :part AND scan = :scan AND slice = :slice"
     )
-    place = {"run": run_id, "part": part, "scan": scan, "slice": number}
-    return dict(session.execute(text(statement), place).mappings().one())
+    place = {"runs": list(run_ids), "part": part, "scan": scan, "slice": number}
+    return {row["run_id"]: dict(row) for row in session.execute(text(statement), place).mappings()}

@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     )
     url: str = Field("http://127.0.0.1:8421", description="where commands find the API")
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="the pool of runs a worker takes from")
+    device: str | None = Field(
+        None,
+        max_length=60,
+        description="name of the device whose slots a worker fills; unset: CUDA_VISIBLE_DEVICES",
+    )
 
     heartbeat_s: float = Field(
         2, gt=0, description="how often a worker renews its lease, tells its progress and learns whether to stop"
@@ -53,6 +58,7 @@ class Settings(BaseSettings):
     max_crashes: int = Field(3, ge=1, description="crashes after which a run is dead")
     rate: float = Field(100, ge=0, description="requests a second for each token or address, 0: any number")
     statement_s: float = Field(30, gt=0, description="how long the API lets the database work on one statement")
+    stream_s: float = Field(60, gt=0, description="how long the API streams events before a client connects again")
     max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
 
     @field_validator("url")

@@ -13,7 +13,10 @@ from store.states import State, Wish
 
 @dataclass(frozen=True)
 class Standing:
-    """``waits``: why a queued or paused run waits; ``next``: what will happen, or what to do; null: nothing."""
+    """``waits``: why it waits to be begun, resumed or stored; ``next``: what will happen, or what to do.
+
+    Null: nothing.
+    """
 
     waits: str | None
     next: str | None
@@ -31,14 +34,20 @@ def standing(session: Session, run: Run) -> Standing:
     if state == State.RUNNING:
         left = settings().max_crashes - run.crashes
         crashes = f" It has crashed {_times(run.crashes)}; {_times(left)} more and it is dead." if run.crashes else ""
-        return Standing(None, f"Should its worker die, it goes on {_place(run)} within a minute.{crashes}")
+        return Standing(
+            (run.progress or {}).get("waits"),
+            f"Should its worker die, it goes on {_place(run)} within a minute.{crashes}",
+        )
     return Standing(None, ADVICE.get(run.reason or ""))
 
 
 def _queue(session: Session, run: Run) -> str:
-    if not presence.able(session, run, settings().lease_s):
+    troubles = presence.able(session, run, settings().lease_s)
+    if not troubles:
         needs = f" of work version {run.needs} or newer" if run.needs > 1 else ""
         return f"no worker{needs} is there for pool {run.pool}; start one with `liverseg-worker start`"
+    if all(troubles):
+        return str(troubles[0])
     ahead = views.ahead(session, run)
     if ahead == 0:
         return f"next in pool {run.pool}; waits for a free worker"

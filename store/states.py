@@ -13,7 +13,8 @@
 
 ``release`` is an interruption (drain, SIGTERM) and burns nothing; ``crash`` is a trainer or worker that died
 and counts; at the limit it is ``poison``. ``hold`` is a pause that the worker asks for itself, its disk being full.
-``reattach`` is a worker that comes back after its lease ran out, before anybody else has claimed its run.
+``reattach`` is a worker that comes back after its lease ran out, before anybody has claimed, paused or requeued its
+run.
 """
 
 from enum import StrEnum
@@ -87,11 +88,16 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+EDIT = "edit"
+"""Word of an event that is no move: somebody changed the run's name, notes, tags or priority; its state stayed."""
+
 MEANT = {
     "cancel": "be cancelled",
     "pause": "be paused; only a queued or running run can",
     "resume": "be resumed; only a paused run can",
     "requeue": "be queued again; only a dead run can",
+    "first": "be put first; only a queued or paused run can",
+    "priority": "be given another priority, since it has ended",
 }
 """Moves that people ask for, in words."""
 

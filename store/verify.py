@@ -3,7 +3,7 @@
 Numbers are those of the design page; 7 and 8 are about time, so they are told with the settings they depend on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,14 @@ from sqlalchemy.orm import Session
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.data.manifest import select as chosen_slices
 from liverseg_core.spec import ExperimentSpec
-from store import artifacts
+from store import artifacts, summaries
+from store.datasets import manifest_of
 from store.models import Artifact, Dataset, Run, RunEvent, SliceScore
 from store.settings import settings
-from store.states import FINAL, State, target
+from store.states import EDIT, FINAL, State, target
+
+AT_ONCE = 100
+"""Runs whose scores are read at once."""
 
 SHOWN = 5
 """How many violations of one invariant are named."""
@@ -130,6 +134,12 @@ QUERIES = {
 }
 """What each query finds is a violation of the sentence before it."""
 
+TIMED = (
+    "a queued run is announced, or its pool is busy",
+    "what was asked to stop has stopped within grace and lease",
+)
+"""Those that hold once nothing has been away for a while; all others hold in every snapshot."""
+
 
 def _misfolded(session: Session) -> Any:
     """Runs whose events do not lead, arrow by arrow, to their state; final states that changed."""
@@ -138,7 +148,9 @@ def _misfolded(session: Session) -> Any:
         select(RunEvent.run_id, RunEvent.move, RunEvent.state).order_by(RunEvent.run_id, RunEvent.id)
     ):
         before = states.get(run)
-        if target(move, before) != said or (before in FINAL and move != "requeue"):
+        if move == EDIT and said == before:
+            continue
+        if move == EDIT or target(move, before) != said or (before in FINAL and move != "requeue"):
             yield f"run {run}: {move} from {before} to {said}"
         states[run] = State(said)
     for run, state in session.execute(select(Run.id, Run.state)):
@@ -146,29 +158,48 @@ def _misfolded(session: Session) -> Any:
             yield f"run {run} is {state}, its events say {states.get(run)}"
 
 
+def _scored_runs(session: Session) -> Iterator[Sequence[Run]]:
+    """Runs that own scores, ``AT_ONCE`` at a time: the rows of ten thousand runs are no thing to hold in memory."""
+    query = select(Run).where(Run.state == State.SUCCEEDED, Run.reused_from.is_(None), Run.kind != "predict")
+    last = 0
+    while runs := session.scalars(query.where(Run.id > last).order_by(Run.id).limit(AT_ONCE)).all():
+        yield runs
+        last = runs[-1].id
+
+
 def _unscored(session: Session) -> Any:
     """Succeeded runs without exactly one score for each evaluated slice."""
-    scored: dict[int, set[tuple[str, int, int]]] = {}
-    for run_id, *key in session.execute(
-        select(SliceScore.run_id, SliceScore.part, SliceScore.scan, SliceScore.slice)
-    ):
-        scored.setdefault(run_id, set()).add(tuple(key))  # type: ignore[arg-type]
-    manifests: dict[int, Manifest] = {}
-    query = select(Run).where(Run.state == State.SUCCEEDED, Run.reused_from.is_(None), Run.kind != "predict")
-    for run in session.scalars(query):
-        if run.dataset_id not in manifests:
-            manifests[run.dataset_id] = Manifest.from_json(session.get_one(Dataset, run.dataset_id).manifest)
-        manifest = manifests[run.dataset_id]
-        chosen = chosen_slices(manifest, ExperimentSpec.parse(run.spec).dataset)
-        slices = ((part, manifest.slices[index]) for part in ("val", "test") for index in chosen[part])
-        wanted = {(part, one.scan, one.slice) for part, one in slices}
-        if scored.get(run.id, set()) != wanted:
-            yield f"run {run.id}: {len(scored.get(run.id, set()))} scores for {len(wanted)} slices"
+    for runs in _scored_runs(session):
+        scored = _slices_by_run(session, [run.id for run in runs])
+        for run in runs:
+            wanted = _to_score(manifest_of(session.get_one(Dataset, run.dataset_id)), run)
+            if scored.get(run.id, set()) != wanted:
+                yield f"run {run.id}: {len(scored.get(run.id, set()))} scores for {len(wanted)} slices"
+
+
+def _slices_by_run(session: Session, runs: Sequence[int]) -> dict[int, set[tuple[str, int, int]]]:
+    found: dict[int, set[tuple[str, int, int]]] = {}
+    query = select(SliceScore.run_id, SliceScore.part, SliceScore.scan, SliceScore.slice)
+    for run_id, part, scan, number in session.execute(query.where(SliceScore.run_id.in_(runs))):
+        found.setdefault(run_id, set()).add((part, scan, number))
+    return found
+
+
+def _to_score(manifest: Manifest, run: Run) -> set[tuple[str, int, int]]:
+    chosen = chosen_slices(manifest, ExperimentSpec.parse(run.spec).dataset)
+    slices = ((part, manifest.slices[index]) for part in ("val", "test") for index in chosen[part])
+    return {(part, one.scan, one.slice) for part, one in slices}
+
+
+def _untrue_summaries(session: Session) -> Any:
+    for runs in _scored_runs(session):
+        yield from summaries.untrue(session, runs)
 
 
 CHECKS: dict[str, Callable[[Session], Any]] = {
     "the events of a run, folded, give its state, and no final state changes but by requeue": _misfolded,
     "a succeeded run has a score for every evaluated slice": _unscored,
+    "summaries say what the slices say": _untrue_summaries,
 }
 
 

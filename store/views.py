@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent, SliceScore
@@ -72,7 +72,10 @@ def experiment(session: Session, project_id: int, experiment_id: int) -> Experim
 
 def experiment_runs(session: Session, experiment_id: int) -> Sequence[Run]:
     """The runs of an experiment in the order of its cells."""
-    return session.scalars(select(Run).where(Run.experiment_id == experiment_id).order_by(Run.id)).all()
+    return session.scalars(EXPERIMENT_RUNS, {"experiment": experiment_id}).all()
+
+
+EXPERIMENT_RUNS = select(Run).where(Run.experiment_id == bindparam("experiment")).order_by(Run.id)
 
 
 def source(run: Run) -> int:

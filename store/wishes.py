@@ -1,11 +1,16 @@
-"""What people ask of a run: cancel, pause, resume, requeue. None: the project has no such run."""
+"""What people ask of a run: cancel, pause, resume, requeue, edit, put first. None: the project has no such run."""
 
-from sqlalchemy import select
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store.models import Run
+from store.models import Run, RunEvent
 from store.queue import locking, move
-from store.states import State, Wish
+from store.states import EDIT, FINAL, IllegalMove, State, Wish
+
+HIGHEST_PRIORITY = 1_000_000
 
 
 def cancel(session: Session, project_id: int, run_id: int, actor: str | None = None) -> Run | None:
@@ -60,6 +65,53 @@ def requeue(session: Session, project_id: int, run_id: int, actor: str | None = 
         run.crashes, run.reason, run.message, run.finished_at = 0, None, None, None
         _settle(session, run)
     return run
+
+
+def edit(
+    session: Session, project_id: int, run_id: int, changes: Mapping[str, Any], actor: str | None = None
+) -> Run | None:
+    """Change a run's name, notes, tags or priority; what stays as it is leaves no trace.
+
+    Raises:
+        IllegalMove: another priority for a run that has ended.
+    """
+    run = _locked(session, project_id, run_id)
+    if run is None:
+        return None
+    different = {name: value for name, value in changes.items() if getattr(run, name) != value}
+    if "priority" in different and run.state in FINAL:
+        raise IllegalMove(run.id, "priority", State(run.state))
+    if different:
+        told = "; ".join(f"{name}: {_shown(getattr(run, name))} → {_shown(new)}" for name, new in different.items())
+        session.add(RunEvent(run_id=run.id, move=EDIT, state=run.state, actor=actor, detail=told))
+        for name, value in different.items():
+            setattr(run, name, value)
+        _settle(session, run)
+    return run
+
+
+def first(session: Session, project_id: int, run_id: int, actor: str | None = None) -> Run | None:
+    """Put a run before all that wait in its pool; asking twice is once.
+
+    Raises:
+        IllegalMove: it is neither queued nor paused.
+    """
+    run = _locked(session, project_id, run_id)
+    if run is None:
+        return None
+    if run.state not in (State.QUEUED, State.PAUSED):
+        raise IllegalMove(run.id, "first", State(run.state))
+    others = select(func.max(Run.priority)).where(
+        Run.pool == run.pool, Run.state.in_((State.QUEUED, State.PAUSED)), Run.id != run.id
+    )
+    highest = session.scalar(others)
+    if highest is None or run.priority > highest:
+        return run
+    return edit(session, project_id, run_id, {"priority": min(highest + 1, HIGHEST_PRIORITY)}, actor)
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _locked(session: Session, project_id: int, run_id: int) -> Run | None:

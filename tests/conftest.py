@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from store.settings import settings
 from store.upkeep import Upkeep
 
 STUDY = os.environ.get("LIVERSEG_STUDY_DIR", "")
+TEXLIVE = "apt-get install texlive-latex-base texlive-latex-recommended"
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
 
 TEST_SETTINGS = {
@@ -33,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {
         "study": None if STUDY and Path(STUDY, "liver_ct").is_dir() else "LIVERSEG_STUDY_DIR holds no study slices",
         "browser": None if shutil.which("chromium") else "chromium is not installed",
+        "latex": None if shutil.which("pdflatex") else f"texlive is not installed (Debian: {TEXLIVE})",
     }
     for item in items:
         for marker, reason in missing.items():
@@ -93,10 +96,14 @@ EMPTY = ";".join(
 
 @pytest.fixture
 def database(services: Path) -> Path:
-    """The services with every table (but projects) empty, ids from 1 on, and no message waiting."""
+    """The services with every table (but projects) empty, ids from 1 on, and no message waiting.
+
+    Checkpoints lie under the ids of runs, so those of an earlier test would pass for this one's.
+    """
     with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:
         connection.execute(EMPTY)
     broker_client(services).flushall()
+    shutil.rmtree(services / "checkpoints", ignore_errors=True)
     return services
 
 
@@ -106,7 +113,10 @@ def broker_client(home: Path) -> "redis.Redis":
 
 @pytest.fixture
 def count_rows(database: Path) -> Callable[[], dict[str, int]]:
-    """Rows in every table, to show that a refused request wrote nothing."""
+    """Rows in every table, to show that a refused request wrote nothing.
+
+    Where an upkeep runs, see ``tests.processes.all_announced``.
+    """
 
     def count() -> dict[str, int]:
         with psycopg.connect(bundled.database_url(database)) as connection:
@@ -125,3 +135,30 @@ def upkeep(database: Path) -> Iterator[Upkeep]:
     thread.start()
     yield thread
     thread.stop()
+
+
+class Browser:
+    """Chromium, as pages meet it."""
+
+    def __init__(self, chromium: Any) -> None:
+        self._chromium = chromium
+
+    def tab(self, **options: Any) -> tuple[Any, list[str]]:
+        """A new tab, and all that its console and its scripts complain about from now on."""
+        complaints: list[str] = []
+        page = self._chromium.new_page(**options)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        return page, complaints
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    words = "--no-sandbox --disable-gpu --no-first-run --disable-sync --disable-background-networking"
+    words += " --disable-component-update"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=words.split())
+        yield Browser(chromium)
+        chromium.close()

@@ -1,5 +1,6 @@
 """Worker processes for tests, and waiting for what they do."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,24 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import func, select
 
 from store import views
 from store.database import transaction
-from store.models import DEFAULT_PROJECT, Run
+from store.models import DEFAULT_PROJECT, Announcement, Run
 from store.states import FINAL
 
 Worker = subprocess.Popen[bytes]
 
 
-def start_worker(log: Path) -> Worker:
-    command = [sys.executable, "-m", "worker.command", "start", "--threads", "1"]
+def start_worker(log: Path, threads: int = 1, **surroundings: str) -> Worker:
+    """A worker; two at once stand for two hosts where ``LIVERSEG_DEVICE`` tells their devices apart."""
+    command = [sys.executable, "-m", "worker.command", "start", "--threads", str(threads)]
     with log.open("ab") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=out, stderr=out, start_new_session=True, env=os.environ | surroundings
+        )
 
 
 @contextmanager
-def worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = start_worker(log)
+def worker(log: Path, **surroundings: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = start_worker(log, **surroundings)
     try:
         yield process
     finally:
@@ -37,9 +42,36 @@ def worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def trainers(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The trainer processes below a worker."""
-    children = psutil.Process(worker.pid).children(recursive=True)
-    return [child for child in children if "worker.trainer" in " ".join(child.cmdline())]
+    """The trainer processes below a worker that live."""
+    found = []
+    for child in psutil.Process(worker.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone since, or a zombie
+            if "worker.trainer" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def all_announced() -> None:
+    """Wait until the relay has sent all that waits: what it takes away is no trace of a request that follows."""
+
+    def nothing_waits() -> bool:
+        with transaction() as session:
+            return not session.scalar(select(func.count()).select_from(Announcement))
+
+    wait_for("an empty outbox", nothing_waits, 10)
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Every live process that was started with this home, by its environment or command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = " ".join([*process.cmdline(), *process.environ().values()])
+            if str(home) in told and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def kill_tree(worker: subprocess.Popen[bytes]) -> None:
@@ -54,7 +86,7 @@ def get_run(run_id: int) -> Run:
         return views.run(session, DEFAULT_PROJECT, run_id)
 
 
-def wait_for(what: str, ready: Callable[[], Any], timeout: float = 120) -> Any:
+def wait_for(what: str, ready: Callable[[], Any], timeout: float = 240) -> Any:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found = ready()
@@ -64,7 +96,7 @@ def wait_for(what: str, ready: Callable[[], Any], timeout: float = 120) -> Any:
     raise AssertionError(f"waited {timeout} s in vain for: {what}")
 
 
-def wait_for_end(run_id: int, timeout: float = 180) -> Run:
+def wait_for_end(run_id: int, timeout: float = 300) -> Run:
     wait_for(f"run {run_id} to end", lambda: get_run(run_id).state in FINAL, timeout)
     return get_run(run_id)
 

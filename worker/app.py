@@ -11,12 +11,13 @@ from store import broker
 from store.settings import settings
 from worker import transport
 from worker.attempt import attempt, draining, worker_name
+from worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
 
-def make_app(threads: int) -> Celery:
-    """The app; ``threads`` is how many compute threads each trainer gets."""
+def make_app(threads: int, slots: Slots) -> Celery:
+    """The app; ``threads`` is how many compute threads each trainer gets, ``slots`` where they may run."""
     transport.use()
     app = Celery("liverseg", broker=broker.url())
     app.conf.update(broker.CONFIG)
@@ -29,7 +30,7 @@ def make_app(threads: int) -> Celery:
         every two seconds, and the run after this one need not wait for that.
         """
         log.debug("announced: %s", hints)
-        while attempt(settings().pool, worker_name(), threads) is not None:
+        while attempt(settings().pool, worker_name(), threads, slots) is not None:
             pass
 
     return app

@@ -5,6 +5,7 @@ while the database is away; when the run turns out to belong to somebody else, i
 nothing more.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -14,16 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from liverseg_core.crash_points import crash_point
 from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.errors import DISK_FULL
 from liverseg_core.records import EpochRecord, LesionComponent, SliceScore
 from liverseg_core.spec import ExperimentSpec
 from store import artifacts, batches, endings, queue, scores
+from store.artifacts import Stored
 from store.batches import Batch, Finished, Steps
 from store.database import is_outage, transaction
 from store.endings import Ending
@@ -35,20 +38,33 @@ from worker.child import Child
 from worker.inside import Inside
 from worker.patience import insist, persist
 from worker.position import Position
+from worker.slots import Slots
 from worker.spool import Spool
 from worker.watch import Watch
 
 log = logging.getLogger(__name__)
 
+LOG_SHOWN = 1500
+"""Bytes of a trainer's log that go with a heartbeat, for whoever watches its run."""
+
 draining = threading.Event()
 """Set when this worker is asked to end: every attempt gives its run back."""
 
 
+LOOK_AGAIN_S = 1.0
+"""How often a worker looks whether what it waits for is there again."""
+
+
 class Attempts:
-    """How many attempts this process carries right now."""
+    """How many attempts this process carries right now; ``waits``: why threads of it take no run (by thread)."""
 
     def __init__(self) -> None:
         self._lock, self.running = threading.Lock(), 0
+        self.waits: dict[int, str] = {}
+
+    def trouble(self) -> str | None:
+        """Why this worker takes no run at all; None: it does."""
+        return None if self.running else next(iter(self.waits.copy().values()), None)
 
     def __enter__(self) -> None:
         with self._lock:
@@ -62,31 +78,64 @@ class Attempts:
 attempts = Attempts()
 
 
-def attempt(pool: str, worker: str, threads: int) -> int | None:
-    """Carry the best queued run of ``pool`` through; its id, or None when nothing waits."""
-    if draining.is_set():
+def attempt(pool: str, worker: str, threads: int, slots: Slots | None = None) -> int | None:
+    """Carry the best queued run of ``pool`` through, in one of ``slots``; its id, or None when nothing waits.
+
+    A run is claimed only where it can be trained and its result stored, so that other hosts can take it meanwhile.
+    """
+    try:
+        while not draining.is_set():
+            trouble = artifacts.trouble()
+            slot = slots.take() if slots and not trouble else None
+            if not trouble and slots and not slot:
+                trouble = slots.taken()
+            if not trouble:
+                attempts.waits.pop(threading.get_ident(), None)
+                with slot or contextlib.nullcontext():
+                    return _claim_and_carry(pool, worker, threads, slot)
+            if not _waits_for_us(pool):
+                return None
+            _wait(trouble)
         return None
+    finally:
+        attempts.waits.pop(threading.get_ident(), None)
+
+
+def _waits_for_us(pool: str) -> bool:
+    with transaction() as session:
+        return queue.claimable(session, pool, older_than_s=0) > 0
+
+
+def _wait(trouble: str) -> None:
+    if attempts.waits.get(threading.get_ident()) != trouble:
+        log.warning("runs wait, and this worker takes none: %s", trouble)
+    attempts.waits[threading.get_ident()] = trouble
+    draining.wait(LOOK_AGAIN_S)
+
+
+def _claim_and_carry(pool: str, worker: str, threads: int, slot: IO[str] | None) -> int | None:
     with transaction() as session:
         work = queue.claim(session, pool, worker, socket.gethostname(), settings().lease_s)
     if work is None:
         return None
+    crash_point("claimed")
     log.info("run %s: attempt %s begins", work.claim.run_id, work.claim.fence)
     try:
         with attempts:
-            _carry(work, threads)
+            _carry(work, threads, slot)
     except LeaseLost:
         log.warning("run %s: attempt %s lost its lease and wrote nothing more", work.claim.run_id, work.claim.fence)
     return work.claim.run_id
 
 
-def _carry(work: Work, threads: int) -> None:
+def _carry(work: Work, threads: int, slot: IO[str] | None) -> None:
     """Supervise; an error of the worker itself (disk full, no permission) is told as what it is.
 
     Raises:
         LeaseLost: the run is no longer ours.
     """
     try:
-        Supervisor(work, threads).run()
+        Supervisor(work, threads, slot).run()
     except LeaseLost:
         raise
     except Exception as error:  # the attempt's edge: else the run would look alive until its lease ends
@@ -103,7 +152,7 @@ def _carry(work: Work, threads: int) -> None:
 class Supervisor:
     """Watches one trainer from its start to its last word."""
 
-    def __init__(self, work: Work, threads: int) -> None:
+    def __init__(self, work: Work, threads: int, slot: IO[str] | None = None) -> None:
         self.claim, self._kind, self._spec, self._manifest = work.claim, work.kind, work.spec, work.manifest
         self._folder = settings().checkpoints / str(work.claim.run_id)
         self._work = self._folder / f"attempt-{work.claim.fence}"
@@ -118,7 +167,7 @@ class Supervisor:
         self._beaten = 0.0
         self._stored = 0.0
         self._stopping = False
-        self._child = self._start(work, threads)
+        self._child = self._start(work, threads, [slot.fileno()] if slot else [])
 
     def run(self) -> None:
         """Supervise until the trainer has ended, then store how.
@@ -140,16 +189,16 @@ class Supervisor:
             raise
         self._conclude()
 
-    def _start(self, work: Work, threads: int) -> Child | Inside:
+    def _start(self, work: Work, threads: int, held: Sequence[int]) -> Child | Inside:
         if work.kind in scoring.KINDS:
             return Inside(lambda between: scoring.carry_out(work, between), self._position.alive)
-        return Child(self._job(work, threads), self._work / "trainer.log")
+        return Child(self._job(work, threads), self._work / "trainer.log", held)
 
     def _job(self, work: Work, threads: int) -> dict[str, Any]:
         return {
             "kind": work.kind,
             "spec": work.spec,
-            "manifest": work.manifest,
+            "manifest": work.manifest.to_json(),
             "archive": str(artifacts.locate(work.dataset_artifact)),
             "weights": str(artifacts.locate(work.weights)) if work.weights else None,
             "images": str(artifacts.locate(work.images)) if work.images else None,
@@ -167,8 +216,10 @@ class Supervisor:
         elif kind == "steps":
             self._steps.append(Steps(event["epoch"], event["first"], tuple(event["losses"])))
         elif kind == "epoch":
+            crash_point("epoch-heard")
             steps, self._steps = self._steps, []
             self._spool.add(steps, [Finished(EpochRecord(**event["record"]), event["checkpoint"])])
+            crash_point("epoch-spooled")
             self._stored = 0.0
         elif kind == "provenance":
             self._provenance = event["values"]
@@ -184,6 +235,7 @@ class Supervisor:
         if self._steps:
             steps, self._steps = self._steps, []
             self._spool.add(steps, [])
+            crash_point("steps-spooled")
         try:
             self._spool.deliver(self._record)
         except SQLAlchemyError as error:
@@ -194,6 +246,7 @@ class Supervisor:
     def _record(self, batch: Batch) -> None:
         with transaction() as session:
             batches.record(session, self.claim, batch)
+        crash_point("batch-stored")
         if batch.epochs:
             self._prune(batch.epochs[-1].checkpoint["epoch"])
 
@@ -215,13 +268,17 @@ class Supervisor:
         self._child.note_memory()
         try:
             with transaction() as session:
-                state = queue.heartbeat(session, self.claim, settings().lease_s, self._progress)
+                state = queue.heartbeat(session, self.claim, settings().lease_s, self._told_so_far())
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
             log.warning("run %s: the database is away; training goes on", self.claim.run_id)
         else:
             self._stopping = self._stopping or state == State.STOPPING
+
+    def _told_so_far(self) -> dict[str, Any]:
+        log = self._child.tail(LOG_SHOWN)
+        return {**self._progress, "log": log} if log else self._progress
 
     def _obey(self) -> None:
         if (self._stopping or draining.is_set()) and not self._child.ended():
@@ -235,9 +292,12 @@ class Supervisor:
         kind, told = word.get("kind"), str(word.get("message", ""))
         if kind == "result" and status == 0:
             return self._finish(word, self._ending(status, None))
+        if kind == "failed" and word["reason"] == "bad-input" and (away := artifacts.trouble()):
+            return self._end(lambda s: endings.release(s, self.claim, self._ending(status, away)))
         if kind == "failed":
             return self._end(lambda s: endings.fail(s, self.claim, word["reason"], self._ending(status, told)))
         if self._stopping:
+            crash_point("stopped")
             return self._end(lambda s: endings.release(s, self.claim, self._ending(status, "asked to stop")))
         if kind == "disk-full":
             return self._end(lambda s: endings.hold(s, self.claim, self._ending(status, told, kind)))
@@ -256,14 +316,39 @@ class Supervisor:
         files = {kind: Path(path) for kind, path in word["artifacts"].items()}
         if self._child.log is not None:
             files["log"] = self._child.log
+        stored = self._keep(files)
+        if stored is None:
+            told = "the result could not be stored yet"
+            return self._end(lambda s: endings.release(s, self.claim, replace(ending, message=told)))
+        crash_point("artifacts-stored")
+        return self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending, lesions))
+
+    def _keep(self, files: dict[str, Path]) -> dict[str, Stored] | None:
+        """The files in the store, however long that is away; None: asked to stop before it came back."""
+        while True:
+            try:
+                return self._put(files)
+            except artifacts.Away as error:
+                waits = f"The result is there and waits to be stored: {error}"
+            if self._progress.get("waits") != waits:
+                log.warning("run %s: %s", self.claim.run_id, waits)
+            self._progress = {"phase": "waiting for the artifact folder", "waits": waits}
+            self._beat()
+            if self._stopping or draining.wait(min(LOOK_AGAIN_S, settings().heartbeat_s)):
+                return None
+
+    def _put(self, files: dict[str, Path]) -> dict[str, Stored]:
+        if trouble := artifacts.trouble():
+            raise artifacts.Away(trouble)
         stored = {}
         for kind, path in files.items():
             stored[kind] = artifacts.put(path)
             self._beat()  # probability maps of thousands of slices take a slow disk longer than a lease
-        self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending, lesions))
+        return stored
 
     def _end(self, write: Callable[[Session], object]) -> None:
-        done = persist(lambda session: (write(session), queue.is_done(session, self.claim.run_id))[1])
+        done = persist(lambda session: (write(session), queue.done(session, [self.claim.run_id]))[1])
+        crash_point("ended")
         log.info("run %s: attempt %s ended", self.claim.run_id, self.claim.fence)
         if done:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -272,12 +357,11 @@ class Supervisor:
         return Ending(status, message, self._child.peak_memory_mb, self._provenance, reason)
 
 
-def _demand_every_slice(spec: dict[str, Any], manifest: dict[str, Any], rows: Sequence[SliceScore]) -> None:
+def _demand_every_slice(spec: dict[str, Any], manifest: Manifest, rows: Sequence[SliceScore]) -> None:
     """A run succeeds only with one score for each slice of val and test; anything else is an error of ours."""
-    known = Manifest.from_json(manifest)
-    chosen = select(known, ExperimentSpec.parse(spec).dataset)
+    chosen = select(manifest, ExperimentSpec.parse(spec).dataset)
     wanted = sorted(
-        (part, known.slices[index].scan, known.slices[index].slice)
+        (part, manifest.slices[index].scan, manifest.slices[index].slice)
         for part in ("val", "test")
         for index in chosen[part]
     )

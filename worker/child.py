@@ -9,32 +9,42 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worker.trainer import EVENTS_FD
 
 LONGEST_TAIL = 2000
+"""Bytes of its log that are shown where it crashed."""
+
+TRAINER = (sys.executable, "-P", "-m", "worker.trainer")
+"""What is started for each attempt."""
 
 
 class Child:
     """The trainer in its own process group.
 
     Events are read by a thread into an unbounded queue, so that training never waits for the database.
+
+    Args:
+        job: what it is to do.
+        log: where its output goes.
+        held: file descriptors that it holds open while it lives, such as the lock on its slot.
     """
 
-    def __init__(self, job: dict[str, Any], log: Path) -> None:
+    def __init__(self, job: dict[str, Any], log: Path, held: Sequence[int] = ()) -> None:
         self.log = log
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.peak_memory_mb: int | None = None
         reading, writing = os.pipe()
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.trainer"],
+                TRAINER,
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
-                pass_fds=(writing,),
+                pass_fds=(writing, *held),
                 env={**os.environ, EVENTS_FD: str(writing)},
                 start_new_session=True,
             )
@@ -83,9 +93,16 @@ class Child:
         self._reader.join(timeout=5)
         return status
 
-    def tail(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-LONGEST_TAIL:] if self.log.exists() else ""
+    def tail(self, most: int = LONGEST_TAIL) -> str:
+        """The last lines of its log, ``most`` bytes at most."""
+        try:
+            with self.log.open("rb") as file:
+                length = file.seek(0, os.SEEK_END)
+                file.seek(max(0, length - most))
+                text = file.read(most).decode(errors="replace").replace("\0", "")
+        except OSError:
+            return ""
+        return text if length <= most else text.partition("\n")[2] or text
 
     def _send(self, job: dict[str, Any]) -> None:
         assert self._process.stdin is not None

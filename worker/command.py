@@ -20,7 +20,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--slots", default=1, show_default=True, type=click.IntRange(1, 64), help="runs at the same time")
+@click.option(
+    "--slots", default=1, show_default=True, type=click.IntRange(1, 64), help="runs at the same time on one device"
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="compute threads a run  [default: cores / slots]")
 @click.option("--pool", help="pool of runs to take from  [default: LIVERSEG_POOL or 'default']")
 @click.option("--log-level", default="INFO", show_default=True)
@@ -36,7 +38,9 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     from celery.signals import worker_ready
 
     from worker.app import make_app
+    from worker.attempt import worker_name
     from worker.here import Here
+    from worker.slots import Slots
 
     chosen = threads or max(1, (os.cpu_count() or 1) // slots)
     words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
@@ -45,7 +49,7 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     here = Here(slots, chosen)
     worker_ready.connect(lambda **_: here.start(), weak=False)
     try:
-        make_app(chosen).worker_main(["worker", *words])
+        make_app(chosen, Slots(slots, worker_name())).worker_main(["worker", *words])
     finally:
         here.stop()
 

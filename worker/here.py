@@ -1,4 +1,4 @@
-"""Says in the ledger that this worker is there, and ends a worker whose consumer has fallen silent."""
+"""Says in the ledger that this worker is there, clears up, and ends a worker whose consumer has fallen silent."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import presence, queue
+from store import broker, presence, queue, tidy
 from store.database import is_outage, transaction
 from store.settings import settings
 from worker.attempt import attempts, draining, worker_name
@@ -22,13 +22,15 @@ class Here:
     """A thread that renews this worker's row at every heartbeat.
 
     It also looks whether runs wait that this worker could take while it has taken none for two announcement periods:
-    then the broker's client has lost its connection without noticing, and a fresh process is the cure.
+    then the broker's client has lost its connection without noticing, and a fresh process is the cure. (Where the
+    broker itself is away, it is not.)
     """
 
     def __init__(self, slots: int, threads: int) -> None:
         self._slots, self._threads = slots, threads
         self._stop = threading.Event()
         self._idle_since: float | None = None
+        self._swept: float | None = None
         self._thread = threading.Thread(target=self._loop, name="here", daemon=True)
 
     def start(self) -> None:
@@ -51,6 +53,7 @@ class Here:
         while not self._stop.is_set():
             try:
                 self._tell()
+                self._sweep()
             except Exception as error:  # the thread's edge: dying silently would make the worker look gone
                 if not is_outage(error):
                     log.exception("this worker could not say that it is here")
@@ -66,16 +69,23 @@ class Here:
             threads=self._threads,
             version=version("liverseg"),
             draining=draining.is_set(),
+            trouble=attempts.trouble(),
         )
         with transaction() as session:
             presence.here(session, one)
             waiting = queue.claimable(session, settings().pool, older_than_s=2 * settings().reannounce_s)
-        self._look(waiting)
+        self._look(0 if attempts.waits else waiting)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if self._swept is None or now - self._swept > settings().reannounce_s:
+            self._swept = now
+            tidy.remove_checkpoints()
 
     def _look(self, waiting: int) -> None:
         now = time.monotonic()
-        if not waiting or attempts.running or draining.is_set():
-            self._idle_since = None
+        if not waiting or attempts.running or draining.is_set() or not broker.answers():
+            self._idle_since = None  # after an outage the client has all that time to connect again
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since > 2 * settings().reannounce_s:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from liverseg_core.data.cache import open_cache
-from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.data.manifest import select
 from liverseg_core.errors import DataError, SpecError
 from liverseg_core.metrics import SoftFacts
 from liverseg_core.records import ExperimentResult
@@ -28,7 +28,7 @@ def carry_out(work: Work, between: Callable[[], None]) -> ExperimentResult:
         DataError: the data set or the maps are gone or damaged.
         Interrupted: ``between`` asked to stop.
     """
-    spec, manifest = ExperimentSpec.parse(work.spec), Manifest.from_json(work.manifest)
+    spec, manifest = ExperimentSpec.parse(work.spec), work.manifest
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
     archive = artifacts.locate(work.dataset_artifact)
@@ -72,8 +72,14 @@ def _kept(work: Work, spec: ExperimentSpec) -> tuple[dict[str, Path], dict[Key, 
         )
     )
     files = {kind: artifacts.locate(sha256) for kind, sha256 in kept.items() if kind in ("weights", "probabilities")}
-    if "probabilities" not in files or not files["probabilities"].is_file():
-        raise DataError("probabilities", f"of run {work.scored_from} are gone from the store; evaluate it again")
+    if "probabilities" not in files:
+        told = f"of run {source} were deleted; submit the same settings again, which evaluates its kept weights"
+        raise DataError("probabilities", told)
+    if not files["probabilities"].is_file():
+        told = (
+            f"of run {source} are gone from the store; give them up (`liverseg delete {source} --files --yes`) and "
+        )
+        raise DataError("probabilities", f"{told}submit the same settings again, which evaluates its kept weights")
     soft = {key: facts for key, (_, facts) in stored.items()}
     counts = {key: counts for key, (counts, _) in stored.items()}
     return files, soft, unchanged(counts, before, spec.evaluation)

@@ -5,6 +5,7 @@ when the supervisor dies, the pipe closes and the trainer kills its own process 
 no queue. Keras is imported here and in no other process.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,6 +27,9 @@ from worker.position import Position
 from worker.reporting import report
 
 EVENTS_FD = "LIVERSEG_EVENTS_FD"
+NOT_NEEDED = ("matplotlib", "pandas", "sklearn")
+"""Keras imports these wherever they are installed, for what a trainer never does; it would start later."""
+
 STEP_EVERY_S = 0.5  # a line a step would be thousands a second on small images
 
 
@@ -49,7 +53,14 @@ class Reporter:
     def ask_to_stop(self, *_: object) -> None:
         self._stop.set()
 
+    def say(self, words: str) -> None:
+        """A line of the log, for people; that it cannot be written is no reason to stop."""
+        with contextlib.suppress(OSError):
+            sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {words}\n")
+            sys.stdout.flush()
+
     def phase(self, name: str) -> None:
+        self.say(name)
         if self._position:
             self._position.phase(name)
         self.tell("progress", phase=name)
@@ -78,6 +89,10 @@ class Reporter:
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:
         kept = {"epoch": record.epoch, "path": str(checkpoint), "sha256": _sha256(checkpoint)}
+        self.say(
+            f"epoch {record.epoch}: loss {record.loss:.4f}, Dice {record.dice:.4f}, val loss {record.val_loss:.4f}, "
+            f"val Dice {record.val_dice:.4f}; {record.seconds:.1f} s, {record.images_per_second:.1f} images/s"
+        )
         self.tell("epoch", record=dataclasses.asdict(record), checkpoint=kept)
 
     def should_stop(self) -> bool:
@@ -97,6 +112,7 @@ def main() -> int:
         if not line:
             return 0
         threading.Thread(target=_die_with_supervisor, daemon=True).start()
+        sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]  # None: as if it were not installed
         job = json.loads(line)
         reporter.keep_position(Position(Path(job["position"])))
         return report(reporter.tell, lambda: _carry_out(job, reporter))
@@ -114,7 +130,9 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
 
     backend.prepare_backend(spec, threads=job["threads"])
     here = {"host": platform.node(), "device": backend.device(), **origin()}
-    reporter.tell("provenance", values=backend.provenance() | here)
+    values = backend.provenance() | here
+    reporter.say(", ".join(f"{name} {value}" for name, value in values.items()))
+    reporter.tell("provenance", values=values)
     if cache is None:
         from liverseg_core import masks
 

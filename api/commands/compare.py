@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.measure import Measurement
 
+from api.client import Client
 from api.commands.connect import connect
 from api.commands.show import (
     NOTE_WIDTH,
@@ -17,6 +18,7 @@ from api.commands.show import (
     Sheet,
     clean,
     label,
+    moment,
     percent,
     print_json,
     print_sheet,
@@ -40,7 +42,10 @@ Form = Literal["table", "csv", "md", "latex", "json"]
 @click.option("--table", "tables", multiple=True, metavar="NAME", help="pin the rows of this printed table")
 @click.option("--format", "form", default="table", show_default=True, type=click.Choice(get_args(Form)))
 @click.option("--json", "as_json", is_flag=True, help="the same as --format json")
-def compare(run: Sequence[int], experiment: int | None, form: Form, as_json: bool, **asked: Any) -> None:
+@click.option("--freeze", is_flag=True, help="also keep it as it is, for good, and print its address")
+def compare(
+    run: Sequence[int], experiment: int | None, form: Form, as_json: bool, freeze: bool, **asked: Any
+) -> None:
     """Compare every RUN: settings that differ, then scores in percent, reference predictors at the foot.
 
     Runs that differ in their seed alone become one row with mean and standard deviation; folds of one set become
@@ -50,6 +55,11 @@ def compare(run: Sequence[int], experiment: int | None, form: Form, as_json: boo
         raise click.UsageError("Give RUN... or --experiment, one of them.")
     form = "json" if as_json else form
     with connect() as client:
+        if freeze:
+            kept = client.freeze(list(run) or None, experiment=experiment, **asked)
+            click.echo(f"frozen as {kept['key']}: {client.url}{kept['address']}", err=True)
+            _show_frozen(client, kept["key"], form)
+            return
         wanted = "json" if form == "table" else form
         found = client.compare(list(run) or None, experiment=experiment, format=wanted, **asked)
     if form == "table":
@@ -58,6 +68,50 @@ def compare(run: Sequence[int], experiment: int | None, form: Form, as_json: boo
         print_json(found)
     else:
         click.echo(found, nl=False)
+
+
+@click.command()
+@click.argument("key", required=False)
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(get_args(Form)))
+@click.option("--json", "as_json", is_flag=True, help="the same as --format json")
+def frozen(key: str | None, form: Form, as_json: bool) -> None:
+    """Print the frozen comparison KEY as it was; without KEY list the frozen comparisons, newest first.
+
+    Its numbers stay whatever becomes of its runs. `liverseg compare --freeze` makes one.
+    """
+    form = "json" if as_json else form
+    with connect() as client:
+        if key is not None:
+            _show_frozen(client, key, form)
+            return
+        found = client.frozen_comparisons(limit=500)
+    if form == "json":
+        print_json({"frozen": found})
+        return
+    rows = [[one["key"], moment(one["created_at"]), clean(one["created_by"]), _shown_runs(one)] for one in found]
+    print_sheet(Sheet(["Key", "Frozen", "By", "Runs"], rows))
+
+
+def _shown_runs(one: Json) -> str:
+    return ", ".join(f"{run} (deleted)" if run in one["deleted"] else str(run) for run in one["runs"])
+
+
+def _show_frozen(client: Client, key: str, form: Form) -> None:
+    if form != "table":
+        click.echo(client.frozen_text(key, form), nl=form == "json")
+        return
+    kept = client.frozen(key)
+    print_comparison(_with_marks(kept))
+    click.echo(
+        f"Frozen on {moment(kept['created_at'])} by {clean(kept['created_by'])}: {client.url}{kept['address']}"
+    )
+
+
+def _with_marks(kept: Json) -> Json:
+    """The comparison with a mark in the place of the state of runs that are deleted since."""
+    lost = set(kept["deleted"])
+    rows = [{**row, "state": "deleted"} if row["run"] in lost else row for row in kept["comparison"]["rows"]]
+    return {**kept["comparison"], "rows": rows}
 
 
 def print_comparison(comparison: Json) -> None:
@@ -95,12 +149,24 @@ def statistics_sheets(comparison: Json) -> Iterator[Sheet]:
     if not found or not found["contrasts"]:
         return
     unit = found["unit"]
-    headers = ["Against", "Subjects", "Difference", "95 % interval", "p", "p (Holm)", "Effect", "Smallest p"]
+    headers = [
+        "Against",
+        "Subjects",
+        "Won",
+        "Lost",
+        "Difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "Effect",
+        "Smallest p",
+    ]
     headers[0] = f"{found['label']} against {clean(found['baseline'])}"
     tests = [
         [
             clean(one["name"]),
             str(one["subjects"]),
+            *(NOTHING if one[key] is None else str(one[key]) for key in ("won", "lost")),
             _in_unit(one["mean_difference"], unit),
             " to ".join(_in_unit(end, unit) for end in one["interval"]) if one["interval"] else NOTHING,
             *(f"{one[key]:.3g}" for key in ("p", "p_holm")),
@@ -191,4 +257,4 @@ def _fitting(sheet: Sheet, comparison: Json) -> list[Sheet]:
     return [sheet.select(["Run", "Name", *block]) for block in blocks]
 
 
-COMMANDS = [compare]
+COMMANDS = [compare, frozen]

@@ -9,10 +9,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from api import specs
 from api.client import Progress as Sent
-from api.commands import alike, show, specs
-from api.commands.connect import as_json_option, connect
+from api.commands import alike, show
+from api.commands.connect import as_json_option, connect, yes_option
 from api.commands.runs import follow
+from api.tables import size
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -20,7 +22,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def dataset() -> None:
-    """Data sets: import, list, show, check, draw a phantom."""
+    """Data sets: import, list, show, check, delete, draw a phantom."""
 
 
 @dataset.command("import")
@@ -70,6 +72,23 @@ def check(name: str, as_json: bool) -> None:
     with connect() as client:
         found = client.check_dataset(name)
     show.print_json(found) if as_json else alike.print_similarity(found)
+
+
+@dataset.command("delete")
+@click.argument("name")
+@yes_option
+@as_json_option
+def delete_(name: str, yes: bool, as_json: bool) -> None:
+    """Delete the data set NAME, which no run may refer to any more; without --yes only say what that frees."""
+    with connect() as client:
+        found = client.delete_dataset(name, dry_run=not yes)
+    if as_json:
+        show.print_json(found)
+        return
+    went = "would free" if found["dry_run"] else "deleted; frees"
+    click.echo(f"data set {show.clean(found['dataset'])}: {went} {size(found['frees'])}")
+    if found["dry_run"]:
+        click.echo("nothing was deleted; --yes does it")
 
 
 @dataset.command()

@@ -15,6 +15,7 @@ from api.commands import (
     access,
     compare,
     data,
+    disk,
     figure,
     nnunet,
     predict,
@@ -106,7 +107,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (services, data, runs, scoring, predict, compare, figure, printed, nnunet, study, access):
+for _module in (services, data, runs, scoring, predict, compare, figure, printed, nnunet, study, disk, access):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

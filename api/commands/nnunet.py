@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from api.commands import specs
+from api import specs
 from api.commands.connect import as_json_option, connect
 from api.commands.runs import FILE, RUN, follow, print_plan, wait_option
 from liverseg_core.errors import InputError

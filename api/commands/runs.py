@@ -1,14 +1,16 @@
 """The subcommands about runs: submit, runs, show, images, watch, cancel, pause, resume, requeue, workers."""
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from api import specs
 from api.client import ApiError, Client
-from api.commands import show, specs
+from api.commands import show
 from api.commands.connect import as_json_option, connect
 from api.commands.watch import viewing, watch
 from store.states import State
@@ -23,13 +25,17 @@ wait_option = click.option("--wait", is_flag=True, help="wait until all runs hav
 dry_run_option = click.option("--dry-run", is_flag=True, help="show the runs this would make; submit nothing")
 
 
+def _default(field: specs.Field) -> str:
+    return "(required)" if field.required else f"= {json.dumps(field.default)}"
+
+
 class ListingFields(click.Command):
     """A command whose help ends with every field of a spec."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
         with formatter.section("Fields of a spec, with their defaults"):
-            formatter.write_dl([(f"{path} {default}", told) for path, default, told in specs.fields()])
+            formatter.write_dl([(f"{one.path} {_default(one)}", one.told) for one in specs.fields()])
 
 
 @click.command(cls=ListingFields)
@@ -93,6 +99,7 @@ def print_plan(plan: Json, as_json: bool) -> None:
     click.echo(plan["reach"])
     plural = "s" * (plan["count"] != 1)
     click.echo(f"{plan['count']} run{plural}, {plan['reused']} done already; nothing was submitted")
+    click.echo(plan["cost"])
     for leak in dict.fromkeys(leak for run in plan["runs"] for leak in run["leaks"]):
         click.echo(f"let pass by dataset.split.override: {show.clean(leak)}")
 
@@ -220,6 +227,15 @@ def images(run: int, form: str, sort: str, descending: bool, limit: int | None, 
     show.print_sheet(show.Sheet(header, [list(row) for row in rows], frozenset(header) - {"Image"}))
 
 
+@click.command()
+@click.argument("run", type=RUN)
+@click.option("--lines", type=click.IntRange(1, 10_000), default=200, show_default=True, help="how many, at most")
+def logs(run: int, lines: int) -> None:
+    """Print the last lines of RUN's log, while it trains or afterwards."""
+    with connect() as client:
+        click.echo(show.clean_lines(client.logs(run, lines)))
+
+
 @click.command("watch")
 @click.argument("run", type=RUN, nargs=-1, required=True)
 @as_json_option
@@ -264,6 +280,41 @@ def requeue(run: Sequence[int], as_json: bool) -> None:
     _ask(Client.requeue, run, as_json)
 
 
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
+def first(run: Sequence[int], as_json: bool) -> None:
+    """Put every RUN before all that wait in its pool, the first one given first; exit 1 if one does not wait."""
+    _ask(Client.first, list(reversed(run)), as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@click.option("--name", help="its name")
+@click.option("--notes", help="its notes")
+@click.option("--tag", "tags", multiple=True, help="its tags, in place of those it has; may be repeated")
+@click.option("--no-tags", is_flag=True, help="take its tags away")
+@click.option("--priority", type=int, help="the highest of what waits in a pool is taken first, then the oldest")
+@as_json_option
+def edit(
+    run: Sequence[int],
+    name: str | None,
+    notes: str | None,
+    tags: Sequence[str],
+    no_tags: bool,
+    priority: int | None,
+    as_json: bool,
+) -> None:
+    """Change name, notes, tags or priority of every RUN; what is not given stays."""
+    if tags and no_tags:
+        raise click.UsageError("--tag and --no-tags exclude each other")
+    wanted = {"name": name, "notes": notes, "tags": [] if no_tags else list(tags) or None, "priority": priority}
+    changes = {key: value for key, value in wanted.items() if value is not None}
+    if not changes:
+        raise click.UsageError("nothing to change: give --name, --notes, --tag, --no-tags or --priority")
+    _ask(lambda client, one: client.edit(one, **changes), run, as_json)
+
+
 def _ask(move: Callable[[Client, int], Json], runs: Sequence[int], as_json: bool) -> None:
     """Ask it of each run, then tell what became of each; the last refusal is the command's."""
     answers, refusals = [], []
@@ -300,4 +351,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, runs, show_, images, watch_, cancel, pause, resume, requeue, workers]
+COMMANDS = [submit, runs, show_, images, logs, watch_, cancel, pause, resume, requeue, first, edit, workers]

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from api.commands import show, specs
+from api import specs
+from api.client import Client
+from api.commands import show
 from api.commands.connect import as_json_option, connect
 from api.commands.runs import RUN, follow, wait_option
 from liverseg_core.errors import InputError
@@ -30,7 +32,17 @@ def rescore(run: Sequence[int], sets: Sequence[str], name: str, wait: bool, as_j
     if set(body["spec"]) != {"evaluation"}:
         raise InputError("--set", "only fields of the section evaluation can change without training", list(sets))
     with connect() as client:
-        follow(client, client.rescore(run, body["spec"]["evaluation"], name), wait, as_json)
+        made = client.rescore(run, body["spec"]["evaluation"], name)
+        _tell_bare(client, made["runs"])
+        follow(client, made, wait, as_json)
+
+
+def _tell_bare(client: Client, runs: Sequence[dict[str, Any]]) -> None:
+    """Maps that somebody deleted cannot be scored anew: then the kept weights are run again, which takes longer."""
+    for source in dict.fromkeys(one["scored_from"] for one in runs if one["kind"] == "evaluate"):
+        told = client.run(source)["disk"]["deleted"]
+        if told:
+            click.echo(f"{show.clean(told)}: its kept weights are evaluated again instead", err=True)
 
 
 @click.command()

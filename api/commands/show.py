@@ -18,6 +18,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from api.tables import size
 from liverseg_core.spec import ExperimentSpec
 from store.states import FINAL
 
@@ -211,7 +212,7 @@ def workers_sheet(workers: list[Json]) -> Sheet:
             clean(one["pool"]),
             f"{one['runs']} of {one['slots']}",
             str(one["threads"]),
-            "draining" if one["draining"] else "there" if one["alive"] else "gone",
+            "draining" if one["draining"] else clean(one["trouble"] or "there") if one["alive"] else "gone",
             moment(one["seen_at"]),
             one["version"],
         ]
@@ -248,6 +249,7 @@ def run_facts(run: Json) -> list[tuple[str, str]]:
         ("Took", took(run)),
         ("Tags", ", ".join(map(clean, run["tags"]))),
         ("Notes", clean_lines(run["notes"])),
+        ("Disk", _disk(run["disk"])),
         ("Hashes", f"training {run['training_hash'][:12]}, evaluation {run['evaluation_hash'][:12]}"),
     ]
     if run.get("message"):
@@ -255,6 +257,11 @@ def run_facts(run: Json) -> list[tuple[str, str]]:
     if run.get("next"):
         facts.insert(3, ("Next", clean(run["next"])))
     return facts
+
+
+def _disk(disk: Json) -> str:
+    told = f"{size(disk['bytes'])}; deleting it frees {size(disk['frees_run'])}"
+    return f"{told}\n{clean(disk['deleted'])}" if disk["deleted"] else told
 
 
 def _differing_from_default(spec: Json) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from api import specs
 from api.client import Client
-from api.commands import show, specs
+from api.commands import show
 from api.commands.connect import as_json_option, connect
 from api.commands.runs import RUN, dry_run_option, follow, print_plan, wait_option
 from liverseg_core.errors import InputError

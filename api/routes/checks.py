@@ -8,9 +8,9 @@ from api.callers import Project
 from api.dataset_schemas import DatasetOut
 from api.problems import Problem
 from api.routes.uploads import NameOrHash, known_dataset
-from liverseg_core.data.manifest import Manifest
 from store import artifacts
 from store.database import transaction
+from store.datasets import manifest_of
 
 router = APIRouter(prefix="/v1", tags=["data sets"])
 
@@ -25,7 +25,7 @@ def check(project: Project, name: NameOrHash) -> DatasetOut:
     """
     with transaction() as session:
         dataset = known_dataset(session, project, name)
-        known, manifest, sha256 = dataset.name, Manifest.from_json(dataset.manifest), dataset.artifact
+        known, manifest, sha256 = dataset.name, manifest_of(dataset), dataset.artifact
     place = artifacts.locate(sha256)
     if not place.is_file():
         raise Problem(410, f"the file of this data set is gone from the store ({sha256[:12]}); import it again")

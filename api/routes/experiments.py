@@ -6,23 +6,25 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from api.callers import Project
 from api.parameters import Before, ExperimentId, Limit
+from api.plan_schemas import PlanOut
 from api.problems import not_found
 from api.schemas import (
     ExperimentDetail,
     ExperimentList,
     ExperimentOut,
     ExperimentRuns,
-    PlanOut,
     RunOut,
     SubmitBody,
     next_page,
 )
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.crash_points import crash_point
 from liverseg_core.submission import check_storable
-from store import datasets, views
+from store import views
 from store.database import transaction
 from store.experiments import plan, submit
+from store.forecast import experiences
 from store.scorings import add_references
+from store.settings import settings
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
 
@@ -43,26 +45,46 @@ def create(
     dry_run: DryRun = False,
 ) -> ExperimentRuns | PlanOut:
     """Turn a submission into an experiment and its runs; the same key and body give the same experiment."""
-    for name, value in body:
-        check_storable(value, "" if name == "spec" else name)
     if dry_run:
         response.status_code = 200
-        return _plan(project, body)
-    with transaction() as session:
-        experiment, new = submit(session, project, body, key=key, reuse=body.reuse, actor=request.state.actor)
-        runs = views.experiment_runs(session, experiment.id)
-        made = ExperimentRuns.of(experiment, list(runs))
-        if new and body.references:
-            scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
-            add_references(session, project, scored)
-    request.app.state.upkeep.wake()
+        return planned(project, body)
+    answer, new = enter(request, project, body, key)
     response.status_code = 201 if new else 200
-    return made
+    return answer
 
 
-def _plan(project: int, body: SubmitBody) -> PlanOut:
+def enter(request: Request, project: int, body: SubmitBody, key: str | None) -> tuple[ExperimentRuns, bool]:
+    """Submit it; the experiment, and whether it is new.
+
+    Raises:
+        SpecError: nothing can be run as asked, or the key was used with another body.
+    """
+    _check(body)
     with transaction() as session:
-        return PlanOut.of(plan(session, project, body, reuse=body.reuse))
+        done = submit(session, project, body, key=key, reuse=body.reuse, actor=request.state.actor)
+        answer = ExperimentRuns.of(done.experiment, done.runs)
+        if done.new and body.references:
+            add_references(session, project, [(one.spec, one.dataset) for one in done.planned], request.state.actor)
+    crash_point("submitted")
+    request.app.state.upkeep.wake()
+    return answer, done.new
+
+
+def planned(project: int, body: SubmitBody) -> PlanOut:
+    """What submitting it would do.
+
+    Raises:
+        SpecError: nothing can be run as asked.
+    """
+    _check(body)
+    with transaction() as session:
+        known = experiences(session, settings().pool)
+        return PlanOut.of(plan(session, project, body, reuse=body.reuse), known)
+
+
+def _check(body: SubmitBody) -> None:
+    for name, value in body:
+        check_storable(value, "" if name == "spec" else name)
 
 
 @router.get("")

@@ -18,10 +18,12 @@ from api.parameters import RunId
 from api.problems import Problem, not_found
 from api.routes.runs import known_run
 from api.routes.uploads import NameOrHash, known_dataset
-from liverseg_core.data.manifest import Manifest, SliceEntry
+from liverseg_core.data.manifest import SliceEntry
 from liverseg_core.errors import DataError
 from store import artifacts, scores, views
 from store.database import transaction
+from store.datasets import manifest_of
+from store.deleted import sentence, without_maps
 from store.models import CONFUSION, Dataset, Run, SliceScore
 from store.settings import settings
 
@@ -96,7 +98,7 @@ def image(project: Project, run: RunId, part: Part, image: ImageKey, kind: Kind 
 def histogram(project: Project, name: NameOrHash, by: By = "scan") -> Picture:
     """Table 4 as a figure: slices of every scan (or subject) by part."""
     with transaction() as session:
-        manifest = Manifest.from_json(known_dataset(session, project, name).manifest)
+        manifest = manifest_of(known_dataset(session, project, name))
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in sorted(manifest.slices, key=lambda one: one.scan):
         counts[str(entry.scan) if by == "scan" else manifest.subjects[entry.scan]][entry.part] += 1
@@ -109,7 +111,7 @@ def pair(project: Project, name: NameOrHash, pair: PairKey) -> Picture:
     """The best matching slices of a pair of scans that the check found alike, side by side."""
     with transaction() as session:
         dataset = known_dataset(session, project, name)
-        manifest, archive = Manifest.from_json(dataset.manifest), _file(dataset.artifact, "data set")
+        manifest, archive = manifest_of(dataset), file_of(dataset.artifact, "data set")
         found = (dataset.similarity or {}).get("pairs", [])
     wanted = [int(scan) for scan in pair.split("-")]
     match = next((one for one in found if one["scans"] == wanted), None)
@@ -118,7 +120,7 @@ def pair(project: Project, name: NameOrHash, pair: PairKey) -> Picture:
     chosen = list(zip(match["scans"], match["slices"], strict=True))
     entries = [entry for place in chosen for entry in manifest.slices if (entry.scan, entry.slice) == place]
     names = [f"Scan {one.scan} ({one.part}), slice {one.slice}" for one in entries]
-    with _readable(), _figures() as draw:
+    with readable(), _figures() as draw:
         from liverseg_core.data.pixels import image_of, open_archive
 
         with open_archive(archive) as bundle:
@@ -138,10 +140,10 @@ def _kept(session: Session, project: int, run: int, wanted: Sequence[tuple[str, 
         raise not_found("evaluated slice", ", ".join(f"{part}/{a}_{b}" for part, a, b in wanted) or None)
     dataset = session.get_one(Dataset, source.dataset_id)
     # By scan and slice: a split of its own may score a slice as another part than the data set has it in.
-    places = {(one.scan, one.slice): one for one in Manifest.from_json(dataset.manifest).slices}
+    places = {(one.scan, one.slice): one for one in manifest_of(dataset).slices}
     return Kept(
-        archive=_file(dataset.artifact, "data set"),
-        maps=_file(_maps(session, source), "run"),
+        archive=file_of(dataset.artifact, "data set"),
+        maps=file_of(_maps(session, source), "run"),
         rows=[row for row in rows if row],
         entries=[places[scan, number] for _, scan, number in wanted],
     )
@@ -153,10 +155,13 @@ def _maps(session: Session, run: Run) -> str:
         for one in views.artifacts(session, owner):
             if one.kind == "probabilities":
                 return one.sha256
+    if bare := without_maps(session, [run.id]):
+        raise Problem(410, f"{sentence(bare[run.id])}, so there is no prediction to draw")
     raise Problem(404, f"run {run.id} kept no probability maps, so there is no prediction to draw")
 
 
-def _file(sha256: str, what: str) -> FilePath:
+def file_of(sha256: str, what: str) -> FilePath:
+    """Where a file of the store lies; 410 where it is gone."""
     place = artifacts.locate(sha256)
     if not place.is_file():
         raise Problem(410, f"the file of this {what} is gone from the store ({sha256[:12]})")
@@ -164,7 +169,7 @@ def _file(sha256: str, what: str) -> FilePath:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """A file that was checked when it came in and cannot be read now is gone, not the asker's mistake."""
     try:
         yield
@@ -176,7 +181,7 @@ def _readable() -> Iterator[None]:
 
 
 def _panels(kept: Kept, kind: str) -> Picture:
-    with _readable(), _figures() as draw:
+    with readable(), _figures() as draw:
         panels = list(_read(kept))
         return Picture(draw.four_panels(panels) if kind == "four" else draw.six_panels(panels))
 

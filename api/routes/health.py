@@ -6,7 +6,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.schemas import Readiness
 from store import broker
-from store.settings import settings
 
 router = APIRouter(tags=["health"])
 
@@ -21,7 +20,7 @@ def alive() -> dict[str, bool]:
 def ready(response: Response) -> Readiness:
     """Ready when the database answers with the newest schema; without the broker, degraded."""
     database, current = _database()
-    reachable = _broker()
+    reachable = broker.answers()
     is_ready = database and current
     response.status_code = 200 if is_ready else 503
     return Readiness(
@@ -41,11 +40,3 @@ def _database() -> tuple[bool, bool]:
         return True, schema.is_current()
     except (DBAPIError, PoolTimeout):
         return False, False
-
-
-def _broker() -> bool:
-    try:
-        broker.waiting(settings().pool)
-    except broker.Unreachable:
-        return False
-    return True

@@ -12,6 +12,7 @@ from api.routes.uploads import NameOrHash, known_dataset
 from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import DatasetChoice
 from store.database import transaction
+from store.datasets import manifest_of
 
 router = APIRouter(prefix="/v1", tags=["nnU-Net"])
 
@@ -40,7 +41,7 @@ def splits(project: Project, name: NameOrHash, folds: Folds = "subject") -> Resp
     from liverseg_core.nnunet import write_splits
 
     with transaction() as session:
-        manifest = Manifest.from_json(known_dataset(session, project, name).manifest)
+        manifest = manifest_of(known_dataset(session, project, name))
     count = len(fold_subjects(manifest)) if folds == "subject" else folds
     if not 2 <= count <= 1000:
         raise refused("folds", "must be 2 to 1000, or subject with at least two subjects", folds)

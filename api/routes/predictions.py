@@ -12,7 +12,7 @@ from api.routes.experiments import Key
 from api.routes.runs import known_run
 from api.routes.uploads import received
 from api.schemas import ExperimentRuns
-from store import artifacts, views
+from store import artifacts
 from store.database import transaction
 from store.predictions import submit_prediction, with_weights
 
@@ -35,17 +35,20 @@ async def predict(request: Request, caller: Asking, run: RunId, key: Key = None)
 def _store(caller: Caller, run: int, file: Path, key: str | None) -> ExperimentRuns:
     with transaction() as session:  # refused here, a large zip need not be decoded
         with_weights(session, known_run(session, caller.project, run))
-    _check(file)
+    kept = _checked(file)
     with transaction() as session:
-        experiment = submit_prediction(
-            session, known_run(session, caller.project, run), artifacts.sha256_of(file), key, caller.actor
+        done = submit_prediction(
+            session, known_run(session, caller.project, run), artifacts.sha256_of(kept), key, caller.actor
         )
-        made = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
-        artifacts.put(file)  # before the row that points to it is committed
+        made = ExperimentRuns.of(done.experiment, done.runs)
+        artifacts.put(kept)  # before the row that points to it is committed
         return made
 
 
-def _check(file: Path) -> None:
-    from liverseg_core.data.unlabelled import read_slices  # Pillow and NumPy, only where they are needed
+def _checked(file: Path) -> Path:
+    """The slices alone, without what else their files and the zip tell."""
+    from liverseg_core.data.unlabelled import read_slices, rewrite_slices  # NumPy, only where it is needed
 
     read_slices(file)
+    rewrite_slices(file, file.with_name("kept.zip"))
+    return file.with_name("kept.zip")

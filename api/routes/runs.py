@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from sqlalchemy.orm import Session
 
 from api import figure4
 from api.bodies import answers
 from api.callers import Project, caller_of
 from api.parameters import Before, Limit, RunId, SomeExperiment
-from api.problems import Problem, not_found, refused
+from api.problems import Problem, gone, not_found, refused
 from api.schemas import (
     ArtifactList,
     ArtifactOut,
@@ -21,12 +21,17 @@ from api.schemas import (
     EventOut,
     ImageList,
     RunDetail,
+    RunDiskOut,
+    RunEdit,
     RunList,
     RunOut,
     next_page,
 )
-from store import artifacts, scores, views, wishes
+from liverseg_core.crash_points import crash_point
+from liverseg_core.submission import check_storable
+from store import artifacts, scores, usage, views, wishes
 from store.database import transaction
+from store.deleted import deleted_runs, without_maps
 from store.models import Run
 from store.standing import standing
 from store.states import State
@@ -96,6 +101,24 @@ def requeue(request: Request, run: RunId) -> RunOut:
     return change(request, run, wishes.requeue)
 
 
+@router.post("/{run}/first")
+def first(request: Request, run: RunId) -> RunOut:
+    """Put a queued or paused run before all that wait in its pool; asking twice is once."""
+    return change(request, run, wishes.first)
+
+
+@router.patch("/{run}")
+def edit(request: Request, run: RunId, body: RunEdit) -> RunOut:
+    """Change a run's name, notes, tags or, as long as it has not ended, its priority."""
+    changes = {name: value for name, value in body if name in body.model_fields_set}
+    check_storable(changes)
+
+    def edited(session: Session, project: int, run_id: int, actor: str | None) -> Run | None:
+        return wishes.edit(session, project, run_id, changes, actor)
+
+    return change(request, run, edited)
+
+
 @router.get("/{run}/epochs")
 def epochs(project: Project, run: RunId) -> EpochList:
     """Values by epoch; of a reused run, those of its original."""
@@ -157,9 +180,33 @@ def _file_name(run: int, kind: str) -> str:
     return f"run-{run}-{kind}{suffix}"
 
 
+@router.get("/{run}/logs", response_class=PlainTextResponse)
+def logs(
+    project: Project, run: RunId, lines: Annotated[int, Query(ge=1, le=10_000, description="how many, at most")] = 200
+) -> PlainTextResponse:
+    """The last lines of a run's log: what its worker told last, or the file that it left."""
+    with transaction() as session:
+        found = known_run(session, project, run)
+        told = (found.progress or {}).get("log")
+        kept = None if told else scores.files(session, views.source(found)).get("log")
+    if told is None and kept is None:
+        raise Problem(404, "this run has left no log (yet); what its attempts said stands with them")
+    text = told if told is not None else _log(kept or "")
+    return PlainTextResponse("".join(text.splitlines(keepends=True)[-lines:]))
+
+
+def _log(sha256: str) -> str:
+    path = artifacts.locate(sha256)
+    if not path.is_file():
+        raise Problem(410, "the log was lost from the artifact store")
+    return path.read_text(errors="replace")
+
+
 def known_run(session: Session, project: int, run: int) -> Run:
-    """The project's run, or a 404."""
+    """The project's run, or a 404; 410 where it was deleted."""
     found = views.run(session, project, run)
+    if found is None and (lost := deleted_runs(session, project, [run])):
+        raise gone(lost[run])
     if found is None:
         raise not_found("run", run)
     return found
@@ -169,6 +216,7 @@ def read_detail(session: Session, project: int, run: int) -> RunDetail:
     """The run with everything that happened to it, or a 404."""
     found = known_run(session, project, run)
     told = standing(session, found)
+    bare = without_maps(session, [views.source(found)]).get(views.source(found))
     detail = RunDetail.of(
         found,
         attempts=[AttemptOut.model_validate(one) for one in views.attempts(session, run)],
@@ -176,6 +224,7 @@ def read_detail(session: Session, project: int, run: int) -> RunDetail:
         artifacts=[ArtifactOut.model_validate(one) for one in views.artifacts(session, views.source(found))],
         waits=told.waits,
         next=told.next,
+        disk=RunDiskOut.of(usage.of_run(session, found), bare),
     )
     assert isinstance(detail, RunDetail)
     return detail
@@ -190,5 +239,6 @@ def change(request: Request, run: int, move: Callable[[Session, int, int, str | 
         session.flush()
         session.refresh(found)
         moved = RunOut.of(found)
+    crash_point("wished")
     request.app.state.upkeep.wake()
     return moved

@@ -7,7 +7,7 @@ from api.routes.experiments import Key
 from api.schemas import ExperimentRuns, ReferenceBody, RescoreBody, RunList, RunOut
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
-from store import datasets, views
+from store import datasets
 from store.database import transaction
 from store.scorings import add_references, submit_rescores
 
@@ -25,13 +25,12 @@ def rescore(
     check_storable(body.evaluation, "evaluation")
     check_storable(body.name, "name")
     with transaction() as session:
-        made, new = submit_rescores(session, project, body.runs, body.evaluation, body.name, key, request.state.actor)
-        runs = list(views.experiment_runs(session, made.id))
-        answer = ExperimentRuns.of(made, runs)
-        scored = [(ExperimentSpec.parse(run.spec), datasets.of(session, run)) for run in runs]
-        add_references(session, project, scored)
+        done = submit_rescores(session, project, body.runs, body.evaluation, body.name, key, request.state.actor)
+        answer = ExperimentRuns.of(done.experiment, done.runs)
+        if done.new:
+            add_references(session, project, [(one.spec, one.dataset) for one in done.planned], request.state.actor)
     request.app.state.upkeep.wake()
-    response.status_code = 201 if new else 200
+    response.status_code = 201 if done.new else 200
     return answer
 
 
@@ -42,6 +41,7 @@ def references(request: Request, project: Project, body: ReferenceBody) -> RunLi
     spec = ExperimentSpec.parse(body.spec)
     with transaction() as session:
         dataset = datasets.resolve(session, project, spec.dataset.id)
-        added = [RunOut.of(run) for run in add_references(session, project, [(spec, dataset)])]
+        added = add_references(session, project, [(spec, dataset)], request.state.actor)
+        runs = [RunOut.of(run) for run in added]
     request.app.state.upkeep.wake()
-    return RunList(runs=added, next=None)
+    return RunList(runs=runs, next=None)

@@ -20,11 +20,12 @@ from api.schemas import ExperimentRuns, next_page
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import check_storable
-from store import artifacts, datasets, views
+from store import artifacts, datasets
 from store.database import transaction
 from store.experiments import submit_weights
 from store.models import Dataset
 from store.settings import settings
+from store.tidy import storing
 
 router = APIRouter(prefix="/v1")
 
@@ -104,16 +105,19 @@ async def received(request: Request, name: str) -> AsyncIterator[FilePath]:
 
 def _store_dataset(project: int, name: str, file: FilePath) -> tuple[DatasetOut, bool]:
     """The data set, and whether it is new."""
-    from liverseg_core.data.archive import read_archive  # Pillow and NumPy, only where they are needed
+    from liverseg_core.data.archive import read_archive, rewrite_archive  # NumPy, only where it is needed
 
     manifest = read_archive(file)
+    kept = file.with_name("kept.zip")
+    rewrite_archive(file, kept)
     with transaction() as session:
+        storing(session)
         new = not _has(session, project, name)
-        dataset = datasets.add(session, project, name, manifest, artifacts.sha256_of(file))
+        dataset = datasets.add(session, project, name, manifest, artifacts.sha256_of(kept))
         # In the store only once the name is ours, and before the row that points to it is committed. Importing
         # again brings back a file that is lost or damaged; a zip of the same content may have other bytes.
         if not artifacts.intact(dataset.artifact):
-            dataset.artifact = artifacts.put(file).sha256
+            dataset.artifact = artifacts.put(kept).sha256
         return DatasetOut.of(dataset), new
 
 
@@ -139,7 +143,8 @@ def _store_weights(caller: Caller, spec: ExperimentSpec, file: FilePath) -> Expe
     arrays = file.with_name("weights.npz")
     write_weights(arrays, read_hdf5_weights(file, spec.model), spec.model)
     with transaction() as session:
-        experiment = submit_weights(session, caller.project, spec, artifacts.sha256_of(arrays), caller.actor)
-        runs = ExperimentRuns.of(experiment, list(views.experiment_runs(session, experiment.id)))
+        storing(session)
+        done = submit_weights(session, caller.project, spec, artifacts.sha256_of(arrays), caller.actor)
+        runs = ExperimentRuns.of(done.experiment, done.runs)
         artifacts.put(arrays)
         return runs

@@ -1,9 +1,9 @@
-// Figure 2: total Dice by epoch, train orange, val blue; drawn again whenever the run's standing is renewed.
+// Figure 2: total Dice by epoch, train orange, val blue; epochs that run.js hears of are added.
 "use strict";
 
 const place = document.getElementById("curve");
 let plot = null;
-let drawn = 0;
+let epochs = [];
 
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -38,21 +38,29 @@ function options() {
   };
 }
 
-async function draw(anew) {
-  const answer = await fetch(`/v1/runs/${place.dataset.run}/epochs`);
-  if (!answer.ok) return;
-  const { epochs } = await answer.json();
-  if (!epochs.length || (!anew && epochs.length === drawn)) return;
-  drawn = epochs.length;
-  if (plot) plot.destroy();
+function draw() {
+  plot?.destroy();
   place.classList.remove("waiting");
   const data = ["epoch", "dice", "val_dice"].map((name) => epochs.map((epoch) => epoch[name]));
   plot = new uPlot(options(), data, place);
+  place.dataset.epochs = epochs.length;
+}
+
+// An epoch takes the place of an earlier one of its number and of all after it, which were computed again.
+function add(epoch) {
+  epochs = [...epochs.filter((one) => one.epoch < epoch.epoch), epoch];
+  draw();
+}
+
+async function begin() {
+  const answer = await fetch(`/v1/runs/${place.dataset.run}/epochs`);
+  if (answer.ok) for (const epoch of (await answer.json()).epochs) epochs.push(epoch);
+  if (epochs.length) draw();
+  document.addEventListener("epoch", (event) => add(event.detail));
 }
 
 if (place) {
-  draw(true);
-  document.addEventListener("htmx:afterSwap", () => draw(false));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(true));
+  begin();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot && draw());
   addEventListener("resize", () => plot && plot.setSize({ width: place.clientWidth, height: 300 }));
 }

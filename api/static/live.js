@@ -29,4 +29,7 @@ document.addEventListener("htmx:afterSwap", () => {
 
 document.addEventListener("htmx:sendError", () => offline(true));
 document.addEventListener("htmx:responseError", () => offline(true));
-document.addEventListener("htmx:afterOnLoad", () => offline(false));
+document.addEventListener("htmx:afterOnLoad", (event) => {
+  offline(false);
+  document.querySelector(".degraded").hidden = event.detail.xhr.getResponseHeader("Liverseg-Degraded") !== "true";
+});

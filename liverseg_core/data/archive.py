@@ -15,7 +15,7 @@ from typing import Any
 
 from liverseg_core.data import zips
 from liverseg_core.data.manifest import PARTS, Manifest, SliceEntry, in_order
-from liverseg_core.data.png import MAX_FILE_BYTES, read_image, read_labels
+from liverseg_core.data.png import MAX_FILE_BYTES, plain_png, read_image, read_labels
 from liverseg_core.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -72,6 +72,26 @@ def read_archive(path: Path, progress: Progress | None = None) -> Manifest:
     """
     with zips.opened(path) as bundle:
         return _read(bundle, progress or _silent)
+
+
+def rewrite_archive(path: Path, out: Path) -> None:
+    """The same slices and subjects and nothing else: no text or camera data of a PNG, no remark of the zip.
+
+    What :func:`pack_folder` packed out of plain PNGs comes out with the same bytes.
+
+    Args:
+        path: a zip that :func:`read_archive` takes.
+        out: the new zip; appears whole or not at all.
+
+    Raises:
+        DataError: as :func:`read_archive`, as far as names and files are concerned.
+    """
+    with zips.opened(path) as bundle:
+        known = zips.checked_names(bundle, _check_place) - _FOLDERS
+        names = [name for name in bundle.namelist() if name in known and name != SUBJECTS]
+        files = ((name, plain_png(zips.member(bundle, name, MAX_FILE_BYTES), name)) for name in names)
+        told = zips.member(bundle, SUBJECTS, MAX_SUBJECTS_BYTES) if SUBJECTS in known else None
+        write_archive(out, files, None if told is None else parse_subjects(told, SUBJECTS))
 
 
 def parse_subjects(data: bytes, name: str) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from liverseg_core.data.manifest import PARTS, Manifest, Selection, select
 from liverseg_core.errors import SpecError
@@ -44,11 +45,10 @@ def leaks(manifest: Manifest, selection: Selection) -> list[Leak]:
         selection: what :func:`liverseg_core.data.manifest.select` or ``given`` gave.
     """
     people: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    pictures: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     for part in PARTS:
-        for entry in (manifest.slices[index] for index in selection[part]):
-            people[manifest.subjects[entry.scan]][part].add(entry.scan)
-            pictures[entry.image_sha256][part].add(entry.scan)
+        for scan in {manifest.slices[index].scan for index in selection[part]}:
+            people[manifest.subjects[scan]][part].add(scan)
+    pictures = _on_several_sides(manifest, selection)
     return [*(Leak(who, _sides(found)) for who, found in sorted(people.items()) if len(found) > 1), *_equal(pictures)]
 
 
@@ -72,12 +72,23 @@ def guarded(manifest: Manifest, choice: DatasetChoice) -> list[Leak]:
     return found
 
 
+def _on_several_sides(manifest: Manifest, selection: Selection) -> Mapping[str, Mapping[str, set[int]]]:
+    """Pictures that lie in more than one part -> part -> scans. Mostly there are none, which sets find out fast."""
+    sides = [{manifest.slices[index].image_sha256 for index in selection[part]} for part in PARTS]
+    several = {picture for one, other in combinations(sides, 2) for picture in one & other}
+    pictures: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for part in PARTS if several else ():
+        for entry in (manifest.slices[index] for index in selection[part]):
+            if entry.image_sha256 in several:
+                pictures[entry.image_sha256][part].add(entry.scan)
+    return pictures
+
+
 def _equal(pictures: Mapping[str, Mapping[str, set[int]]]) -> Iterator[Leak]:
     """One finding for all pictures that lie in the same scans of the same parts."""
     counts: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = defaultdict(int)
     for found in pictures.values():
-        if len(found) > 1:
-            counts[tuple(_sides(found).items())] += 1
+        counts[tuple(_sides(found).items())] += 1
     for sides, count in sorted(counts.items()):
         yield Leak(None, dict(sides), count)
 

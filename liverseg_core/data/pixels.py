@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liverseg_core.data.manifest import SliceEntry
-from liverseg_core.data.png import read_image, read_labels
+from liverseg_core.data.png import plain_png, read_image, read_labels
 from liverseg_core.errors import DataError
 
 
@@ -31,6 +31,11 @@ def image_of(bundle: zipfile.ZipFile, entry: SliceEntry) -> NDArray[np.uint8]:
         DataError: the archive does not hold it, or it is damaged.
     """
     return read_image(_member(bundle, entry.image_path), entry.image_path)
+
+
+def png_of(bundle: zipfile.ZipFile, entry: SliceEntry) -> bytes:
+    """One slice as the PNG file that the archive holds, without a pixel decoded; raises as :func:`image_of`."""
+    return plain_png(_member(bundle, entry.image_path), entry.image_path)
 
 
 def labels_of(bundle: zipfile.ZipFile, entry: SliceEntry) -> NDArray[np.uint8]:

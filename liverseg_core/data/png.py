@@ -20,6 +20,7 @@ MASK_VALUES = (0, 127, 255)
 """Grey value of label 0 background, 1 liver, 2 lesion in a mask file."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHANNELS = {0: 1, 2: 3}
 _COLOUR_NAMES = {3: "a palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
@@ -79,13 +80,7 @@ def write_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Pixels as uint8 ``[H, W]`` or ``[H, W, 3]``."""
-    if len(data) > MAX_FILE_BYTES:
-        raise DataError(name, f"is larger than {MAX_FILE_BYTES // 2**20} MiB; one slice a file", len(data))
-    if not data:
-        raise DataError(name, "is empty (0 bytes); write it again")
-    if not data.startswith(_SIGNATURE):
-        raise DataError(name, "is no PNG file; save it as 8-bit grey PNG", data[:8])
-    plain = _plain_png(data, name)
+    plain = plain_png(data, name)
     try:
         with Image.open(io.BytesIO(plain), formats=("PNG",)) as image:
             return np.array(image, dtype=np.uint8)
@@ -93,11 +88,24 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
         raise DataError(name, f"cannot be decoded ({error}); write it again") from error
 
 
-def _plain_png(data: bytes, name: str) -> bytes:
+def plain_png(data: bytes, name: str) -> bytes:
     """The same picture as header, pixels and end alone.
 
-    So no text, colour profile or animation of an untrusted file ever reaches the decoder.
+    So no text, camera data, colour profile or animation of an untrusted file ever reaches the decoder or the store.
+
+    Args:
+        data: the PNG file.
+        name: where it lies, for the error.
+
+    Raises:
+        DataError: as :func:`read_image`, but for what only pixels tell.
     """
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(name, f"is larger than {MAX_FILE_BYTES // 2**20} MiB; one slice a file", len(data))
+    if not data:
+        raise DataError(name, "is empty (0 bytes); write it again")
+    if not data.startswith(_SIGNATURE):
+        raise DataError(name, "is no PNG file; save it as 8-bit grey PNG", data[:8])
     chunks = list(_chunks(data, name))
     kinds = [kind for kind, _ in chunks]
     if not kinds or kinds[0] != b"IHDR" or kinds.count(b"IHDR") != 1 or kinds[-1] != b"IEND" or b"IDAT" not in kinds:
@@ -108,8 +116,8 @@ def _plain_png(data: bytes, name: str) -> bytes:
     if b"acTL" in kinds:
         raise DataError(name, "is animated; one slice a file")
     _check_pixel_bytes(chunks, name)
-    kept = [raw for kind, raw in chunks if kind in (b"IHDR", b"IDAT", b"IEND")]
-    return _SIGNATURE + b"".join(kept)
+    kept = [raw for kind, raw in chunks if kind in (b"IHDR", b"IDAT")]
+    return _SIGNATURE + b"".join(kept) + _END
 
 
 def _check_pixel_bytes(chunks: list[tuple[bytes, bytes]], name: str) -> None:
@@ -122,7 +130,7 @@ def _check_pixel_bytes(chunks: list[tuple[bytes, bytes]], name: str) -> None:
         found = len(inflate.decompress(packed, expected + 1))
     except zlib.error as error:
         raise DataError(name, f"cannot be decoded ({error}); write it again") from error
-    if found != expected or not inflate.eof:
+    if found != expected or not inflate.eof or inflate.unused_data:
         raise DataError(name, "cannot be decoded: it holds too few or too many pixels; write it again")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from liverseg_core.data import zips
 from liverseg_core.data.cache import SliceCache, resize_bilinear
 from liverseg_core.data.manifest import Manifest, SliceEntry, in_order
-from liverseg_core.data.png import MAX_FILE_BYTES, read_image
+from liverseg_core.data.png import MAX_FILE_BYTES, plain_png, read_image
 from liverseg_core.errors import DataError
 
 PART = "test"
@@ -70,6 +70,18 @@ def read_slices(path: Path) -> Manifest:
         shape, entries = _entries(images)
     subjects = {entry.scan: str(entry.scan) for entry in entries}
     return Manifest(shape[0], shape[1], in_order(entries), subjects, subjects_assumed=True)
+
+
+def rewrite_slices(path: Path, out: Path) -> None:
+    """The same slices and nothing else, as ``archive.rewrite_archive`` does it.
+
+    Raises:
+        DataError: as :func:`read_slices`, as far as names and files are concerned.
+    """
+    with zips.opened(path) as bundle:
+        zips.checked_names(bundle, _check_name)
+        names = bundle.namelist()
+        zips.write(out, ((name, plain_png(zips.member(bundle, name, MAX_FILE_BYTES), name)) for name in names))
 
 
 def read_resized(path: Path, manifest: Manifest, size: int, out: Path, between: Callable[[], None]) -> SliceCache:

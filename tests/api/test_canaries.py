@@ -1,10 +1,14 @@
 """Marked secrets and marked people's names, followed to everything that anybody could read."""
 
+import io
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import httpx
@@ -188,9 +192,63 @@ def test_a_file_named_after_a_person_is_refused_and_kept_nowhere(
     home: Path, web: httpx.Client, finished, path: str, name: str
 ):
     assert finished() == 1
+    processes.all_announced()
     before = rows(home)
     refused = web.post(path, content=zipped({name: b"", "1_1.png": b""}))
     assert refused.status_code == 422
     assert "SCAN_SLICE.png" in refused.text
     assert rows(home) == before
     assert not any(b"Mustermann" in content or "Mustermann" in place for place, content in files(home).items())
+
+
+def telling(archive: bytes) -> bytes:
+    """The same zip, in which every picture tells a person's name wherever a PNG can, and every entry too."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as given, zipfile.ZipFile(out, "w") as bundle:
+        for name in given.namelist():
+            info = zipfile.ZipInfo(name)
+            info.comment = PERSON.encode()
+            bundle.writestr(info, named(given.read(name)) if name.endswith(".png") else given.read(name))
+    return out.getvalue()
+
+
+def named(png: bytes) -> bytes:
+    texts = {b"tEXt": b"PatientName\0", b"iTXt": b"PatientName\0\0\0\0\0", b"eXIf": b"MM\0*\0\0\0\x08", b"prVt": b""}
+    chunks = [(kind, before + PERSON.encode()) for kind, before in texts.items()]
+    chunks.append((b"zTXt", b"PatientName\0\0" + zlib.compress(PERSON.encode(), 0)))  # level 0: readable as it is
+    made = [struct.pack(">I", len(b)) + kind + b + struct.pack(">I", zlib.crc32(kind + b)) for kind, b in chunks]
+    return png[:33] + b"".join(made) + png[33:]
+
+
+def test_what_a_picture_tells_beside_its_pixels_reaches_no_sink(home: Path, web: httpx.Client, archive: Path):
+    """From an upload to the stored archive, the cache, overlays, masks, logs and answers."""
+    told = telling(archive.read_bytes())
+    assert told.count(PERSON.encode()) > 5 * 8
+    made = web.post("/v1/datasets?name=phantom", content=told)
+    assert made.status_code == 201, made.text
+    plain = web.post("/v1/datasets?name=plain", content=archive.read_bytes()).json()
+    assert made.json()["content_hash"] == plain["content_hash"]
+    body = {"spec": factories.tiny_spec(training={"batch_size": 4, "epochs": 1}), "references": False}
+    (run,) = web.post("/v1/experiments", json=body).json()["runs"]
+    with processes.worker(home / "worker.log"):
+        assert processes.wait_for_end(run["id"]).state == "succeeded"
+        with zipfile.ZipFile(archive) as given:
+            slices = zipped({n.rpartition("/")[2]: given.read(n) for n in given.namelist() if "val/images" in n})
+        answer = web.post(f"/v1/runs/{run['id']}/predictions", content=telling(slices))
+        assert answer.status_code == 201, answer.text
+        (masks,) = answer.json()["runs"]
+        assert processes.wait_for_end(masks["id"]).state == "succeeded"
+    drawn = [web.get(f"/v1/runs/{run['id']}/figures/{name}.png") for name in ("worst", "curves")]
+    assert [answer.status_code for answer in drawn] == [200, 200]
+    sinks = {
+        "rows": rows(home),
+        "answers": everything_told(web),
+        "drawn": "".join(a.content.decode("latin-1") for a in drawn),
+    }
+    sinks |= {name: content.decode("latin-1") for name, content in files(home).items()}
+    assert sum(name.startswith("artifacts") for name in sinks) > 5
+    assert any(name.startswith("cache") for name in sinks)
+    assert {name for name, text in sinks.items() if PERSON in text + name} == set()
+    kept = [path for path in (home / "artifacts").rglob("*") if path.is_file() and zipfile.is_zipfile(path)]
+    pictures = [zipfile.ZipFile(path).read(n) for path in kept for n in zipfile.ZipFile(path).namelist()]
+    assert not any(kind in picture for picture in pictures for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"prVt"))

@@ -36,7 +36,8 @@ def pinned(what, name, values, **changes):
 
 
 PAIRS = [{"subject": "p1", "baseline": 0.5, "value": 0.25, "difference": -0.25}]
-CONTRAST = {"name": "lr5e-3", "subjects": 1, "mean_difference": -0.25, "interval": None, "p": 1.0, "p_holm": 1.0}
+CONTRAST = {"name": "lr5e-3", "subjects": 1, "won": 0, "lost": 1, "mean_difference": -0.25, "interval": None}
+CONTRAST |= {"p": 1.0, "p_holm": 1.0}
 COMPARISON = {
     "profile": "overview",
     "level": "slice",
@@ -110,8 +111,10 @@ def test_notes_say_what_is_equal_in_all_rows():
 def test_statistics_are_printed_with_every_subject():
     tests, dots = map(show.plain, compare.statistics_sheets(TESTED))
     assert tests.splitlines() == [
-        "Lesion Dice against Shuffled 1  Subjects  Difference  95 % interval  p  p (Holm)  Effect  Smallest p",
-        "lr5e-3                                 1     -25.000              -  1         1   -1.00           1",
+        "Lesion Dice against Shuffled 1  Subjects  Won  Lost  Difference  95 % interval  p  p (Holm)  Effect"
+        "  Smallest p",
+        "lr5e-3                                 1    0     1     -25.000              -  1         1   -1.00"
+        "           1",
     ]
     assert dots.splitlines() == [
         "Row     Subject  Baseline   Value  Difference",

@@ -116,7 +116,7 @@ def test_statistics_are_in_every_format(web: httpx.Client, finished: Finished):
     assert one["mean_difference"] == pytest.approx(16 / 19 - 12 / 17)
     assert (one["subjects"], one["p"], one["interval"]) == (1, 1, None)
     text = web.get(f"{address}&format=md").text
-    assert "| b | 1 | 13.622 | none | 1 | 1 | 1.00 | 1 |" in text  # 16/19 - 12/17 = 0.13622
+    assert "| b | 1 | 1 | 0 | 13.622 | none | 1 | 1 | 1.00 | 1 |" in text  # 16/19 - 12/17 = 0.13622
     assert "below 5 subjects no interval; the dots are shown" in text
     assert "b, difference by subject: " in text
 

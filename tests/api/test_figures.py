@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liverseg_core.data.manifest import Manifest
 from store import artifacts, datasets, scores
 from store.database import transaction
 from store.endings import Ending
@@ -33,7 +32,7 @@ def run(submit: Callable[..., list[int]], claim: Callable[[], Work], tmp_path: P
     """A finished run with two epochs, scores and probability maps."""
     (run,) = submit(reuse=False)
     work = claim()
-    evaluated = [one for one in Manifest.from_json(work.manifest).slices if one.part != "train"]
+    evaluated = [one for one in work.manifest.slices if one.part != "train"]
     random = np.random.default_rng(0)
     maps = {f"{one.part}/{one.key}": random.integers(0, 65536, (32, 32), np.uint16) for one in evaluated}
     np.savez_compressed(tmp_path / "maps.npz", **maps)

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from store import bundled
+from store.settings import settings
 from tests.api.conftest import serving
 from tests.factories import tiny_spec
 
@@ -56,9 +59,43 @@ def test_without_the_database_one_is_told_to_come_again(lonely: str, method: str
     assert "psycopg" not in answer.text
 
 
-def test_an_empty_database_is_not_ready(services: Path):
-    import psycopg
+def test_with_every_connection_in_use_one_is_told_to_come_again(database: Path):
+    """Sixty requests at once, of which thirty get a connection and wait: no hang, no 500, and then all is well."""
+    with serving(database, LIVERSEG_RATE="0") as url, ThreadPoolExecutor(60) as many:
+        url_of = f"{url}/v1/runs"
+        with psycopg.connect(bundled.database_url(database)) as connection:
+            connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            asked = [many.submit(httpx.get, url_of, timeout=120) for _ in range(60)]
+            first = next(as_completed(asked)).result()
+            assert (first.status_code, first.headers["content-type"]) == (503, "application/problem+json")
+            assert int(first.headers["retry-after"]) > 0
+            assert "every connection to the database is in use" in first.json()["detail"]
+        assert {one.result().status_code for one in asked} == {200, 503}
+        asked = [many.submit(httpx.get, url_of, timeout=120) for _ in range(60)]
+        assert {one.result().status_code for one in asked} == {200}
 
+
+def test_while_the_artifact_folder_is_away_an_import_is_told_to_come_again(
+    web: httpx.Client, archive: Path, count_rows: Callable[[], dict[str, int]]
+):
+    folder = settings().artifacts
+    kept, before = folder.with_name("artifacts-elsewhere"), count_rows()
+    folder.mkdir(exist_ok=True)
+    folder.rename(kept)
+    folder.touch()
+    try:
+        answer = web.post("/v1/datasets?name=phantom", content=archive.read_bytes())
+    finally:
+        folder.unlink()
+        kept.rename(folder)
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert int(answer.headers["retry-after"]) > 0
+    assert str(folder) not in answer.text
+    assert count_rows() == before
+    assert web.post("/v1/datasets?name=phantom", content=archive.read_bytes()).status_code == 201
+
+
+def test_an_empty_database_is_not_ready(services: Path):
     empty = bundled.database_url(services).replace("/liverseg?", "/empty?")
     with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:
         connection.execute("CREATE DATABASE empty")

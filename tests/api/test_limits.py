@@ -1,5 +1,6 @@
 """How often, how long and how much one may ask."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 
 from api import client as api_client
+from api.callers import KEPT_S
 from api.client import Client
 from api.rates import MOST_BUCKETS, Rates
 from store import bundled, tokens
@@ -72,15 +74,22 @@ def test_who_asks_too_often_is_told_when_to_go_on(slow: str):
     assert httpx.get(f"{slow}/healthz").status_code == 429  # of the same address
 
 
-def test_a_token_has_a_bucket_of_its_own(slow: str):
+def test_a_token_has_a_bucket_of_its_own(database: Path):
     with transaction() as session:
         secrets = [tokens.issue(session, 1, name, tokens.Scope.READ, "local")[1] for name in ("a", "b")]
     first, second = ({"authorization": f"Bearer {secret}"} for secret in secrets)
-    path = f"{slow}/static/style.css"
-    # Looking a token up costs one of the address's two; what follows costs the token alone.
-    assert [httpx.get(path, headers=first).status_code for _ in range(3)] == [200, 200, 429]
-    assert httpx.get(path, headers=second).status_code == 200
-    assert httpx.get(path).status_code == 429  # the address has none left, so the ledger is not even asked
+    for _ in range(5):
+        with serving(database, LIVERSEG_RATE="0.2") as url:
+            path, began = f"{url}/static/style.css", time.monotonic()
+            mine = [httpx.get(path, headers=first).status_code for _ in range(3)]
+            if time.monotonic() - began > KEPT_S / 2:
+                continue  # this machine is so slow that the first token may have been looked up twice
+            # Looking a token up costs one of the address's two; what follows costs the token alone.
+            assert mine == [200, 200, 429]
+            assert httpx.get(path, headers=second).status_code == 200
+            assert httpx.get(path).status_code == 429  # the address has none left, so the ledger is not even asked
+            return
+    raise AssertionError("three requests took longer than a second, five times")
 
 
 def test_the_client_waits_its_turn(slow: str, monkeypatch: pytest.MonkeyPatch):

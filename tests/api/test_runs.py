@@ -5,12 +5,13 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from store import artifacts, endings, queue
+from store import artifacts, endings, queue, scores
 from store.database import transaction
 from store.endings import Ending
 from store.models import Run
 from store.queue import WORK_VERSION, Work
 from store.reasons import ADVICE
+from tests.api.conftest import Command
 
 Submit = Callable[..., list[int]]
 
@@ -259,3 +260,26 @@ def test_hostile_progress_or_messages_do_no_harm(web: httpx.Client, submit: Subm
     page = web.get("/", headers={"accept": "text/html"}).text
     assert "<img src=x>" not in page
     assert "&lt;img src=x&gt;" in page
+
+
+def test_the_log_is_told_while_a_run_goes_on_and_afterwards(
+    web: httpx.Client, submit: Submit, claim: Callable[[], Work], finished: Callable[..., int], liverseg: Command
+):
+    (run,) = submit()
+    answer = web.get(f"/v1/runs/{run}/logs")
+    assert (answer.status_code, "no log (yet)" in answer.json()["detail"]) == (404, True)
+    with transaction() as session:
+        queue.heartbeat(session, claim().claim, 60, {"phase": "training", "log": "loading\nepoch 1\nepoch 2\n"})
+    answer = web.get(f"/v1/runs/{run}/logs")
+    assert (answer.headers["content-type"], answer.text) == (
+        "text/plain; charset=utf-8",
+        "loading\nepoch 1\nepoch 2\n",
+    )
+    assert web.get(f"/v1/runs/{run}/logs?lines=1").text == "epoch 2\n"
+    done = finished(spec={"model": {"filters": 3, "depth": 2}})
+    assert web.get(f"/v1/runs/{done}/logs").text == "weights of a run"  # the file that the fixture keeps as its log
+    assert liverseg("logs", run, "--lines", 2).output == "epoch 1\nepoch 2\n"
+    with transaction() as session:
+        sha256 = scores.files(session, done)["log"]
+    artifacts.locate(sha256).unlink()
+    assert web.get(f"/v1/runs/{done}/logs").status_code == 410

@@ -1,11 +1,12 @@
 """Scores without training, over HTTP: reference predictors and finished runs under other options."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
-from liverseg_core.data.manifest import Manifest
 from store import scores
 from store.database import transaction
 from store.endings import Ending
@@ -34,6 +35,20 @@ def test_floors_can_be_asked_for_before_anyone_trains(web: httpx.Client, phantom
     assert web.post("/v1/references", json={"spec": tiny_spec()}).json()["runs"] == []
     refused = web.post("/v1/references", json={"spec": tiny_spec("nowhere")})
     assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "dataset.id")
+
+
+@pytest.mark.parametrize("path", ["/v1/references", "/v1/experiments"])
+def test_who_asks_for_reference_runs_is_named_in_their_first_events(
+    member: Callable[..., httpx.Client], archive: Path, path: str
+):
+    client = member("liver")
+    assert client.post("/v1/datasets?name=phantom", content=archive.read_bytes()).status_code == 201
+    assert client.post(path, json={"spec": tiny_spec()}).status_code == 201
+    references = client.get("/v1/runs?kind=reference").json()["runs"]
+    assert len(references) == len(PREDICTORS)
+    for run in references:
+        events = client.get(f"/v1/runs/{run['id']}").json()["events"]
+        assert [(event["move"], event["actor"]) for event in events] == [("submit", "liver-write")]
 
 
 def test_finished_runs_are_scored_under_other_options(web: httpx.Client, finished: Callable[..., int]):
@@ -81,7 +96,7 @@ def test_the_image_page_of_a_reference_predictor_has_no_prediction_to_draw(
     (run, *_) = web.post("/v1/references", json={"spec": tiny_spec()}).json()["runs"]
     work = claim()
     assert work.claim.run_id == run["id"]
-    wanted = [e for e in Manifest.from_json(work.manifest).slices if e.part != "train"]
+    wanted = [e for e in work.manifest.slices if e.part != "train"]
     with transaction() as session:
         rows = [slice_score(e.part, e.scan, e.slice) for e in wanted]
         scores.finish(session, work.claim, rows, {}, None, Ending(exit_code=0))

@@ -47,7 +47,7 @@ PROTECTED = [
     ("POST", "/v1/runs/1/cancel"),
     ("POST", "/v1/datasets?name=x"),
     ("POST", "/v1/weights?spec=x"),
-    ("POST", "/runs/1/cancel"),
+    ("POST", "/runs/cancel"),
 ]
 
 WRONG = [

@@ -17,10 +17,10 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import create_app
-from liverseg_core.data.manifest import Manifest
 from store import artifacts, datasets, projects, queue, scores, tokens
 from store.database import transaction
 from store.endings import Ending
+from store.models import Deletion
 from tests import factories
 from tests.api.test_predictions import SLICES
 from tests.conftest import forget_caches
@@ -32,6 +32,10 @@ CANARY = "canary"
 """Stands in the name of everything that project A has."""
 NOBODY = 10**9
 """An id that nothing has."""
+PLACE = {"part": "val", "image": "2_3", "move": "cancel"}
+"""An image that project A's run has scored."""
+NO_KEY = "zzzzzzzz"
+"""A key that no frozen comparison has."""
 
 
 @dataclass(frozen=True, order=True)
@@ -84,6 +88,11 @@ LISTINGS = {
     ("GET", "/v1/runs"): "runs",
     ("GET", "/v1/datasets"): "datasets",
     ("GET", "/v1/tables"): "tables",
+    ("GET", "/v1/comparisons/frozen"): "frozen",
+    ("GET", "/v1/deletions"): "deletions",
+    ("GET", "/v1/disk"): "datasets",
+    ("GET", "/submit"): "",
+    ("GET", "/comparisons/frozen"): "",
     ("GET", "/"): "",
     ("GET", "/fragments/runs"): "",
     ("GET", "/datasets"): "",
@@ -93,12 +102,23 @@ LISTINGS = {
 
 NAMING = {
     ("GET", "/v1/comparisons"),
+    ("GET", "/v1/comparisons/images"),
+    ("GET", "/comparisons/images"),
+    ("GET", "/comparisons/images/{part}/{image}"),
     ("POST", "/v1/experiments"),
     ("POST", "/v1/references"),
     ("POST", "/v1/rescores"),
     ("POST", "/v1/weights"),
+    ("POST", "/v1/comparisons/frozen"),
+    ("POST", "/comparisons/freeze"),
+    ("POST", "/v1/deletions"),
+    ("POST", "/submit"),
+    ("POST", "/runs/{move}"),
 }
 """Name something in query or body, see ``naming``."""
+
+QUEUES = {("GET", "/v1/queue"), ("GET", "/queue"), ("GET", "/fragments/queue")}
+"""Show what waits for the workers that projects share: of other projects' runs that they are there and no more."""
 
 MAKING = {("POST", "/v1/datasets"), ("POST", "/v1/tables")}
 """Make something that may have the name of another project's."""
@@ -108,7 +128,8 @@ def sorts(one: Operation) -> list[str]:
     key = (one.method, one.path)
     found = {"admin": ADMIN in one.tags, "common": key in COMMON, "listing": key in LISTINGS}
     found |= {"naming": key in NAMING, "making": key in MAKING}
-    found |= {"path": bool(one.parameters) and ADMIN not in one.tags}
+    found["queue"] = key in QUEUES
+    found["path"] = bool(one.parameters) and ADMIN not in one.tags and key not in NAMING
     return [name for name, fits in found.items() if fits]
 
 
@@ -121,7 +142,7 @@ def of_sort(name: str) -> list[Operation]:
 def test_every_operation_is_of_a_known_sort():
     assert {f"{one.method} {one.path}": sorts(one) for one in OPERATIONS if len(sorts(one)) != 1} == {}
     known = {(one.method, one.path) for one in OPERATIONS}
-    assert {*COMMON, *LISTINGS, *NAMING, *MAKING} - known == set()
+    assert {*COMMON, *LISTINGS, *NAMING, *MAKING, *QUEUES} - known == set()
 
 
 # ---- the two projects ----------------------------------------------------------------------------------------
@@ -135,20 +156,40 @@ class Worlds:
     b: httpx.Client
     run: int
     experiment: int
+    frozen: str
+    admins: dict[str, httpx.Client]
+    """By project: what they may and others may not is asked of them."""
+
+    def asking(self, project: str, one: Operation) -> httpx.Client:
+        """Who may ask this of a project."""
+        return self.admins[project] if one.method == "DELETE" else getattr(self, project)
 
     def fill(self, one: Operation) -> str:
         """The path with A's own things in it."""
-        known = {"run": self.run, "experiment": self.experiment, "kind": "weights", "part": "val", "image": "2_3"}
-        known |= {"pair": "0-2", "name": f"{CANARY}-table" if "/tables/" in one.path else f"{CANARY}-slices"}
+        known = {"run": self.run, "experiment": self.experiment, "kind": "weights", **PLACE}
+        known["key"] = self.frozen
+        known |= {
+            "pair": "0-2",
+            "name": f"{CANARY}-table" if "/tables/" in one.path else f"{CANARY}-slices",
+        }
         return one.path.format_map({name: known[name] for name in one.parameters})
 
     def miss(self, one: Operation) -> str:
         """The path with things that nobody has in it."""
-        return self.fill(one).replace(f"/{self.run}", f"/{NOBODY}").replace(CANARY, "nobody")
+        return (
+            self.fill(one)
+            .replace(f"/{self.run}", f"/{NOBODY}")
+            .replace(CANARY, "nobody")
+            .replace(self.frozen, NO_KEY)
+        )
 
     def unnamed(self, answer: httpx.Response) -> str:
         """What an answer says beside the ids and names that it was asked about."""
-        return re.sub(rf"\b({self.run}|{self.experiment}|{NOBODY})\b|{CANARY}|nobody", "ASKED", answer.text)
+        return re.sub(
+            rf"\b({self.run}|{self.experiment}|{NOBODY})\b|{CANARY}|nobody|{self.frozen}|{NO_KEY}",
+            "ASKED",
+            answer.text,
+        )
 
 
 @pytest.fixture
@@ -167,7 +208,19 @@ def worlds(member: Member, archive: Path, tmp_path: Path) -> Worlds:
         dataset = datasets.resolve(session, projects.named(session, "a").id, f"{CANARY}-slices")
         pair = {"scans": [0, 2], "score": 0.9, "slices": [1, 1]}
         dataset.similarity = {"threshold": 0.5, "compared": 6, "pairs": [pair], "next": None}
-    return Worlds(a, b, run, experiment)
+    frozen = a.post("/v1/comparisons/frozen", json={"runs": [run], "tables": [f"{CANARY}-table"]})
+    assert frozen.status_code == 201, frozen.text
+    lose()
+    admins = {name: member(name, "admin") for name in ("a", "b")}
+    return Worlds(a, b, run, experiment, frozen.json()["key"], admins)
+
+
+def lose() -> None:
+    """Something that project A has deleted."""
+    with transaction() as session:
+        project = projects.named(session, "a").id
+        told = {"actor": CANARY, "what": "dataset", "name": CANARY, "detail": {}, "bytes": 0, "files": []}
+        session.add(Deletion(project_id=project, **told))
 
 
 def finish(run: int, folder: Path) -> None:
@@ -175,10 +228,11 @@ def finish(run: int, folder: Path) -> None:
     with transaction() as session:
         work = queue.claim(session, "default", "host-1:1", "host-1", 60)
     assert work.claim.run_id == run
-    evaluated = [one for one in Manifest.from_json(work.manifest).slices if one.part != "train"]
+    evaluated = [one for one in work.manifest.slices if one.part != "train"]
     maps = {f"{one.part}/{one.key}": np.zeros((32, 32), np.uint16) for one in evaluated}
     np.savez_compressed(folder / "maps.npz", **maps)
     (folder / "weights.npz").write_bytes(b"weights")
+    (folder / "trainer.log").write_text("loading\n")
     with transaction() as session:
         factories.store_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
     with transaction() as session:
@@ -186,6 +240,7 @@ def finish(run: int, folder: Path) -> None:
         files = {
             "probabilities": artifacts.put(folder / "maps.npz"),
             "weights": artifacts.put(folder / "weights.npz"),
+            "log": artifacts.put(folder / "trainer.log"),
         }
         scores.finish(session, work.claim, made, files, 1, Ending(exit_code=0))
 
@@ -193,6 +248,8 @@ def finish(run: int, folder: Path) -> None:
 def ask(client: httpx.Client, one: Operation, path: str, **more: Any) -> httpx.Response:
     if path.endswith("/predictions"):
         more["content"] = SLICES
+    if one.method == "PATCH":
+        more["json"] = {"notes": CANARY}
     if one.is_page:
         more["headers"] = {"accept": "text/html"}
     return client.request(one.method, path, **more)
@@ -212,7 +269,8 @@ def test_what_a_path_names_is_not_there_for_another_project(worlds: Worlds):
     for one in of_sort("path"):
         path, missing = worlds.fill(one), worlds.miss(one)
         assert path != missing, one
-        foreign, nothing = ask(worlds.b, one, path), ask(worlds.b, one, missing)
+        asking = worlds.asking("b", one)
+        foreign, nothing = ask(asking, one, path), ask(asking, one, missing)
         if (foreign.status_code, worlds.unnamed(foreign)) != (404, worlds.unnamed(nothing)):
             wrong[f"{one.method} {path}"] = foreign.status_code, foreign.text
     assert wrong == {}
@@ -223,13 +281,17 @@ def test_what_a_path_names_is_there_for_its_own_project(worlds: Worlds):
     """Without this the test above could pass because of a wrong path."""
     found = {}
     for one in of_sort("path"):
-        found[f"{one.method} {one.path}"] = ask(worlds.a, one, worlds.fill(one)).status_code
+        more = {"params": {"dry_run": "true"}} if one.method == "DELETE" else {}
+        found[f"{one.method} {one.path}"] = ask(worlds.asking("a", one), one, worlds.fill(one), **more).status_code
     # The run has ended, so that it can be moved no more; slices of 32 pixels are too small to check.
     expected = dict.fromkeys(found, 200)
     expected["POST /v1/runs/{run}/predictions"] = 201
+    expected["DELETE /v1/datasets/{name}"] = 409  # its run refers to it
+    expected["POST /runs/{run}/deletion"] = 303  # of its maps; asked last but for moves of the run
     expected["POST /v1/datasets/{name}/check"] = expected["POST /datasets/{name}/check"] = 422
     for move in ("cancel", "pause", "resume", "requeue"):
-        expected[f"POST /v1/runs/{{run}}/{move}"] = expected[f"POST /runs/{{run}}/{move}"] = 409
+        expected[f"POST /v1/runs/{{run}}/{move}"] = 409
+    expected["POST /v1/runs/{run}/first"] = 409
     assert found == expected
 
 
@@ -255,6 +317,16 @@ def test_filters_find_nothing_of_another_project(worlds: Worlds):
         assert worlds.b.get(f"/v1/runs?{query}").json()["runs"] == []
 
 
+def form(dataset: str) -> dict[str, str]:
+    """The fields of a page's form that describe a tiny spec."""
+    tiny = {
+        f"{section}.{name}": str(v)
+        for section, some in factories.tiny_spec(dataset).items()
+        for name, v in some.items()
+    }
+    return {**tiny, "key": "form"}
+
+
 def naming(run: int, experiment: int, name: str) -> list[tuple[str, str, Json]]:
     """Requests that name a run, an experiment, a data set or a table."""
     spec = factories.tiny_spec(f"{name}-slices")
@@ -262,11 +334,26 @@ def naming(run: int, experiment: int, name: str) -> list[tuple[str, str, Json]]:
     return [
         ("GET", "/v1/comparisons", {"params": {"runs": run}}),
         ("GET", "/v1/comparisons", {"params": {"experiment": experiment}}),
+        ("GET", "/v1/comparisons/images", {"params": {"runs": run}}),
+        ("GET", "/v1/comparisons/images", {"params": {"experiment": experiment}}),
+        ("GET", "/comparisons/images", {"params": {"runs": run}}),
+        ("GET", "/comparisons/images/{part}/{image}", {"params": {"runs": run}}),
         ("POST", "/v1/experiments", {"json": own}),
         ("POST", "/v1/experiments", {"json": own, "params": {"dry_run": "true"}}),
         ("POST", "/v1/references", {"json": {"spec": spec}}),
         ("POST", "/v1/rescores", {"json": {"runs": [run], "evaluation": {"threshold": 0.4}}}),
         ("POST", "/v1/weights", {"params": {"spec": json.dumps(spec)}, "content": factories.keras_file(2, 2)}),
+        ("POST", "/v1/comparisons/frozen", {"json": {"runs": [run]}}),
+        ("POST", "/v1/comparisons/frozen", {"json": {"experiment": experiment}}),
+        ("POST", "/comparisons/freeze", {"params": {"runs": run}}),
+        ("POST", "/submit", {"data": form(f"{name}-slices")}),
+        ("POST", "/runs/{move}", {"data": {"runs": run}}),
+        ("POST", "/v1/deletions", {"json": {"runs": [run], "what": "files"}, "params": {"dry_run": "true"}}),
+        (
+            "POST",
+            "/v1/deletions",
+            {"json": {"experiment": experiment, "what": "files"}, "params": {"dry_run": "true"}},
+        ),
     ]
 
 
@@ -274,14 +361,29 @@ def test_what_a_body_names_is_not_there_for_another_project(worlds: Worlds, coun
     owned, absent = naming(worlds.run, worlds.experiment, CANARY), naming(NOBODY, NOBODY, "nobody")
     assert {(method, path) for method, path, _ in owned} == NAMING
     before = count_rows()
-    for (method, path, more), (_, _, other) in zip(owned, absent, strict=True):
+    for (method, pattern, more), (_, _, other) in zip(owned, absent, strict=True):
+        path = pattern.format_map(PLACE)
         foreign, nothing = worlds.b.request(method, path, **more), worlds.b.request(method, path, **other)
         assert foreign.status_code in (404, 422), (path, foreign.text)
         assert worlds.unnamed(foreign) == worlds.unnamed(nothing)
         assert foreign.status_code == nothing.status_code
     assert count_rows() == before
-    for method, path, more in owned:
-        assert worlds.a.request(method, path, **more).status_code in (200, 201), path
+    for method, pattern, more in owned:
+        expected = (409,) if "{move}" in pattern else (200, 201, 303)  # the run has ended
+        assert worlds.a.request(method, pattern.format_map(PLACE), **more).status_code in expected, pattern
+
+
+def test_a_queue_tells_of_other_projects_runs_that_they_wait_and_no_more(worlds: Worlds):
+    body = {"spec": {**factories.tiny_spec(f"{CANARY}-slices"), "name": CANARY}, "reuse": False, "references": False}
+    (run,) = worlds.a.post("/v1/experiments", json=body).json()["runs"]
+    (own,), (foreign,) = (client.get("/v1/queue").json()["pools"] for client in (worlds.a, worlds.b))
+    assert [(one["run"], one["name"]) for one in own["waiting"]] == [(run["id"], CANARY)]
+    assert [(one["run"], one["name"]) for one in foreign["waiting"]] == [(None, None)]
+    for one in of_sort("queue"):
+        assert CANARY in ask(worlds.a, one, one.path).text
+        told = ask(worlds.b, one, one.path).text
+        assert CANARY not in told
+        assert f"/runs/{run['id']}" not in told
 
 
 def test_tables_and_runs_of_both_projects_cannot_be_compared(worlds: Worlds, archive: Path, tmp_path: Path):
@@ -336,8 +438,8 @@ def test_what_is_common_tells_everybody_the_same(worlds: Worlds):
 def test_deeds_are_told_by_the_name_of_a_token(worlds: Worlds):
     """Whatever makes or moves a run writes down who asked for it."""
     for method, path, more in naming(worlds.run, worlds.experiment, CANARY):
-        if method == "POST" and not more.get("params", {}).get("dry_run"):
-            assert worlds.a.request(method, path, **{**more, **unequal(more)}).status_code in (200, 201), path
+        if method == "POST" and "{move}" not in path and not more.get("params", {}).get("dry_run"):
+            assert worlds.a.request(method, path, **{**more, **unequal(more)}).status_code in (200, 201, 303), path
     made = worlds.a.post(f"/v1/runs/{worlds.run}/predictions", content=SLICES).json()["runs"][0]["id"]
     assert worlds.a.post(f"/v1/runs/{made}/cancel").status_code == 200
     runs = worlds.a.get("/v1/runs").json()["runs"]
@@ -347,9 +449,9 @@ def test_deeds_are_told_by_the_name_of_a_token(worlds: Worlds):
         first, *more_events = worlds.a.get(f"/v1/runs/{run['id']}").json()["events"]
         assert (first["move"], first["actor"]) == ("submit", "a-write")
         assert {one["actor"] for one in more_events if one["move"] == "cancel"} <= {"a-write"}
-    # Nobody submits reference predictors: they come with a comparison.
+    # Reference predictors are of whoever submitted what is compared with them.
     (reference, *_) = worlds.a.get("/v1/runs?kind=reference").json()["runs"]
-    assert worlds.a.get(f"/v1/runs/{reference['id']}").json()["events"][0]["actor"] is None
+    assert worlds.a.get(f"/v1/runs/{reference['id']}").json()["events"][0]["actor"] == "a-write"
 
 
 def unequal(more: Json) -> Json:
@@ -370,6 +472,29 @@ def test_what_changes_something_needs_write(worlds: Worlds, member: Member):
                 wrong[one] = status
     assert wrong == {}
     assert everything_of(worlds.a, worlds) == before
+
+
+def test_results_and_data_sets_are_deleted_by_administrators_alone(worlds: Worlds):
+    """Whoever may write may delete what can be computed again."""
+    run, dataset = f"/v1/runs/{worlds.run}", f"/v1/datasets/{CANARY}-slices"
+    before = everything_of(worlds.a, worlds)
+    for path in (run, dataset):
+        assert worlds.a.delete(path).status_code == 403, path
+    assert worlds.a.delete(f"{run}?dry_run=true").status_code == 200  # to look is no harm
+    bulk = {"runs": [worlds.run], "what": "run"}
+    assert worlds.a.post("/v1/deletions", json=bulk).status_code == 403
+    assert worlds.a.post(f"/runs/{worlds.run}/deletion?what=run").status_code == 403
+    assert everything_of(worlds.a, worlds) == before
+    assert worlds.admins["b"].post("/v1/deletions", json=bulk).status_code == 404
+    assert worlds.a.delete(f"{run}?what=files").status_code == 200
+    assert worlds.admins["a"].delete(run).status_code == 200
+    assert worlds.a.get(run).status_code == 410
+    assert worlds.b.get(run).status_code == 404
+    assert worlds.b.get("/v1/comparisons", params={"runs": worlds.run}).status_code == 404
+    assert worlds.admins["a"].delete(dataset).status_code == 200
+    assert worlds.a.get(dataset).status_code == 404
+    told = [(one["what"], one["actor"]) for one in worlds.a.get("/v1/deletions").json()["deletions"]]
+    assert told[:3] == [("dataset", "a-admin"), ("run", "a-admin"), ("files", "a-write")]
 
 
 def test_what_is_about_the_installation_needs_admin(worlds: Worlds, member: Member):

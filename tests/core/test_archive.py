@@ -7,6 +7,7 @@ import shutil
 import stat
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from liverseg_core.data import zips
-from liverseg_core.data.archive import pack_folder, parse_subjects, read_archive, write_archive
+from liverseg_core.data.archive import pack_folder, parse_subjects, read_archive, rewrite_archive, write_archive
 from liverseg_core.data.png import read_labels, write_png
 from liverseg_core.errors import DataError
 
@@ -442,3 +443,34 @@ def test_the_studys_slices(study, tmp_path):
             found[one.scan] += 1
             with_lesion[one.scan] += bool((labels == 2).any())
     assert (found, with_lesion) == (SLICES, LESION_SLICES)
+
+
+# ---- what is kept --------------------------------------------------------------------------------------------
+
+
+def told_everywhere(path: Path, subjects: bytes) -> Path:
+    """A zip whose pictures, entries and subjects tell more than they should."""
+    text = b"Comment\0Mustermann"
+    chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, data in {**good(), "subjects.json": subjects}.items():
+            info = zipfile.ZipInfo(name)
+            info.comment, info.extra = b"Mustermann", struct.pack("<HH", 0xCAFE, 10) + b"Mustermann"
+            bundle.writestr(info, data if name == "subjects.json" else data[:33] + chunk + data[33:])
+    return path
+
+
+def test_a_rewritten_archive_is_the_same_data_set_and_tells_nothing_else(tmp_path):
+    told = told_everywhere(tmp_path / "told.zip", b'{"subjects": {"0": "A", "1": "B"}, "patient": "Mustermann"}')
+    assert b"Mustermann" in told.read_bytes()
+    rewrite_archive(told, tmp_path / "kept.zip")
+    assert b"Mustermann" not in (tmp_path / "kept.zip").read_bytes()
+    assert zipfile.ZipFile(tmp_path / "kept.zip").read("val/masks/1_7.png") == MASK
+    assert read_archive(tmp_path / "kept.zip") == read_archive(told)
+
+
+def test_what_was_packed_here_is_rewritten_to_the_same_bytes(tmp_path):
+    (write_folder(tmp_path / "data", good()) / "subjects.json").write_text('{"0": "A", "1": "B"}')
+    pack_folder(tmp_path / "data", tmp_path / "packed.zip")
+    rewrite_archive(tmp_path / "packed.zip", tmp_path / "kept.zip")
+    assert (tmp_path / "kept.zip").read_bytes() == (tmp_path / "packed.zip").read_bytes()

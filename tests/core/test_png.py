@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from liverseg_core.data.png import MAX_FILE_BYTES, MAX_PIXELS, read_image, read_labels, write_png
+from liverseg_core.data.png import MAX_FILE_BYTES, MAX_PIXELS, plain_png, read_image, read_labels, write_png
 from liverseg_core.errors import DataError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -163,3 +163,29 @@ def test_garbage_is_always_a_data_error(garbage):
 def test_the_studys_own_files_are_read(study):
     image = read_image((study / "liver_ct/train/images/0_46.png").read_bytes(), "0_46.png")
     assert image.shape == (512, 512)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"iCCP", b"pHYs", b"prVt"])
+def test_nothing_but_the_picture_is_kept(kind):
+    told = with_chunk(kind, b"Comment\0Mustermann Erika")
+    assert b"Mustermann" in told
+    assert plain_png(told, "x.png") == write_png(GREY)
+    np.testing.assert_array_equal(read_image(told, "x.png"), GREY)
+
+
+def test_nothing_is_kept_in_the_end_of_a_picture():
+    good = write_png(GREY)
+    assert plain_png(good[:-12] + chunk(b"IEND", b"Mustermann"), "x.png") == good
+    with pytest.raises(DataError):
+        plain_png(good + b"Mustermann", "x.png")
+
+
+def test_nothing_can_hide_behind_the_pixels():
+    rows = b"".join(b"\0" + row.tobytes() for row in GREY)
+    good = png(4, 3, 8, 0, rows)
+    assert read_image(good, "x.png").tolist() == GREY.tolist()
+    packed = zlib.compress(rows)
+    hidden = good.replace(chunk(b"IDAT", packed), chunk(b"IDAT", packed + b"Mustermann"))
+    assert hidden != good
+    with pytest.raises(DataError, match="too few or too many pixels"):
+        plain_png(hidden, "x.png")

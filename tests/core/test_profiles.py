@@ -1,5 +1,7 @@
 """Every column against numbers worked by hand or scikit-learn, at every level; the policy on empty masks."""
 
+import hashlib
+import json
 import sys
 
 import numpy as np
@@ -257,3 +259,22 @@ def test_columns_are_computed_without_a_python_call_a_slice():
     finally:
         sys.setprofile(None)
     assert calls < 10 * len(scores)  # 31 columns in a loop over slices would be 30 times as many
+
+
+def test_definitions_change_with_their_number():
+    """A golden hash: where it changes on purpose, raise ``DEFINITIONS``, for stored summaries hold the old values."""
+    lesions = [lesion(40, 0.5, 1), lesion(30, 0.5, 1, predicted=True), lesion(20, 0.0, 2, 1), lesion(5, 0.2, 2)]
+    scored = facts(LEVEL_SCORES, lesions, {1: "a", 2: "a", 3: "b"})
+    found = {
+        f"{profile.key} {level} {key}": [
+            None if one.value is None else f"{one.value:.9g}",
+            one.n,
+            one.empty,
+            one.failed,
+        ]
+        for profile in profiles.PROFILES.values()
+        for level in profile.levels
+        for key, one in profiles.scores(profile.key, level, scored).items()
+    }
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    assert {profiles.DEFINITIONS: digest[:16]} == {2: "416d622551843d2c"}

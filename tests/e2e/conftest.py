@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.processes import wait_for
+from tests.processes import processes_of, wait_for
 
 LIVERSEG = Path(sys.executable).parent / "liverseg"
 
@@ -30,19 +29,6 @@ def home() -> Iterator[Path]:
 def environment(home: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("LIVERSEG_")}
     return own | {"LIVERSEG_HOME": str(home), "LIVERSEG_GRACE_S": "2", "TMPDIR": str(home)}
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Every live process that was started with this home, by its environment or command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            told = " ".join([*process.cmdline(), *process.environ().values()])
-            if str(home) in told and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 class Up:

@@ -64,7 +64,7 @@ def test_sigstop_past_the_lease_and_another_worker_goes_on(dataset: Dataset, tmp
         processes.wait_for_epoch(run_id, 3)
         everybody = tree(frozen)
         send(everybody, signal.SIGSTOP)
-        with processes.worker(log):
+        with processes.worker(log, LIVERSEG_DEVICE="of-another-host"):
             processes.wait_for("a second attempt", lambda: processes.get_run(run_id).fence == 2)
             send(everybody, signal.SIGCONT)
             assert assert_succeeded_once(run_id, dataset, log) == ["lost", "succeeded"]
@@ -163,7 +163,7 @@ def test_a_database_that_falls_silent_for_one_worker(
         monkeypatch.delenv("LIVERSEG_DATABASE_URL")
         processes.wait_for_epoch(run_id, 3)
         proxy.stall()
-        with processes.worker(log):
+        with processes.worker(log, LIVERSEG_DEVICE="of-another-host"):
             processes.wait_for("a second attempt", lambda: processes.get_run(run_id).fence == 2)
             proxy.go_on()
             assert assert_succeeded_once(run_id, dataset, log) == ["lost", "succeeded"]

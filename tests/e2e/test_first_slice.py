@@ -14,8 +14,8 @@ from tests import factories, processes
 def test_a_submitted_experiment_comes_back_as_a_comparison(database: Path, tmp_path: Path, upkeep: Upkeep) -> None:
     dataset = factories.import_phantom(tmp_path)
     with transaction() as session:
-        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission())
-        run_id = views.experiment_runs(session, made.id)[0].id
+        made = experiments.submit(session, DEFAULT_PROJECT, factories.submission())
+        run_id = made.runs[0].id
     with processes.worker(tmp_path / "worker.log"):
         assert processes.wait_for_end(run_id).state == "succeeded", (tmp_path / "worker.log").read_text()
     with transaction() as session:

@@ -29,8 +29,8 @@ def submit(epochs: int = EPOCHS) -> int:
         training={"batch_size": 4, "epochs": epochs, "early_stopping": {"patience": None}},
     )
     with transaction() as session:
-        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec))
-        return views.experiment_runs(session, made.id)[0].id
+        made = experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec))
+        return made.runs[0].id
 
 
 def assert_succeeded_once(run_id: int, dataset: Dataset, log: Path, epochs: int = EPOCHS) -> list[str]:
@@ -116,6 +116,10 @@ def test_cancel_ends_a_running_run(dataset: Dataset, tmp_path: Path, upkeep: Upk
         with transaction() as session:
             wishes.cancel(session, DEFAULT_PROJECT, run_id)
         assert processes.wait_for_end(run_id, timeout=20).state == "cancelled"
+        with transaction() as session:
+            (attempt,) = views.attempts(session, run_id)
+        if attempt.outcome == "lost":  # this machine kept the worker from its heartbeats, so the reaper ended the run
+            processes.wait_for("its trainer to be gone", lambda: not processes.trainers(worker), timeout=20)
         assert processes.trainers(worker) == []
 
 

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from liverseg_core import crash_points
 from store import states
+from tests.mutations import MUTATIONS, mutated
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -241,3 +243,19 @@ def test_the_table_of_faults_names_tests_that_exist():
     assert [
         f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / "tests" / file).read_text()
     ] == []
+
+
+def test_every_crash_point_in_the_code_is_listed_once():
+    """Listed ones are tried by `e2e/test_crash_points.py`, each in the process that it names."""
+    code = {path: path.read_text() for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    calls = [name for text in code.values() for name in re.findall(r"\bcrash_point\(([^)]*)\)\n", text)]
+    assert sorted(calls) == sorted(f'"{name}"' for name in crash_points.POINTS)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
+def test_every_mutation_can_be_made_and_names_tests_that_exist(mutation):
+    """Whether they are caught is for `make mutations`."""
+    compile(mutated(mutation, ROOT), mutation.file, "exec")
+    for test in mutation.tests:
+        file, _, name = test.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text()

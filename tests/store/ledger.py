@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from liverseg_core.data.manifest import Manifest, SliceEntry, in_order
 from liverseg_core.records import SliceScore
-from store import datasets, experiments, queue, scores, views
+from store import datasets, experiments, queue, scores
 from store.database import transaction
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Dataset, Run
@@ -57,8 +57,8 @@ def second_project() -> int:
 def submit(project: int = DEFAULT_PROJECT, *, reuse: bool = True, **fields: Any) -> list[int]:
     """Submit and return the ids of the runs."""
     with transaction() as session:
-        made, _ = experiments.submit(session, project, factories.submission(**fields), reuse=reuse)
-        return [run.id for run in views.experiment_runs(session, made.id)]
+        made = experiments.submit(session, project, factories.submission(**fields), reuse=reuse)
+        return [run.id for run in made.runs]
 
 
 def claim(pool: str = "default", worker: str = "w", lease_s: float = LEASE_S) -> Work | None:

@@ -1,9 +1,11 @@
 """The bundled servers on homes of their own: first start, kill, second start, stop, strange paths, folder modes."""
 
+import contextlib
 import os
 import shutil
 import stat
 import tempfile
+import threading
 from pathlib import Path
 
 import psutil
@@ -147,3 +149,27 @@ def test_a_file_that_somebody_else_owns_is_not_used(folder, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(ServiceError, match="belongs to another user"):
         bundled.start_valkey(folder)
+
+
+def test_processes_of_a_killed_postgres_that_still_die_are_waited_for(folder):
+    home = folder / "home"
+    postgres = bundled.start_postgres(home)
+    helpers = []
+    try:
+        for process in psutil.Process(postgres.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that served a connection may just have ended
+                process.suspend()  # so that none of them notices
+                helpers.append(process)
+    finally:
+        postgres.process.kill()
+        postgres.process.wait()
+    assert helpers
+    waking = threading.Timer(2, lambda: [process.resume() for process in helpers])
+    waking.start()
+    try:
+        again = bundled.start_postgres(home)
+        assert ask(home, "SELECT 7") == [(7,)]
+        again.stop()
+    finally:
+        waking.join()
+    assert bundled.STILL_DYING in (home / "logs" / "postgres.log").read_bytes()

@@ -52,7 +52,21 @@ def dice(hit):
     return 2 * hit / (2 * hit + 10 - hit)
 
 
+def without_slices(*runs, **options):
+    """The same, once the slices are gone and before they were, from summaries and from slices."""
+    kept = asked(*runs, **options)
+    ledger.execute("CREATE TABLE aside AS SELECT * FROM summaries")
+    ledger.execute("DELETE FROM summaries")
+    from_slices = asked(*runs, **options)
+    ledger.execute("INSERT INTO summaries SELECT * FROM aside")
+    ledger.execute("DROP TABLE aside")
+    ledger.execute("DELETE FROM lesion_components")
+    ledger.execute("DELETE FROM slice_scores")
+    return kept, from_slices, asked(*runs, **options)
+
+
 OTHER = {"training": {"batch_size": 4, "epochs": 3}}
+SEED = {"training": {**OTHER["training"], "seed": 1}}
 THIRD = {"training": {"batch_size": 4, "epochs": 4}}
 
 
@@ -73,6 +87,7 @@ def test_a_contrast_is_scipys_test_over_subjects(six):
     assert one.mean_difference == pytest.approx(np.mean(differences))
     assert one.interval[0] < one.mean_difference < one.interval[1]
     assert (one.subjects, one.zeros, one.without, one.smallest_p) == (6, 0, [], 2**-5)
+    assert (one.won, one.lost) == (5, 1)
     assert (found.column, found.baseline, found.runs, found.skipped) == ("pooled_lesion_dice", "first", [first], [])
     assert one.effect == pytest.approx((19 - 2) / 21)  # the one loss has rank 2, of 1 + 2 + ... + 6
 
@@ -320,3 +335,28 @@ def test_folds_are_pooled_over_what_each_held_out_not_over_a_test_part_they_shar
     pooled = table.rows[0]
     assert (pooled.what, pooled.part, pooled.slices, pooled.subjects) == ("folds", "val", 3, 3)
     assert pooled.scores["pooled_lesion_dice"] == pytest.approx(36 / 48)
+
+
+@pytest.mark.parametrize("level", ["pooled", "slice"])
+def test_statistics_of_four_people_read_no_slices(database, level):
+    people("abcd")
+    base, *seeds = run([5, 6, 4, 7]), run([7, 7, 9, 10], **OTHER), run([6, 8, 9, 9], **SEED)
+    options = {"baseline": base, "profile": "modern", "level": level, "column": "lesion_recall"}
+    kept, from_slices, gone = without_slices(base, *seeds, **options)
+    assert kept == from_slices == gone
+    (contrast,) = kept.statistics.contrasts
+    # Recall is hits of 10; of the seeds the mean: 6.5 - 5, 7.5 - 6, 9 - 4 and 9.5 - 7, in tenths.
+    assert [pair.difference for pair in contrast.pairs] == pytest.approx([0.15, 0.15, 0.5, 0.25])
+
+
+def test_won_and_lost_follow_what_is_better(six):
+    base, other = run([5, 6, 4, 7, 3, 5]), run([7, 7, 9, 10, 2, 5], **OTHER)
+    options = {"baseline": base, "profile": "nnunet", "level": "slice"}
+
+    def score(column):
+        (one,) = asked(base, other, column=column, **options).statistics.contrasts
+        return one.won, one.lost, one.zeros
+
+    # More hits are fewer misses: four win, one loses, one is equal, whichever of the two is looked at.
+    assert score("Dice_2") == score("FN_2") == (4, 1, 1)
+    assert score("n_pred_2") == (None, None, 1)  # neither many nor few predicted pixels are better

@@ -32,6 +32,17 @@ def test_the_manifest_comes_back_as_it_was():
     assert made.content_hash == ledger.manifest().content_hash
 
 
+def test_a_manifest_is_read_once_and_never_taken_for_that_of_an_emptied_database():
+    first = ledger.dataset()
+    assert datasets.manifest_of(first) == ledger.manifest()
+    assert datasets.manifest_of(resolve("phantom")) is datasets.manifest_of(first)
+    ledger.execute("DELETE FROM datasets")
+    ledger.execute("SELECT setval(pg_get_serial_sequence('datasets', 'id'), :a, false)", a=first.id)
+    second = ledger.dataset(mark="b")
+    assert second.id == first.id
+    assert datasets.manifest_of(second) == ledger.manifest(mark="b")
+
+
 def test_the_same_name_with_other_content_is_refused(count_rows):
     ledger.dataset()
     with pytest.raises(DataError) as caught:

@@ -7,7 +7,9 @@ import pytest
 from liverseg_core.facts import Facts
 from liverseg_core.spec import ExperimentSpec
 from store.entries import Entry, factors, grouped, walk
+from store.measure import Measure
 from store.models import Run
+from store.results import Result
 from tests import factories
 
 SUBJECTS = {scan: f"p{scan}" for scan in range(9)}
@@ -15,6 +17,7 @@ SUBJECTS = {scan: f"p{scan}" for scan in range(9)}
 
 def entry(run, *scans, kind="train", part="val", name="", references=(), **settings):
     facts = Facts.of([factories.slice_score(part, scan, 0) for scan in scans], [], SUBJECTS) if scans else None
+    result = Result(Measure.of("overview", None), lambda: facts)
     usual = ExperimentSpec.parse(factories.tiny_spec()).settings()
     return Entry(
         what="run",
@@ -23,8 +26,8 @@ def entry(run, *scans, kind="train", part="val", name="", references=(), **setti
         settings=usual | {path.replace("__", "."): value for path, value in settings.items()},
         content="c",
         part=part if scans else None,
-        members=(facts,) if facts else (),
-        references=dict.fromkeys(references, facts),
+        members=(result,) if scans else (),
+        references=dict.fromkeys(references, result),
     )
 
 
@@ -82,8 +85,8 @@ def test_what_is_no_repeat(other):
 def test_folds_are_pooled_over_their_held_out_slices():
     pooled, *rest = grouped([fold(1, 0, 1, 2, references=["empty", "perfect"]), fold(2, 1, 3, references=["empty"])])
     assert (pooled.what, pooled.ids, rest) == ("folds", [1, 2], [])
-    assert pooled.members[0].scan.tolist() == [1, 2, 3]
-    assert {name: facts.scan.tolist() for name, facts in pooled.references.items()} == {"empty": [1, 2, 3]}
+    assert pooled.members[0].facts.scan.tolist() == [1, 2, 3]
+    assert {name: one.facts.scan.tolist() for name, one in pooled.references.items()} == {"empty": [1, 2, 3]}
 
 
 def test_folds_and_seeds_together():
@@ -98,7 +101,7 @@ def test_folds_and_seeds_together():
         (2, "run", [3]),
     ]
     (seeds,) = grouped(rows)
-    assert [facts.scan.tolist() for facts in seeds.members] == [[0, 1], [0, 1]]
+    assert [one.facts.scan.tolist() for one in seeds.members] == [[0, 1], [0, 1]]
 
 
 def test_folds_of_other_sets_and_unscored_ones_stay_apart():

@@ -22,8 +22,8 @@ def phantom(database):
 
 def submit(key=None, reuse=True, project=DEFAULT_PROJECT, **fields):
     with transaction() as session:
-        made, new = experiments.submit(session, project, factories.submission(**fields), key=key, reuse=reuse)
-        return made.id, new
+        made = experiments.submit(session, project, factories.submission(**fields), key=key, reuse=reuse)
+        return made.experiment.id, made.new
 
 
 def plan(**fields):
@@ -96,6 +96,26 @@ def test_a_finished_run_is_reused_and_needs_no_attempt():
     assert views.source(again) == done
     assert ledger.rows("SELECT move FROM run_events WHERE run_id = :a", a=again.id) == [("reuse",)]
     assert ledger.claim() is None
+
+
+def test_of_a_grid_the_new_cells_wait_and_the_known_one_is_shown_each_with_its_own_event():
+    done = ledger.finished()
+    with transaction() as session:
+        asked = factories.submission(seeds=[0, 5, 6])
+        made = experiments.submit(session, DEFAULT_PROJECT, asked, actor="ann")
+    told = ledger.rows(
+        "SELECT r.id, e.move, e.state, e.actor, r.state, r.announcements, r.announced_at IS NULL, "
+        "r.finished_at IS NULL FROM run_events e JOIN runs r ON r.id = e.run_id WHERE r.experiment_id = :a "
+        "ORDER BY e.id",
+        a=made.experiment.id,
+    )
+    assert told == [
+        (done + 1, "reuse", "succeeded", "ann", "succeeded", 0, True, False),
+        (done + 2, "submit", "queued", "ann", "queued", 1, False, True),
+        (done + 3, "submit", "queued", "ann", "queued", 1, False, True),
+    ]
+    sent = ledger.rows("SELECT run_id, pool, number FROM outbox WHERE run_id > :a ORDER BY id", a=done)
+    assert sent == [(done + 2, "default", 1), (done + 3, "default", 1)]
 
 
 def test_a_reused_run_is_never_reused_itself():
@@ -210,7 +230,7 @@ def test_imported_weights_pass_the_same_guard():
         experiments.submit_weights(session, DEFAULT_PROJECT, ExperimentSpec.parse(people()), "a" * 64)
     spec = ExperimentSpec.parse(people(override="as in the study"))
     with transaction() as session:
-        assert experiments.submit_weights(session, DEFAULT_PROJECT, spec, "a" * 64).id
+        assert experiments.submit_weights(session, DEFAULT_PROJECT, spec, "a" * 64).new
 
 
 # --- idempotency keys ------------------------------------------------------------------------------------------

@@ -6,13 +6,15 @@ A few hundred in all; ``make fuzz`` tries more than ten thousand (``LIVERSEG_FUZ
 import io
 import os
 import re
+import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -33,6 +35,7 @@ quick = settings(
     deadline=None,
     derandomize=not FUZZING,
     database=None,
+    phases=(Phase.generate,) if FUZZING else (Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
 
@@ -60,6 +63,10 @@ SPECS = near(fields(SCHEMA, SCHEMA["$defs"]))
 WITH_DATA = SPECS.map(lambda spec: {**spec, "dataset": {"id": "x"}})
 
 
+TRIED: Counter[tuple[str, str]] = Counter()
+"""(what, taken or refused) -> how many."""
+
+
 def refused(work: Callable[[], object]) -> bool:
     """Whether ``work`` refuses in words; anything else that it raises is a crash."""
     try:
@@ -69,10 +76,16 @@ def refused(work: Callable[[], object]) -> bool:
     return False
 
 
+def count(what: str, taken: bool) -> None:
+    TRIED[what, "taken" if taken else "refused"] += 1
+
+
 @quick
 @given(spec=SPECS | WITH_DATA | VALUE)
 def test_any_spec_is_parsed_or_refused(spec):
-    if not refused(lambda: ExperimentSpec.parse(spec)):
+    taken = not refused(lambda: ExperimentSpec.parse(spec))
+    count("specs", taken)
+    if taken:
         parsed = ExperimentSpec.parse(spec)
         again = ExperimentSpec.parse(parsed.model_dump(mode="json"))
         assert again == parsed
@@ -98,12 +111,15 @@ def test_any_submission_expands_or_is_refused(spec, grid, variants, folds, seeds
             {"spec": spec, "grid": grid, "variants": variants, "folds": folds, "seeds": seeds}
         )
     except ValidationError:
+        count("submissions", False)
         return
     refused(lambda: check_storable(made.model_dump()))
-    if not refused(lambda: made.count(3)) and made.count(3) <= 50:
-        refused(lambda: made.expand(3))
+    taken = not refused(lambda: made.count(3))
+    if taken and made.count(3) <= 50:
+        taken = not refused(lambda: made.expand(3))
         if folds == "subject":
             refused(made.dataset_id)
+    count("submissions", taken)
 
 
 # ---- paths ---------------------------------------------------------------------------------------------------
@@ -161,7 +177,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 )
 def test_no_archive_writes_anything(home, extra):
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as bundle:
+    with zipfile.ZipFile(out, "w") as bundle, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one name twice (`a` and `a\0b` are one) must be refused too
         for name, data in GOOD.items():
             bundle.writestr(name, data)
         for name, (mode, data) in extra.items():
@@ -173,6 +190,7 @@ def test_no_archive_writes_anything(home, extra):
     packed.write_bytes(out.getvalue())
     before = tree(home.parent)
     taken = not refused(lambda: read_archive(packed))
+    count("names in archives", taken)
     assert tree(home.parent) == before
     if taken:
         names = zipfile.ZipFile(packed).namelist()
@@ -190,7 +208,7 @@ def test_no_damage_of_an_archive_is_a_crash(home, position, value, cut):
     damaged[position % len(damaged)] = value
     packed = home / "packed.zip"
     packed.write_bytes(damaged[: len(damaged) - (cut if cut > 20 else 0)])
-    refused(lambda: read_archive(packed))
+    count("damaged archives", not refused(lambda: read_archive(packed)))
 
 
 @quick
@@ -199,6 +217,19 @@ def test_no_name_leads_out_of_the_store(home, name):
     try:
         place = artifacts.locate(name)
     except ValueError:
+        count("names in the store", False)
         return
+    count("names in the store", True)
     assert place.resolve().is_relative_to(home / "artifacts")
     assert len(name) == 64
+
+
+def test_how_many_were_tried(capsys):
+    total = sum(TRIED.values())
+    if FUZZING:
+        with capsys.disabled():
+            lines = [f"{number:7,}  {what}, {how}" for (what, how), number in sorted(TRIED.items())]
+            print("", *lines, f"{total:7,} specs, submissions and names; no crash, nothing written outside", sep="\n")  # noqa: T201
+    assert total >= (10_000 if FUZZING else 500)
+    assert all(TRIED[what, "refused"] for what, _ in TRIED)
+    assert all(TRIED[what, "taken"] for what in ("specs", "submissions", "names in archives"))

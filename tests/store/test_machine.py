@@ -66,6 +66,7 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         self.models: dict[int, Model] = {}
         self.claims: list[Claim] = []
+        self.told: set[Claim] = set()
         self.batches = 0
 
     def having(self, *states):
@@ -132,14 +133,19 @@ class Lives(RuleBasedStateMachine):
             [Steps(number, 1, (0.5, 0.25))],
             [Finished(factories.epoch_record(number), ledger.CHECKPOINT | {"epoch": number})],
         )
-        if self.write(claim, lambda s: batches.record(s, claim, batch)) and twice:  # the reply was lost
+        if stored := self.write(claim, lambda s: batches.record(s, claim, batch)):
+            self.told.add(claim)
+        if stored and twice:  # the reply was lost
             assert self.write(claim, lambda s: batches.record(s, claim, batch))[1] is False
         if model.owned and model.fence == claim.fence:
             model.epochs = number
 
     @rule(place=PLACE)
     def fall_back(self, place):
+        """A worker looks for an intact checkpoint before its trainer starts, so before it tells of any epoch."""
         claim = self.pick(place)
+        if claim in self.told:
+            return
         found = self.write(claim, lambda s: batches.fall_back(s, claim))
         if found:
             model, kept = found

@@ -68,6 +68,7 @@ def test_downgrade_leaves_nothing(empty):
 
 
 VERSIONS = list(schema.FOLDER.glob("versions/[0-9]*.py"))
+HEAD = max(int(path.name[:4]) for path in VERSIONS)
 
 
 @pytest.fixture
@@ -85,12 +86,11 @@ def migrations_without_notes(tmp_path, monkeypatch):
 
 def test_revision_writes_the_next_migration(empty, migrations_without_notes):
     schema.upgrade()
-    head = len(VERSIONS)
     path = schema.revision("Notes on a run")
-    assert path == migrations_without_notes / "versions" / f"{head + 1:04}_notes_on_a_run.py"
+    assert path == migrations_without_notes / "versions" / f"{HEAD + 1:04}_notes_on_a_run.py"
     written = path.read_text()
-    assert f'revision = "{head + 1:04}"' in written
-    assert f'down_revision = "{head:04}"' in written
+    assert f'revision = "{HEAD + 1:04}"' in written
+    assert f'down_revision = "{HEAD:04}"' in written
     assert 'op.add_column("runs", sa.Column("notes", sa.Text(), nullable=False))' in written
     assert written.count("op.") == 2  # there and back, nothing else
     schema.upgrade()
@@ -111,7 +111,7 @@ def test_revision_makes_its_own_database(services, migrations_without_notes, mon
     finally:
         monkeypatch.undo()
         forget_caches()
-    assert (migrations_without_notes / "versions" / f"{len(VERSIONS) + 1:04}_notes.py").exists()
+    assert (migrations_without_notes / "versions" / f"{HEAD + 1:04}_notes.py").exists()
     assert not (migrations_without_notes / "unused").exists()
     assert db.url() == db.dialect(bundled.database_url(services))
 

@@ -74,7 +74,7 @@ def test_claim_gives_what_a_worker_needs(phantom):
     assert work.claim == Claim(run, 1)
     assert (work.kind, work.weights, work.checkpoint) == ("train", None, None)
     assert work.spec["training"]["batch_size"] == 4
-    assert (work.manifest, work.content_hash) == (phantom.manifest, phantom.content_hash)
+    assert (work.manifest.to_json(), work.content_hash) == (phantom.manifest, phantom.content_hash)
     assert work.dataset_artifact == phantom.artifact
     assert attempts(run) == [(1, "running", None, None, False)]
     (left,) = ledger.rows("SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM runs")[0]
@@ -428,6 +428,33 @@ def test_reap_ends_a_cancelled_run_whose_worker_is_gone():
     assert (ledger.run(held.run_id).state, ledger.run(held.run_id).crashes) == ("cancelled", 0)
 
 
+def paused_and_resumed(held):
+    """Its worker died while it was to pause, which counts as no crash."""
+    write(wishes.pause, DEFAULT_PROJECT, held.run_id)
+    expire(held.run_id)
+    assert reap() == [held.run_id]
+    write(wishes.resume, DEFAULT_PROJECT, held.run_id)
+
+
+def requeued(held):
+    expire(held.run_id)
+    assert reap(max_crashes=1) == [held.run_id]
+    write(wishes.requeue, DEFAULT_PROJECT, held.run_id)
+
+
+@pytest.mark.parametrize("lost", [paused_and_resumed, requeued])
+def test_a_lost_worker_does_not_come_back_after_somebody_decided(lost):
+    """It would give back a crash that was not counted, or that the requeue has forgiven."""
+    held = ledger.claimed()
+    lost(held)
+    before = ledger.everything()
+    with pytest.raises(LeaseLost):
+        write(queue.heartbeat, held, 30)
+    assert ledger.everything() == before
+    assert ledger.claim().claim == Claim(held.run_id, 2)
+    assert ledger.run(held.run_id).crashes == 0
+
+
 def test_reap_waits_a_lease_after_the_start_of_postgres():
     held = ledger.claimed()
     expire(held.run_id)
@@ -459,4 +486,4 @@ def test_imported_weights_are_queued_as_an_evaluation():
         made = experiments.submit_weights(session, DEFAULT_PROJECT, spec, "f" * 64)
     work = ledger.claim()
     assert (work.kind, work.weights) == ("evaluate", "f" * 64)
-    assert ledger.run(work.claim.run_id).experiment_id == made.id
+    assert ledger.run(work.claim.run_id).experiment_id == made.experiment.id

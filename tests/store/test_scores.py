@@ -3,10 +3,11 @@
 import pytest
 
 from liverseg_core import metrics
-from store import scores, views
+from store import artifacts, scores, views
 from store.artifacts import Stored
 from store.database import transaction
 from store.endings import Ending
+from store.tidy import FileGone
 from tests import factories
 from tests.store import ledger
 
@@ -29,10 +30,15 @@ def one_image(counts):
     return images(run_id)[0]
 
 
-def test_finish_stores_everything_and_ends_the_run():
+def stored(folder, content):
+    (folder / "file").write_bytes(content)
+    return artifacts.put(folder / "file")
+
+
+def test_finish_stores_everything_and_ends_the_run(tmp_path):
     held = ledger.claimed()
     rows = [factories.slice_score("test", 2, number, dice=number / 10) for number in range(3)]
-    files = {"weights": Stored("a" * 64, 7), "log": Stored("b" * 64, 0)}
+    files = {"weights": stored(tmp_path, b"weights"), "log": stored(tmp_path, b"")}
     with transaction() as session:
         assert scores.finish(session, held, rows, files, 4, Ending(0, provenance={"keras": "3"})) == "succeeded"
     run = ledger.run(held.run_id)
@@ -43,13 +49,23 @@ def test_finish_stores_everything_and_ends_the_run():
     with transaction() as session:
         kept = views.artifacts(session, held.run_id)
     assert [(one.kind, one.sha256, one.bytes, one.attempt) for one in kept] == [
-        ("log", "b" * 64, 0, 1), ("weights", "a" * 64, 7, 1),
+        ("log", files["log"].sha256, 0, 1), ("weights", files["weights"].sha256, 7, 1),
     ]  # fmt: skip
+
+
+def test_a_row_is_refused_whose_file_is_not_there():
+    """Whoever deleted the last run with this content meanwhile may have removed it."""
+    held = ledger.claimed()
+    before = ledger.everything()
+    files = {"weights": Stored("a" * 64, 7)}
+    with pytest.raises(FileGone, match="aaaa"), transaction() as session:
+        scores.finish(session, held, [factories.slice_score()], files, 1, Ending(0))
+    assert ledger.everything() == before
 
 
 def test_every_stored_fact_comes_back_in_its_own_column():
     facts = factories.slice_score(
-        "val", 3, 14, counts=tuple(range(1, 10)), quantised=tuple(range(11, 20)), tp=21, fp=22, fn=23,
+        "val", 1, 14, counts=tuple(range(1, 10)), quantised=tuple(range(11, 20)), tp=21, fp=22, fn=23,
         dice=0.1, dice_liver=1 / 3, dice_tumor=5e-324,
     )  # fmt: skip
     row = images(ledger.finished([facts]))[0]
@@ -59,11 +75,12 @@ def test_every_stored_fact_comes_back_in_its_own_column():
     assert (row["dice"], row["dice_liver"], row["dice_tumor"]) == (0.1, 1 / 3, 5e-324)  # to the last bit
 
 
-def test_rollback_drops_the_scores_and_the_end():
+def test_rollback_drops_the_scores_and_the_end(tmp_path):
     held = ledger.claimed()
     before = ledger.everything()
     with pytest.raises(ZeroDivisionError), transaction() as session:  # noqa: PT012 - the block is the subject
-        scores.finish(session, held, [factories.slice_score()], {"log": Stored("b" * 64, 0)}, 1, Ending(0))
+        files = {"log": stored(tmp_path, b"said")}
+        scores.finish(session, held, [factories.slice_score()], files, 1, Ending(0))
         raise ZeroDivisionError
     assert ledger.everything() == before
     assert ledger.finish(held) == "succeeded"
@@ -139,7 +156,7 @@ def four_slices():
     """Lesion Dice: none, 0, 1 and 2*1/(2*1+1) = 2/3."""
     lesions = [(9, 0, 0, 0, 0, 0, 0, 0, 0), (8, 0, 1, 0, 0, 0, 0, 0, 0), (8, 0, 0, 0, 0, 0, 0, 0, 1),
                (7, 0, 1, 0, 0, 0, 0, 0, 1)]  # fmt: skip
-    return ledger.finished([factories.slice_score("test", 5, n, counts=c) for n, c in enumerate(lesions)])
+    return ledger.finished([factories.slice_score("test", 2, n, counts=c) for n, c in enumerate(lesions)])
 
 
 @pytest.mark.parametrize(("descending", "order"), [(False, [1, 3, 2, 0]), (True, [2, 3, 1, 0])])

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from store import broker, bundled, queue, upkeep
+from store import broker, bundled, deletion, queue, upkeep, wishes
 from store.database import transaction
+from store.models import DEFAULT_PROJECT
 from store.settings import settings
 from store.upkeep import Upkeep
 from tests.conftest import SERVERS, broker_client
@@ -107,6 +109,32 @@ def test_while_the_broker_is_away_rows_stay_and_go_out_when_it_returns(database,
     assert messages(database) == [(run, 1) for run in runs]
 
 
+def test_a_deletion_waits_for_a_relay_that_gets_no_answer(database):
+    (run,) = ledger.submit()
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, run)
+    frozen, asked = SERVERS["valkey"].process, threading.Event()
+
+    def relayed():
+        asked.set()
+        with pytest.raises(broker.Unreachable):
+            upkeep.relay()
+
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            relaying = threads.submit(relayed)
+            asked.wait()
+            time.sleep(0.5)
+            with transaction() as session:
+                planned = deletion.plan(session, DEFAULT_PROJECT, "run", deletion.Selection((run,)), hold=True)
+                deletion.carry_out(session, DEFAULT_PROJECT, planned, "anna")
+            relaying.result()
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    assert (outbox(), ledger.rows("SELECT count(*) FROM runs")) == ([], [(0,)])
+
+
 def test_a_producer_that_was_connected_survives_a_restart_of_the_broker(database, no_broker):
     no_broker()
     ledger.submit()
@@ -158,12 +186,31 @@ def test_after_flushall_queued_runs_are_announced_again_when_their_announcement_
     assert upkeep.reconcile() == 0
 
 
-def test_two_hundred_queued_runs_with_their_messages_are_left_alone(database):
+def test_two_hundred_queued_runs_have_the_hundred_messages_that_are_enough(database):
     ledger.submit(seeds=200)
-    upkeep.relay()
+    assert upkeep.relay() == 200
     age_announcements()
     assert upkeep.reconcile() == 0
-    assert len(messages(database)) == 200
+    assert messages(database) == [(run, 1) for run in range(1, 101)]
+    assert outbox() == []
+
+
+def test_when_messages_were_taken_and_lost_a_long_queue_gets_a_hundred_again(database):
+    ledger.submit(seeds=200)
+    upkeep.relay()
+    broker_client(database).lpop(broker.queue_name("default"), 97)
+    age_announcements()
+    assert upkeep.reconcile() == 97
+    assert upkeep.relay() == 97
+    assert len(messages(database)) == 100
+
+
+def test_enough_messages_of_one_pool_keep_no_other_pools_back(database):
+    ledger.submit(seeds=120)
+    ledger.execute("UPDATE runs SET pool = 'gpu' WHERE id > 110")
+    ledger.execute("UPDATE outbox SET pool = 'gpu' WHERE run_id > 110")
+    upkeep.relay()
+    assert (len(messages(database)), len(messages(database, "gpu"))) == (100, 10)
 
 
 def test_only_as_many_as_are_missing_are_announced(database):
@@ -233,18 +280,21 @@ def test_two_upkeeps_have_no_double_effect(database):
     assert [one._thread.is_alive() for one in two] == [False, False]
 
 
-def test_a_pass_whose_lock_is_taken_does_nothing(database):
-    ledger.submit()
+def test_passes_leave_alone_what_another_process_is_at(database):
+    runs = ledger.submit(seeds=2)
     with transaction() as session:
-        session.execute(text("SELECT pg_advisory_xact_lock(815001, n) FROM generate_series(1, 3) n"))
-        assert (upkeep.reap(), upkeep.reconcile(), upkeep.relay()) == ([], 0, 0)
+        session.execute(text("SELECT pg_advisory_xact_lock(815001, n) FROM generate_series(1, 2) n"))
+        session.execute(text("SELECT 1 FROM outbox WHERE run_id = :run FOR UPDATE"), {"run": runs[0]})
+        assert (upkeep.reap(), upkeep.reconcile(), upkeep.relay()) == ([], 0, 1)
+        assert messages(database) == [(runs[1], 1)]
     assert upkeep.relay() == 1
+    assert messages(database) == [(runs[1], 1), (runs[0], 1)]
 
 
 # --- the thread ------------------------------------------------------------------------------------------------
 
 
-def test_wake_starts_a_pass_at_once(database, monkeypatch):
+def test_wake_starts_a_pass_soon(database, monkeypatch):
     monkeypatch.setattr(upkeep, "settings", lambda: settings().model_copy(update={"upkeep_s": 60.0}))
     thread = Upkeep()
     thread.start()

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from liverseg_core.data.archive import read_archive
 from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
-from store import artifacts, batches, bundled, experiments, queue, views, wishes
+from store import artifacts, batches, bundled, experiments, queue, scores, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
@@ -23,8 +23,8 @@ from worker.attempt import attempt
 
 def submit(spec: dict | None = None) -> int:
     with transaction() as session:
-        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec))
-        return views.experiment_runs(session, made.id)[0].id
+        made = experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec))
+        return made.runs[0].id
 
 
 def once() -> int | None:
@@ -58,6 +58,35 @@ def test_an_attempt_leaves_a_result_and_no_checkpoint(database: Path, tmp_path: 
     assert (run.state, run.fence, run.crashes, run.progress) == ("succeeded", 1, 0, None)
     assert run.best_epoch in (1, 2)
     assert not (database / "checkpoints" / str(run_id)).exists()
+    with transaction() as session:
+        log = artifacts.locate(scores.files(session, run_id)["log"]).read_text().splitlines()
+        epochs = views.epochs(session, run_id)
+    said = [line.split(" ", 2)[2] for line in log]  # after date and time
+    assert said[:2] == ["loading", "building"]
+    assert [line.partition(", Dice")[0] for line in said if line.startswith("epoch")] == [
+        f"epoch {one.epoch}: loss {one.loss:.4f}" for one in epochs
+    ]
+
+
+def test_while_it_goes_on_its_heartbeats_carry_the_last_lines_of_its_log(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    endless = {"batch_size": 4, "epochs": 100_000, "early_stopping": {"patience": None}}
+    run_id = submit(factories.tiny_spec(training=endless))
+    working = threading.Thread(target=once)
+    working.start()
+
+    def log() -> list[str]:
+        return str((processes.get_run(run_id).progress or {}).get("log", "")).splitlines()
+
+    processes.wait_for("its first epochs in the log", lambda: any("epoch 30:" in line for line in log()))
+    shown = log()
+    assert sum(map(len, shown)) <= attempts.LOG_SHOWN
+    assert all(line[:4].isdecimal() for line in shown)  # no line is torn
+    assert not any("loading" in line for line in shown)  # 30 epochs are more than is shown
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
+    working.join(60)
+    assert processes.get_run(run_id).progress is None
 
 
 def test_imported_weights_are_evaluated_not_trained(database: Path, tmp_path: Path) -> None:
@@ -72,7 +101,7 @@ def test_imported_weights_are_evaluated_not_trained(database: Path, tmp_path: Pa
         made = experiments.submit_weights(
             session, DEFAULT_PROJECT, ExperimentSpec.parse(factories.tiny_spec()), stored.sha256
         )
-        run_id = views.experiment_runs(session, made.id)[0].id
+        run_id = made.runs[0].id
     assert once() == run_id
     assert processes.get_run(run_id).state == "succeeded"
     with transaction() as session:
@@ -265,7 +294,7 @@ def test_an_error_of_the_worker_itself_is_told_as_what_it_is(
 def test_a_result_succeeds_only_with_one_score_for_each_slice(tmp_path: Path) -> None:
     manifest = read_archive(factories.tiny_archive(tmp_path))
     rows = factories.scores_for(manifest)
-    attempts._demand_every_slice(factories.tiny_spec(), manifest.to_json(), rows)
+    attempts._demand_every_slice(factories.tiny_spec(), manifest, rows)
     for wrong in (rows[1:], [*rows, rows[0]], []):
         with pytest.raises(RuntimeError, match=f"{len(wrong)} scores came, not one for each of {len(rows)}"):
-            attempts._demand_every_slice(factories.tiny_spec(), manifest.to_json(), wrong)
+            attempts._demand_every_slice(factories.tiny_spec(), manifest, wrong)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from store import presence
+from store import broker, presence
 from store.database import transaction
 from store.settings import settings
 from tests import processes
@@ -63,6 +63,24 @@ def test_a_worker_is_listed_until_it_says_goodbye(hasty: None) -> None:
 def test_a_worker_whose_consumer_is_silent_ends_itself(worker: Here, ended: threading.Event) -> None:
     ledger.submit()  # and nobody takes it
     assert ended.wait(20)
+
+
+def test_a_worker_stays_while_the_broker_itself_is_away(
+    hasty: None, ended: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh process would be as deaf as this one, and where nobody starts it again there would be none."""
+    monkeypatch.setenv("LIVERSEG_BROKER_URL", f"redis+socket://{tmp_path}/nothing.sock")
+    for cached in (settings, broker.producer):
+        cached.cache_clear()
+    one = Here(slots=2, threads=1)
+    one.start()
+    ledger.submit()
+    assert not ended.wait(2)
+    assert one._idle_since is None  # nor in the moment of its return
+    one.stop()
+    monkeypatch.undo()
+    for cached in (settings, broker.producer):
+        cached.cache_clear()
 
 
 def test_a_worker_that_works_or_has_nothing_to_do_stays(worker: Here, ended: threading.Event) -> None:

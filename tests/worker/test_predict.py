@@ -31,8 +31,8 @@ def trained(tmp_path: Path, **sections) -> int:
     """A tiny run on slices of 40 pixels, seen at 32, so that masks must be enlarged."""
     factories.import_phantom(tmp_path, size=SIZE)
     with transaction() as session:
-        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission(factories.tiny_spec(**sections)))
-        run_id = views.experiment_runs(session, made.id)[0].id
+        made = experiments.submit(session, DEFAULT_PROJECT, factories.submission(factories.tiny_spec(**sections)))
+        run_id = made.runs[0].id
     assert attempt("default", "test-worker", threads=1) == run_id
     assert processes.get_run(run_id).state == "succeeded"
     return run_id
@@ -63,7 +63,7 @@ def predict(run_id: int, packed: Path) -> int:
     with transaction() as session:
         run = views.run(session, DEFAULT_PROJECT, run_id)
         made = predictions.submit_prediction(session, run, artifacts.put(packed).sha256)
-        return views.experiment_runs(session, made.id)[0].id
+        return made.runs[0].id
 
 
 def masks_of(run_id: int) -> dict[str, np.ndarray]:

@@ -14,11 +14,11 @@ from sqlalchemy import text
 from liverseg_core import references as predictors
 from liverseg_core import scoring
 from liverseg_core.data.cache import open_cache
-from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.data.manifest import select
 from liverseg_core.errors import SpecError
 from liverseg_core.metrics import soft_facts, to_fixed_point
 from liverseg_core.spec import ExperimentSpec
-from store import artifacts, datasets, experiments, queue, scores, scorings, views, wishes
+from store import artifacts, datasets, deletion, experiments, queue, scores, scorings, views, wishes
 from store.database import transaction
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Dataset, LesionComponent, Run
@@ -37,14 +37,14 @@ def once() -> int | None:
 
 def submit(**sections) -> int:
     with transaction() as session:
-        made, _ = experiments.submit(session, DEFAULT_PROJECT, factories.submission(factories.tiny_spec(**sections)))
-        return views.experiment_runs(session, made.id)[0].id
+        made = experiments.submit(session, DEFAULT_PROJECT, factories.submission(factories.tiny_spec(**sections)))
+        return made.runs[0].id
 
 
 def rescore(run_id: int, **evaluation) -> int:
     with transaction() as session:
-        made, _ = scorings.submit_rescores(session, DEFAULT_PROJECT, [run_id], evaluation)
-        return views.experiment_runs(session, made.id)[0].id
+        made = scorings.submit_rescores(session, DEFAULT_PROJECT, [run_id], evaluation)
+        return made.runs[0].id
 
 
 def add_references(**sections) -> list[int]:
@@ -73,7 +73,7 @@ def trained(database: Path, tmp_path: Path) -> int:
     run_id = submit()
     with transaction() as session:
         work = queue.claim(session, "default", "w", "host", 60)
-    manifest, spec = Manifest.from_json(work.manifest), ExperimentSpec.parse(work.spec)
+    manifest, spec = work.manifest, ExperimentSpec.parse(work.spec)
     cache = open_cache(artifacts.locate(work.dataset_artifact), manifest, 32, settings().cache)
     random, maps, soft = np.random.default_rng(0), {}, {}
     chosen = select(manifest, spec.dataset)
@@ -129,13 +129,29 @@ def test_a_submission_that_changes_the_evaluation_alone_is_scored_not_trained(tr
     assert processes.get_run(submit(training={"batch_size": 4, "epochs": 1})).kind == "train"
 
 
-def test_maps_that_are_gone_fail_the_run_and_say_what_to_do(trained: int) -> None:
+def test_maps_that_are_gone_fail_the_run_and_what_it_says_to_do_helps(trained: int) -> None:
     artifacts.locate(kept(trained)["probabilities"]).unlink()
     run_id = rescore(trained, min_lesion=3)
     once()
     run = processes.get_run(run_id)
     assert (run.state, run.reason) == ("failed", "bad-input")
-    assert "evaluate it again" in run.message
+    assert f"`liverseg delete {trained} --files --yes`" in run.message
+    with transaction() as session:
+        planned = deletion.plan(session, DEFAULT_PROJECT, "files", deletion.Selection((trained,)), hold=True)
+        deletion.carry_out(session, DEFAULT_PROJECT, planned, "anna")
+    again = processes.get_run(rescore(trained, min_lesion=3))
+    assert (again.kind, again.scored_from, again.weights) == ("evaluate", trained, kept(trained)["weights"])
+
+
+def test_maps_that_were_deleted_fail_a_run_that_still_wanted_them(trained: int) -> None:
+    """A dead rescore keeps no maps; queued again, it finds none."""
+    run_id = rescore(trained, min_lesion=3)
+    with transaction() as session:
+        session.execute(text("DELETE FROM artifacts WHERE kind = 'probabilities'"))
+    once()
+    run = processes.get_run(run_id)
+    assert (run.state, run.reason) == ("failed", "bad-input")
+    assert f"of run {trained} were deleted; submit the same settings again" in run.message
 
 
 def test_only_succeeded_runs_with_scores_are_scored_anew(trained: int) -> None:
@@ -217,7 +233,7 @@ def test_work_inside_ends_at_its_next_step_when_asked_to() -> None:
 @pytest.fixture
 def held_up(trained: int, database: Path) -> Iterator[Callable[[], None]]:
     """Scoring anew waits for the cached slices until this is called."""
-    content = Manifest.from_json(dataset_of(trained).manifest).content_hash
+    content = dataset_of(trained).content_hash
     home = database / "cache" / content
     shutil.rmtree(home)
     home.mkdir()
@@ -313,5 +329,5 @@ def test_weights_imported_for_other_slices_are_other_work(trained: int) -> None:
         spec = ExperimentSpec.parse(factories.tiny_spec(**sections))
         with transaction() as session:
             made = experiments.submit_weights(session, DEFAULT_PROJECT, spec, "1" * 64)
-            hashes.append(views.experiment_runs(session, made.id)[0].training_hash)
+            hashes.append(made.runs[0].training_hash)
     assert hashes[0] != hashes[1]

@@ -6,6 +6,8 @@ YAML is read by its 1.2 core rules: ``5e-4`` is a number and ``no`` is a word, u
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +180,72 @@ def _split(text: str, option: str) -> tuple[str, str]:
     return path.strip(), value
 
 
-def fields() -> list[tuple[str, str, str]]:
-    """Every field of a spec from its JSON schema: dotted path, ``= default``, description with its limits."""
+# ---- the fields of a spec --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting of a spec, from its JSON schema.
+
+    Attributes:
+        path: where it stands, dotted.
+        required: whether it has no default.
+        default: its default as plain data; None also where it is required.
+        type: what it takes, in a few signs: ``adam | sgd``, ``number, > 0, ≤ 10``.
+        about: what it means.
+        limits: its bounds in words, empty where it has none.
+        choices: the words it takes; empty where other things may be written.
+        listed: whether it takes a list.
+    """
+
+    path: str
+    required: bool
+    default: Any
+    type: str
+    about: str
+    limits: str
+    choices: tuple[str, ...]
+    listed: bool
+
+    @property
+    def told(self) -> str:
+        """What it means and its limits."""
+        return "; ".join(filter(None, [self.about, self.limits]))
+
+    @property
+    def section(self) -> str:
+        """``training`` of ``training.schedule.kind``; empty for a label."""
+        return self.path.partition(".")[0] if "." in self.path else ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is free text, in which a comma or a colon means itself."""
+        return self.type == "string"
+
+    def value_of(self, text: str) -> Any:
+        """What somebody wrote into the field, as plain data; the API checks it.
+
+        Raises:
+            SpecError: it cannot be read.
+        """
+        if self.is_text or self.path == "dataset.id":
+            return text
+        return _values(text, self.path) if self.listed else parse_yaml(text, self.path)
+
+    def text_of(self, value: Any) -> str:
+        """The other way round: what to write into the field for a value."""
+        if isinstance(value, str):
+            return value
+        if self.listed and isinstance(value, list | tuple):
+            return ", ".join(map(str, value))
+        return "" if value is None else json.dumps(value)
+
+
+@cache
+def fields() -> tuple[Field, ...]:
+    """Every field of a spec in its order."""
     schema = ExperimentSpec.model_json_schema()
-    return list(_fields(schema, schema["$defs"], "", _defaults()))
+    return tuple(_fields(schema, schema["$defs"], "", _defaults()))
 
 
 def _defaults() -> Json:
@@ -190,14 +254,43 @@ def _defaults() -> Json:
     return spec
 
 
-def _fields(schema: Json, sections: Json, prefix: str, defaults: Json) -> Iterator[tuple[str, str, str]]:
+def _fields(schema: Json, sections: Json, prefix: str, defaults: Json) -> Iterator[Field]:
     for name, field in schema["properties"].items():
         section = sections.get(str(field.get("$ref", "")).rpartition("/")[2])
         if section:
             yield from _fields(section, sections, f"{prefix}{name}.", defaults[name])
         else:
-            default = f"= {json.dumps(defaults[name])}" if name in defaults else "(required)"
-            yield prefix + name, default, "; ".join(filter(None, [field.get("description", ""), _limits(field)]))
+            yield Field(
+                path=prefix + name,
+                required=name not in defaults,
+                default=defaults.get(name),
+                type=_type(field),
+                about=field.get("description", ""),
+                limits=_limits(field),
+                choices=_choices(field),
+                listed=field.get("type") == "array",
+            )
+
+
+def _choices(field: Json) -> tuple[str, ...]:
+    if field.get("type") == "boolean":
+        return ("true", "false")
+    return tuple(map(str, field.get("enum", ())))
+
+
+def _type(field: Json) -> str:
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    if "const" in field:
+        return str(field["const"])
+    for several in ("anyOf", "oneOf"):
+        if several in field:
+            return " | ".join(_type(one) for one in field[several])
+    if "$ref" in field:
+        return "section " + str(field["$ref"]).rpartition("/")[2]
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {field[bound]:,}" for bound, sign in bounds.items() if bound in field]
+    return ", ".join([str(field.get("type", "")), *limits])
 
 
 def _limits(field: Json) -> str:

@@ -1,0 +1,100 @@
+"""Images by runs as a page: its address is its whole state; a window of rows at a time."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request, Response
+
+from api import render
+from api.callers import Project
+from api.comparison_page import SomeBaseline
+from api.overlay_page import MOST_RUNS as MOST_BESIDE
+from api.overlay_page import address
+from api.parameters import Runs, SomeExperiment
+from api.routes.comparisons import compared
+from api.routes.matrices import MOST_RUNS, Column, Of, Offset, Order, Rows
+from store.database import snapshot
+from store.matrix import Asked, Matrix, Place, columns, matrix
+
+router = APIRouter(include_in_schema=False)
+
+WINDOW = 100
+
+STRONG = 0.25
+"""A difference from which on a cell has its full colour."""
+
+
+@router.get("/comparisons/images")
+def matrix_page(
+    request: Request,
+    project: Project,
+    runs: Runs = None,
+    experiment: SomeExperiment = None,
+    column: Column = "lesion_dice",
+    by: Rows = "image",
+    baseline: SomeBaseline = None,
+    sort: Order = "difference",
+    of: Of = None,
+    descending: bool = False,
+    offset: Offset = 0,
+) -> Response:
+    """Where runs differ, worst first."""
+    with snapshot() as session:
+        ids, _ = compared(session, project, runs, experiment, most=MOST_RUNS)
+        asked = Asked(ids, column, by, baseline or None, sort, of, descending)
+        found = matrix(session, project, asked, WINDOW, offset)
+
+    state: dict[str, Any] = {
+        "runs": ",".join(map(str, ids)) if runs else "",
+        "experiment": experiment,
+        "column": "" if column == "lesion_dice" else column,
+        "by": "" if by == "image" else by,
+        "baseline": baseline,
+        "sort": "" if sort == "difference" else sort,
+        "of": of,
+        "descending": "true" if descending else "",
+    }
+
+    def link(**changes: Any) -> str:
+        return urlencode({name: value for name, value in {**state, **changes}.items() if value}, safe=",")
+
+    return render.page(
+        request,
+        "matrix.html",
+        matrix=found,
+        asked=asked,
+        columns={key: one.label for key, one in columns().items()},
+        link=link,
+        first=offset,
+        window=WINDOW,
+        tone=tone,
+        image=_images(found),
+        state=state,
+    )
+
+
+def _images(found: Matrix) -> Callable[[Place, int], str]:
+    """A function from a place and a run to the page of its pixels, beside the baseline and as many others as fit."""
+    ids = [head.run for head in found.runs]
+
+    def beside(run: int) -> list[int]:
+        chosen = set(list(dict.fromkeys([found.baseline or run, run, *ids]))[:MOST_BESIDE])
+        return [one for one in ids if one in chosen]
+
+    shown = {run: beside(run) for run in ids}  # for each column once, not for each of thousands of cells
+
+    def image(place: Place, run: int) -> str:
+        assert place.scan is not None
+        assert place.slice is not None
+        return address(shown[run], place.part, place.scan, place.slice)
+
+    return image
+
+
+def tone(value: float | None, baseline: float | None) -> str:
+    """Class of a cell: how much it is above (``up1`` to ``up4``) or below (``down1`` to ``down4``) the baseline."""
+    if value is None or baseline is None or value == baseline:
+        return ""
+    step = min(4, 1 + int(4 * abs(value - baseline) / STRONG))
+    return f"{'up' if value > baseline else 'down'}{step}"

@@ -1,0 +1,90 @@
+"""What happened to a run since somebody last looked: the moves, epochs and signs of life behind a live page."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from store.models import Epoch, Run, RunEvent
+from store.states import FINAL
+
+PATTERN = r"^[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,9}$"
+"""How a position is written."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far somebody has followed a run; the start has seen nothing.
+
+    Written as ``EVENT.ATTEMPT.EPOCH``: the id of the last move seen, and the attempt and number of the last epoch.
+    An attempt that goes on from a checkpoint repeats epochs of an earlier one; by their attempts they come after it.
+    """
+
+    event: int = 0
+    attempt: int = 0
+    epoch: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The position that ``text`` writes; None: it writes none."""
+        return cls(*map(int, text.split("."))) if re.fullmatch(PATTERN, text, re.ASCII) else None
+
+    def after(self, one: Epoch | RunEvent) -> Self:
+        """The position of whoever has seen that too."""
+        if isinstance(one, Epoch):
+            return replace(self, attempt=one.attempt, epoch=one.epoch)
+        return replace(self, event=one.id)
+
+    def __str__(self) -> str:
+        return f"{self.event}.{self.attempt}.{self.epoch}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What somebody at a position has not seen yet."""
+
+    news: Sequence[tuple[Epoch | RunEvent, Position]]
+    """Each with the position of whoever has seen it. Epochs first, so that a run is seen to end with its last one
+    there; each epoch takes the place of an earlier one of its number and of all after that."""
+    progress: dict[str, Any] | None
+    """What the worker told last, whether or not it was seen before."""
+    over: bool
+    """Whether nothing will follow, unless somebody queues a dead run again."""
+
+
+NOW = select(
+    Run.state,
+    Run.progress,
+    func.coalesce(Run.reused_from, Run.id).label("source"),
+    select(func.max(RunEvent.id)).where(RunEvent.run_id == Run.id).scalar_subquery().label("event"),
+).where(Run.id == bindparam("run"))
+MOVES = select(RunEvent).where(RunEvent.run_id == bindparam("run"), RunEvent.id > bindparam("event"))
+EPOCHS = select(Epoch).where(
+    Epoch.run_id == bindparam("run"),
+    Epoch.archived_at.is_(None),
+    tuple_(Epoch.attempt, Epoch.epoch) > tuple_(bindparam("attempt"), bindparam("epoch")),
+)
+
+
+def since(session: Session, run_id: int, seen: Position) -> Changes | None:
+    """What happened to the run after ``seen``; None where there is no such run (any more).
+
+    The session should be one snapshot: else a move may be seen before the epochs that preceded it.
+    """
+    now = session.execute(NOW, {"run": run_id}).one_or_none()
+    if now is None:
+        return None
+    moves: Sequence[RunEvent] = ()
+    if now.event != seen.event:
+        moves = session.scalars(MOVES.order_by(RunEvent.id), {"run": run_id, "event": seen.event}).all()
+    after = {"run": now.source, "attempt": seen.attempt, "epoch": seen.epoch}
+    epochs = session.scalars(EPOCHS.order_by(Epoch.attempt, Epoch.epoch), after).all()
+    news: list[tuple[Epoch | RunEvent, Position]] = []
+    rows: list[Epoch | RunEvent] = [*epochs, *moves]
+    for one in rows:
+        seen = seen.after(one)
+        news.append((one, seen))
+    return Changes(news, now.progress, now.state in FINAL)

@@ -1,0 +1,198 @@
+"""Removing files that no row names any more. Rows go first, in a transaction; then the files, here.
+
+Whoever commits a row that names a file holds the store's lock shared while it makes sure that the file is there;
+whoever removes files holds it alone while it looks for rows. So a file is never removed between these two. A file
+is younger than its row, hence the age below; should one be removed all the same, its row is refused.
+"""
+
+import contextlib
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from store import artifacts, usage
+from store.artifacts import HASH
+from store.database import transaction
+from store.models import Dataset, Deletion, Run
+from store.queue import locking
+from store.settings import settings
+from store.states import FINAL, State
+
+YOUNG_S = 3600.0
+"""A file stored since then may be one that a worker is just about to name in a row."""
+
+ORPHAN_S = 86_400.0
+"""Age at which a file without a row is called an orphan: whatever stored it has ended long ago."""
+
+BATCH = 500
+
+LOCK = "(815002, 1)"
+
+
+class FileGone(Exception):
+    """A file that a row was about to name has been removed from the store."""
+
+
+def storing(session: Session, hashes: Collection[str] = ()) -> None:
+    """From here to the end of the transaction no file is removed; those of ``hashes`` are there.
+
+    Raises:
+        FileGone: one of them is not.
+    """
+    session.execute(text(f"SELECT pg_advisory_xact_lock_shared{LOCK}"))
+    for sha256 in hashes:
+        if not artifacts.locate(sha256).is_file():
+            raise FileGone(f"{sha256} was removed from the store before its row was written")
+
+
+def tidy() -> int:
+    """Remove what deletions have left over, and checkpoints of ended runs; how many files and folders went."""
+    with transaction() as session:
+        files = remove_deleted(session)
+    return files + remove_checkpoints()
+
+
+def remove_deleted(session: Session) -> int:
+    """Remove the files that deletions gave up and that no row names; young ones wait for a later pass."""
+    if not session.scalar(text(f"SELECT pg_try_advisory_xact_lock{LOCK}")):
+        return 0
+    query = select(Deletion).where(Deletion.tidied_at.is_(None)).order_by(Deletion.id).limit(BATCH)
+    count = 0
+    for deletion in session.scalars(query):
+        given_up = set(deletion.files)
+        alone = given_up - {use.sha256 for use in usage.of_files(session, given_up)}
+        left = [sha256 for sha256 in alone if _age(artifacts.locate(sha256)) < YOUNG_S]
+        for sha256 in alone.difference(left):
+            if artifacts.locate(sha256).exists():
+                artifacts.locate(sha256).unlink(missing_ok=True)
+                count += 1
+        count += _remove_cache(session, deletion.detail.get("content_hash"))
+        if not left:
+            deletion.tidied_at = func.clock_timestamp()
+    return count
+
+
+def _remove_cache(session: Session, content_hash: str | None) -> int:
+    """Decoded slices go with the last data set of their content."""
+    place = settings().cache / str(content_hash)
+    if content_hash is None or not place.is_dir():
+        return 0
+    if session.scalar(select(Dataset.id).where(Dataset.content_hash == content_hash).limit(1)) is not None:
+        return 0
+    shutil.rmtree(_aside(place), ignore_errors=True)
+    return 1
+
+
+def remove_checkpoints() -> int:
+    """Remove the checkpoints of runs that have ended for good, or were given up; a dead run keeps its own.
+
+    API processes do it and workers: a host's folder may be its own. Most runs' are gone before, with their attempt;
+    left are those of runs that were cancelled while they waited, or whose worker died.
+    """
+    if not settings().checkpoints.is_dir():
+        return 0
+    found = [int(path.name) for path in settings().checkpoints.iterdir() if path.name.isdecimal()]
+    gone = []
+    for run_id in found:
+        with transaction() as session:
+            if _over(session, run_id):
+                gone.append(_aside(usage.checkpoint_folder(run_id)))
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(gone)
+
+
+def _over(session: Session, run_id: int) -> bool:
+    """Whether nobody needs a run's checkpoints; its row is locked, so that nobody queues it again meanwhile."""
+    deleted = select(func.max(Deletion.at)).where(Deletion.run_id == run_id)
+    given_up = session.scalar(deleted) is not None
+    run = session.scalar(locking(select(Run).where(Run.id == run_id), skip_locked=True))
+    if run is None:  # locked by somebody, of another ledger, or deleted
+        return given_up and session.scalar(select(Run.id).where(Run.id == run_id)) is None
+    if run.state not in FINAL:
+        return False
+    if given_up:
+        return bool(session.scalar(select(Run.finished_at < deleted.scalar_subquery()).where(Run.id == run_id)))
+    return run.state != State.DEAD
+
+
+def _aside(folder: Path) -> Path:
+    """Out of the way in one step; the rest may take its time, and ``orphans`` finds it after a crash."""
+    hidden = folder.with_name(f".gone-{folder.name}-{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        folder.replace(hidden)
+    return hidden
+
+
+# ---- what nothing knows --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A file or folder of ours that no row names."""
+
+    path: Path
+    bytes: int
+
+
+def orphans(session: Session) -> list[Orphan]:
+    """Everything below ``LIVERSEG_HOME`` that this ledger does not know and nothing has touched for a day."""
+    found = [*_files(session), *_folders(session)]
+    return [Orphan(path, _bytes(path)) for path in sorted(found)]
+
+
+def remove_orphans(session: Session) -> list[Orphan]:
+    """Remove :func:`orphans`; those removed."""
+    session.execute(text(f"SELECT pg_advisory_xact_lock{LOCK}"))
+    found = orphans(session)
+    for orphan in found:
+        if orphan.path.is_dir():
+            shutil.rmtree(orphan.path, ignore_errors=True)
+        else:
+            orphan.path.unlink(missing_ok=True)
+    return found
+
+
+def _files(session: Session) -> Iterator[Path]:
+    stored = {path.name: path for path in _children(settings().artifacts, "*/*") if HASH.fullmatch(path.name)}
+    held = {use.sha256 for use in usage.of_files(session, stored)}
+    yield from (path for name, path in stored.items() if name not in held)
+    yield from _children(settings().artifacts, ".new-*")  # writers that were killed
+
+
+def _folders(session: Session) -> Iterator[Path]:
+    yield from _children(settings().scratch, "upload-*")
+    for folder in (settings().checkpoints, settings().cache):
+        yield from _children(folder, ".gone-*")
+    known = set(session.scalars(select(Run.id)))
+    for path in _children(settings().checkpoints, "[0-9]*"):
+        if not path.name.isdecimal() or int(path.name) not in known:
+            yield path
+    contents = set(session.scalars(select(Dataset.content_hash)))
+    yield from (path for path in _children(settings().cache, "*") if _is_foreign(path, contents))
+
+
+def _is_foreign(cache: Path, contents: set[str]) -> bool:
+    return HASH.fullmatch(cache.name) is not None and cache.name not in contents
+
+
+def _children(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in folder.glob(pattern) if _age(path) >= ORPHAN_S]
+
+
+def _bytes(path: Path) -> int:
+    return usage.folder_bytes(path) if path.is_dir() else path.stat().st_size
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file or folder was last changed; of what is not there: old."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")

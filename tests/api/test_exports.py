@@ -1,0 +1,158 @@
+"""What is exported is what is on the screen: every number of a comparison read back from every form."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from api import tables
+from liverseg_core.data.manifest import SliceEntry
+from store import scores
+from store.database import transaction
+from store.endings import Ending
+from store.queue import Work
+from tests.api import exports
+from tests.api.exports import Shown
+from tests.factories import slice_score, tiny_spec
+
+HTML = {"accept": "text/html"}
+HOSTILE = r"%_&#{}~^\$ \alpha ~~x~~ _y_ *z* `c` --- <b> &amp; [d](e) | 'f'"
+PRINTED = "Name  Batch size  Loss  Dice  Recall\nOld one  32  3.663  96.337  66.6\n"
+
+
+@pytest.fixture
+def compared(
+    web: httpx.Client, finished: Callable[..., int], claim: Callable[[], Work], submit: Callable[..., list[int]]
+) -> str:
+    """Three seeds, two other runs, a queued one, a reference predictor and a printed table; the query of them all."""
+
+    def each(one: SliceEntry) -> dict[str, Any]:
+        missed = 7 if one.slice == 3 else 1
+        return {"counts": (58, 2, 0, 3, 26, 1, 0, missed, 10 - missed), "dice_tumor": 1 / 3 + one.slice / 1000}
+
+    for seed, dice in enumerate((0.7, 0.8, 0.9)):
+        finished(spec={"name": HOSTILE, "training": {"batch_size": 4, "epochs": 2, "seed": seed}}, dice=dice)
+    finished(spec={"name": "=1+1", "model": {"filters": 3, "depth": 2}}, each=each)
+    finished(spec={"name": "", "training": {"batch_size": 4, "epochs": 2, "learning_rate": 1.25e-7}}, tp=0, fp=0)
+    web.post("/v1/references", json={"spec": tiny_spec()})
+    work = claim()
+    with transaction() as session:
+        rows = [slice_score(e.part, e.scan, e.slice, dice=0.12345) for e in work.manifest.slices if e.part != "train"]
+        scores.finish(session, work.claim, rows, {}, None, Ending(exit_code=0))
+    (queued,) = submit(spec={"name": "waits"}, reuse=False)
+    answer = web.post("/v1/tables?name=paper", json={"files": [{"name": "t", "text": PRINTED}]})
+    assert answer.status_code == 201, answer.text
+    return f"runs=1,2,3,4,5,{queued}&baseline=1&tables=paper"
+
+
+def read(web: httpx.Client, address: str) -> tuple[Shown, dict[str, Shown], dict[str, list[str]]]:
+    """The page, what its links export, and the texts beside the numbers."""
+    answer = web.get(address, headers=HTML)
+    assert answer.status_code == 200, answer.text
+    shown, rest = exports.page(answer.text)
+    texts = {form: web.get(rest.links[form]).text for form in ("CSV", "Markdown", "LaTeX", "JSON")}
+    markdown, below = exports.from_markdown(texts["Markdown"])
+    latex, notes = exports.from_latex(texts["LaTeX"])
+    found = {"csv": exports.from_csv(texts["CSV"]), "json": exports.from_json(texts["JSON"])}
+    return shown, found | {"md": markdown, "latex": latex}, {"page": rest.notes, "md": below, "latex": notes}
+
+
+def check(shown: Shown, found: dict[str, Shown]) -> None:
+    for form, one in found.items():
+        assert one.headings == shown.headings, form
+        assert [line.scores for line in one.lines] == [line.scores for line in shown.lines], form
+        for told, line in zip(one.lines, shown.lines, strict=True):
+            for name in ("settings", "part", "slices", "subjects", "epochs"):
+                value = getattr(told, name)
+                assert value is None or value == getattr(line, name), (form, line.name, name)
+        if form != "csv":
+            assert one.statistics, form
+            assert [row[1:] for row in one.statistics] == [row[1:] for row in shown.statistics], form
+            assert one.pairs == shown.pairs, form
+    # What a form leaves out is listed here, so that it does not come to leave out more.
+    for form, left_out in {
+        "csv": set(),
+        "json": set(),
+        "md": set(),
+        "latex": {"part", "slices", "subjects", "epochs"},
+    }.items():
+        for line in found[form].lines[:7]:
+            silent = {
+                name for name in ("settings", "part", "slices", "subjects", "epochs") if getattr(line, name) is None
+            }
+            assert silent == left_out, (form, line.name)
+
+
+QUERIES = ["", "&profile=modern&level=subject", "&profile=nnunet&level=slice", "&sort=dice&descending=true"]
+
+
+@pytest.mark.parametrize("more", QUERIES)
+def test_every_number_is_the_same_in_every_form(web: httpx.Client, compared: str, more: str):
+    shown, found, _ = read(web, f"/comparisons?{compared}{more}")
+    check(shown, found)
+    assert len(shown.lines) == (9 if "profile" not in more else 8)  # the printed table has no column of the others
+    unsorted = f"{compared}{more.partition('&sort')[0]}"
+    frozen = web.post(f"/comparisons/freeze?{unsorted}").headers["location"]
+    kept, forms, _ = read(web, frozen)
+    check(kept, forms)
+    today = exports.html(web.get(frozen, headers=HTML).text).links["The same today"]
+    assert exports.page(web.get(today, headers=HTML).text)[0] == kept
+
+
+def test_these_numbers_are_right(web: httpx.Client, compared: str):
+    """So that all forms are not wrong together; worked out by hand."""
+    shown, *_ = read(web, f"/comparisons?{compared}")
+    seeds, *_, missing, nameless, waits, reference, printed = shown.lines
+    # seeds: mean of 70, 80, 90 and 10; TP 35, FP 2, FN 5 and liver 2*37/(74+5), lesion 2*6/(12+5) on every slice
+    assert seeds.scores[:4] == ["20.000 ± 10.000", "80.000 ± 10.000", "94.595 ± 0.000", "87.500 ± 0.000"]
+    assert seeds.scores[6:] == ["93.671 ± 0.000", "70.588 ± 0.000"]
+    # lesion: 7 slices find 9 of 10 and one 3, each with 1 outside: 2*66 / (2*66 + 8 + 14); 33.3 + mean of 0.0 to 0.7
+    assert (missing.scores[7], missing.scores[5]) == ("85.714", "33.683")
+    assert missing.slices == "8"
+    assert nameless.settings[4] == "1.25e-07"
+    assert nameless.scores[2:4] == ["0.000", "0.000"]  # nothing predicted: 0
+    assert waits.scores == [""] * 8
+    assert reference.scores[:2] == ["87.655", "12.345"]
+    assert printed.scores == ["3.663", "96.337", "", "66.600", "", "", "", ""]
+    against = next(row for row in shown.statistics if row[0] == "=1+1")
+    assert against[1:6] == ["1", "1", "0", "15.126", "none"]  # 132/154 - 12/17
+
+
+def test_rows_come_in_the_order_asked_for(web: httpx.Client, compared: str):
+    """Groups move with what is in them; what has no value comes last either way."""
+
+    def names(more: str) -> list[Any]:
+        rows = web.get(f"/v1/comparisons?{compared}{more}").json()["rows"]
+        return [row["run"] or row["what"] for row in rows]
+
+    assert names("") == ["seeds", 1, 2, 3, 4, 5, 10]
+    assert names("&sort=dice") == ["seeds", 1, 2, 3, 4, 5, 10]
+    assert names("&sort=dice&descending=true") == [4, 5, "seeds", 1, 2, 3, 10]
+    assert names("&sort=training.learning_rate") == [5, "seeds", 1, 2, 3, 4, 10]
+    assert names("&sort=model.filters&descending=true")[0] == 4
+    refused = web.get(f"/v1/comparisons?{compared}&sort=lesion_dice")
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "sort")
+    assert web.get(f"/comparisons?{compared}&sort=lesion_dice", headers=HTML).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["# a", "- a", "1. a", "+ a", "> a", "=a", "---", "12) a", "_a_ _", "a_b", "&lt;", "R&D;"]
+)
+def test_a_line_of_markdown_begins_nothing_else(name: str):
+    _, (paragraph, *_) = exports.from_markdown("| a | best_epoch | b] |\n|---|---|---|\n\n" + tables._paragraph(name))
+    assert paragraph == name
+
+
+def test_names_and_notes_are_read_back_as_they_are(web: httpx.Client, compared: str):
+    shown, found, texts = read(web, f"/comparisons?{compared}")
+    names = [line.name for line in shown.lines]
+    assert names[:4] == [f"{HOSTILE} (mean of 3 seeds)", *[HOSTILE] * 3]
+    for form in ("csv", "md", "latex"):
+        told = [line.name.removesuffix(" (paper)") for line in found[form].lines]
+        assert [name or "run 5" for name in told] == names, form
+    notes = [text for text in texts["page"] if not text.startswith("Bold: ")]
+    assert len(notes) > 5
+    for form in ("md", "latex"):
+        own = ("difference by subject: ", " by subject against ")  # in details and a heading on the page
+        assert sorted(text for text in texts[form] if not any(word in text for word in own)) == sorted(notes), form

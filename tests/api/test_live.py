@@ -1,0 +1,228 @@
+"""Events of a run as they happen: each once, in order, also after a lost connection; the page that lives by them."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from store import queue, wishes
+from store.changes import Position
+from store.database import transaction
+from store.models import DEFAULT_PROJECT
+from store.queue import Work
+from tests import factories, processes
+from tests.api.conftest import serving
+from tests.conftest import Browser
+
+
+@contextmanager
+def follow(client: httpx.Client, run: int, last: str = "", **query: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """The events of a run: ``event``, ``data`` (parsed) and ``id``, as a browser would take them apart."""
+    headers = {"Last-Event-ID": last} if last else {}
+    with client.stream("GET", f"/v1/runs/{run}/events", params=query, headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield parsed(answer.iter_lines())
+
+
+def parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    event: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if not line:
+            if "data" in event:
+                yield event
+            event = {}
+        elif name:
+            event[name] = json.loads(value) if name == "data" else value
+
+
+def told(events: Iterator[dict[str, Any]]) -> list[str]:
+    """Each event in a word or two."""
+    return [words(event) for event in events]
+
+
+def words(event: dict[str, Any]) -> str:
+    return {
+        "move": lambda data: f"{data['move']} {data['state']}",
+        "epoch": lambda data: f"epoch {data['epoch']}",
+        "progress": lambda data: f"progress {data['step']}",
+        "end": lambda _: "end",
+    }[event["event"]](event["data"])
+
+
+def record(work: Work, *epochs: int) -> None:
+    with transaction() as session:
+        for epoch in epochs:
+            factories.store_epoch(session, work.claim, factories.epoch_record(epoch), {"epoch": epoch})
+
+
+STORY = ["epoch 1", "epoch 2", "submit queued", "claim running", "succeed succeeded", "end"]
+
+
+def test_what_has_happened_is_told_and_then_the_stream_ends(web: httpx.Client, finished: Callable[..., int]):
+    with follow(web, finished()) as events:
+        assert told(events) == STORY
+
+
+def test_each_event_is_told_as_it_happens(
+    web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work]
+):
+    (run,) = submit()
+    with follow(web, run) as events:
+        assert words(next(events)) == "submit queued"
+        work = claim()
+        assert words(next(events)) == "claim running"
+        with transaction() as session:
+            queue.heartbeat(session, work.claim, 60, {"step": 7})
+        assert words(next(events)) == "progress 7"
+        record(work, 1)
+        first = next(events)
+        assert (words(first), first["data"]["dice"]) == ("epoch 1", factories.epoch_record(1).dice)
+        with transaction() as session:
+            wishes.cancel(session, DEFAULT_PROJECT, run)
+        assert words(next(events)) == "cancel stopping"
+
+
+@pytest.mark.parametrize("seen", range(6))
+def test_whoever_connects_again_hears_each_event_once(web: httpx.Client, finished: Callable[..., int], seen: int):
+    run = finished()
+    with follow(web, run) as events:
+        before = [next(events) for _ in range(seen)]
+    last = before[-1]["id"] if before else ""
+    with follow(web, run, last) as events:
+        assert [words(event) for event in before] + told(events) == STORY
+    with follow(web, run, after=last or "0.0.0") as events:  # as a page asks that knows what it shows
+        assert [words(event) for event in before] + told(events) == STORY
+
+
+def test_what_the_browser_has_seen_counts_more_than_the_address(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    with follow(web, run) as events:
+        ids = [event["id"] for event in events]
+    with follow(web, run, ids[4], after=ids[0]) as events:
+        assert told(events) == ["end"]
+    with follow(web, run, "of-another-server", after=ids[4]) as events:
+        assert told(events) == ["end"]
+
+
+def test_epochs_of_an_attempt_that_goes_on_come_after_those_it_repeats(
+    web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work]
+):
+    (run,) = submit()
+    work = claim()
+    record(work, 1, 2, 3)
+    with transaction() as session:
+        session.get_one(queue.Run, run).checkpoint = {"epoch": 1}
+        queue.move(session, queue.owned(session, work.claim), "release", attempt=1)
+    with follow(web, run) as events:
+        seen = [next(events) for _ in range(6)]
+    assert [words(event) for event in seen[:3]] == ["epoch 1", "epoch 2", "epoch 3"]
+    again = claim()
+    record(again, 2, 3)
+    with follow(web, run, seen[-1]["id"]) as events:
+        repeated = [next(events) for _ in range(3)]
+    assert [words(event) for event in repeated] == ["epoch 2", "epoch 3", "claim running"]
+    assert [event["data"]["attempt"] for event in repeated] == [2, 2, 2]
+
+
+def test_a_reused_run_shows_the_epochs_of_its_original(
+    web: httpx.Client, submit: Callable[..., list[int]], finished: Callable[..., int]
+):
+    finished()
+    (shown,) = submit()
+    with follow(web, shown) as events:
+        assert told(events) == ["epoch 1", "epoch 2", "reuse succeeded", "end"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/runs/99/events", 404), ("/v1/runs/1/events?after=x", 422)])
+def test_what_cannot_be_followed_is_refused_before_anything_is_streamed(
+    web: httpx.Client, finished: Callable[..., int], path: str, status: int
+):
+    assert finished() == 1
+    answer = web.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+def test_a_stream_ends_after_its_time_and_with_its_run(
+    database: Path, web: httpx.Client, submit: Callable[..., list[int]]
+):
+    (run,) = submit()
+    with (
+        serving(database, LIVERSEG_STREAM_S="0.2") as url,
+        httpx.Client(base_url=url, timeout=20) as short,
+        follow(short, run) as events,
+    ):
+        assert told(events) == ["submit queued"]
+    with follow(web, run) as events:
+        next(events)
+        assert web.post(f"/v1/runs/{run}/cancel").status_code == 200
+        assert web.delete(f"/v1/runs/{run}").status_code == 200
+        assert [one for one in told(events) if one != "cancel cancelled"] in (["end"], [])
+
+
+def test_an_api_that_is_to_stop_does_not_wait_for_those_who_listen(
+    database: Path, web: httpx.Client, submit: Callable[..., list[int]]
+):
+    (run,) = submit()
+    began = 0.0
+    with (
+        serving(database) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+        follow(client, run) as events,
+    ):
+        next(events)
+        port = int(url.rpartition(":")[2])
+        (process,) = [one for one in processes.processes_of(database) if port in listening(one)]
+        began = time.monotonic()
+        process.terminate()
+        assert list(events) == []
+    assert time.monotonic() - began < 20  # else it would be a minute
+
+
+def listening(process: Any) -> list[int]:
+    return [one.laddr.port for one in process.net_connections() if one.status == "LISTEN" and one.laddr]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.2", "1.2.3.4", "a.b.c", "-1.0.0", "1.2.3\n", "\u0661.\u0662.\u0663", f"{10**18}.0.0"]
+)
+def test_no_position(text: str):
+    assert Position.parse(text) is None
+
+
+def test_a_position_is_read_as_it_is_written():
+    assert Position.parse(str(Position(12, 3, 45))) == Position(12, 3, 45)
+
+
+@pytest.mark.browser
+def test_the_page_follows_its_run_and_takes_up_the_thread_after_the_api_was_away(
+    database: Path, web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work], browser: Browser
+):
+    (run,) = submit()
+    with serving(database) as url:
+        tab, complaints = browser.tab()
+        tab.goto(f"{url}/runs/{run}")
+        tab.wait_for_selector(".lead .state.queued")
+        work = claim()
+        tab.wait_for_selector(".lead .state.running")
+        record(work, 1)
+        tab.wait_for_selector("#curve[data-epochs='1'] canvas")
+        tab.wait_for_selector(".offline", state="hidden")
+    tab.wait_for_selector(".offline", state="visible")
+    record(work, 2)
+    with serving(database, "--port", url.rpartition(":")[2]):
+        tab.wait_for_selector("#curve[data-epochs='2'] canvas")
+        tab.wait_for_selector(".offline", state="hidden")
+        with transaction() as session:
+            queue.move(session, queue.owned(session, work.claim), "fail", attempt=1)
+        tab.wait_for_selector(".lead .state.failed")
+        tab.wait_for_selector("#curve[data-epochs='2'] canvas")
+        assert tab.evaluate("source") is None  # what has ended is not followed
+    lost = ("ERR_CONNECTION_REFUSED", "htmx:")  # what the browser and htmx say of an API that is away
+    assert [one for one in complaints if not any(words in one for words in lost)] == []

@@ -1,0 +1,181 @@
+"""Transactions that commit while their caller sees an error: one in twenty of each kind that a run goes through.
+
+Nothing here is fake but the network: claims, heartbeats, spool, batches and endings are those of a real worker, with
+several threads. ``LIVERSEG_LOST_REPLIES`` is the probability.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from liverseg_core.data.manifest import Manifest
+from liverseg_core.records import ExperimentResult
+from store import artifacts, experiments
+from store.database import engine, is_outage, transaction
+from store.models import DEFAULT_PROJECT
+from store.upkeep import Upkeep
+from store.verify import verify
+from tests import factories
+from tests.conftest import forget_caches
+from tests.store import ledger
+from worker import attempt as attempts
+from worker.inside import Inside
+
+LOST = float(os.environ.get("LIVERSEG_LOST_REPLIES", "0.05"))
+RUNS, THREADS, EPOCHS, STEPS = 200, 4, 3, 2
+KINDS = {"submit_once": "submit", "attempt": "claim", "_beat": "heartbeat", "_record": "batch", "_end": "finish"}
+"""The innermost of these functions that commits, and what it commits."""
+
+
+class Replies:
+    """Loses replies to commits, the same ones of each kind every time; counts all and the lost ones."""
+
+    def __init__(self) -> None:
+        self.all, self.lost = Counter[str](), Counter[str]()
+        self._lock, self._draws = threading.Lock(), {kind: random.Random(kind) for kind in KINDS.values()}
+
+    def loses(self) -> bool:
+        names = (frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
+        kind = next((KINDS[name] for name in names if name in KINDS), None)
+        if kind is None:
+            return False
+        with self._lock:
+            lost = self._draws[kind].random() < LOST
+            self.all[kind] += 1
+            self.lost[kind] += lost
+        return lost
+
+
+@pytest.fixture
+def replies(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replies]:
+    """From now on replies get lost: the driver's own commit, done and then denied, on a connection that is gone."""
+    monkeypatch.setenv("LIVERSEG_HEARTBEAT_S", "0.05")
+    # The reply to a claim tells a worker what it has; without it the run waits for a lease, and counts as crashed.
+    monkeypatch.setenv("LIVERSEG_MAX_CRASHES", "50")
+    forget_caches()
+    made = Replies()
+
+    class Forgetful(psycopg.Connection[Any]):
+        def commit(self) -> None:
+            super().commit()
+            if made.loses():
+                self.pgconn.finish()
+                raise psycopg.OperationalError("the reply to a commit was lost")
+
+    event.listen(
+        engine(), "do_connect", lambda _dialect, _record, words, options: Forgetful.connect(*words, **options)
+    )
+    yield made
+    monkeypatch.undo()
+    forget_caches()
+
+
+class Pretended(Inside):
+    """A trainer without a network: what it tells follows from seed, epoch and step."""
+
+    def __init__(self, job: dict[str, Any], _log: Path, _held: Sequence[int] = ()) -> None:
+        self._job = job
+        super().__init__(self._train, lambda: None)
+
+    def _train(self, between: Callable[[], None]) -> ExperimentResult:
+        kept, seed = self._job["checkpoint"], self._job["spec"]["training"]["seed"]
+        for epoch in range(json.loads(Path(kept).read_text()) + 1 if kept else 1, EPOCHS + 1):
+            between()
+            self._tell("steps", epoch=epoch, first=1, losses=[loss(seed, epoch, step) for step in range(STEPS)])
+            path = Path(self._job["work"]) / "checkpoints" / f"epoch-{epoch:05d}.npz"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(str(epoch))
+            record = factories.epoch_record(epoch, loss=loss(seed, epoch))
+            checkpoint = {"epoch": epoch, "path": str(path), "sha256": artifacts.sha256_of(path)}
+            self._tell("epoch", record=dataclasses.asdict(record), checkpoint=checkpoint)
+        rows = factories.scores_for(Manifest.from_json(self._job["manifest"]))
+        return ExperimentResult(scores=rows, components=[], artifacts={}, best_epoch=EPOCHS, epochs=EPOCHS)
+
+
+def loss(*numbers: int) -> float:
+    return random.Random(str(numbers)).random()
+
+
+def submit_once(seed: int) -> int:
+    spec = factories.tiny_spec(training={"batch_size": 4, "epochs": EPOCHS, "seed": seed})
+    with transaction() as session:
+        made = experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec), key=f"key-{seed}")
+        return made.experiment.id
+
+
+def insistently(work: Callable[[], Any]) -> Any:
+    """Do ``work`` again while its caller is told that the database is away."""
+    while True:
+        try:
+            return work()
+        except DBAPIError as error:
+            if not is_outage(error):
+                raise
+
+
+def carry() -> None:
+    """What a slot of a worker does, until every run has ended; a claim without a reply is a task that failed."""
+    while ledger.rows("SELECT 1 FROM runs WHERE finished_at IS NULL LIMIT 1"):
+        insistently(lambda: attempts.attempt("default", "test-worker", threads=1))
+
+
+def test_no_lost_reply_makes_anything_twice_or_never(
+    replies: Replies,
+    upkeep: Upkeep,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(attempts, "Child", Pretended)
+    (tmp_path / "slices.zip").write_bytes(b"of a data set")
+    artifacts.put(tmp_path / "slices.zip")  # nobody claims a run while the artifact folder is empty
+    dataset = ledger.dataset()
+    with ThreadPoolExecutor(2 * THREADS) as threads:
+        made = [threads.submit(insistently, lambda seed=seed: submit_once(seed)) for seed in range(RUNS)]
+        again = [threads.submit(insistently, lambda seed=seed: submit_once(seed)) for seed in range(RUNS)]
+        assert [one.result() for one in made] == [one.result() for one in again]
+        for slot in [threads.submit(carry) for _ in range(THREADS)]:
+            slot.result()
+    with capsys.disabled():
+        print(f"\ncommits {dict(replies.all)}, replies lost {dict(replies.lost)}")  # noqa: T201
+    assert set(replies.lost) == set(KINDS.values())
+    assert min(replies.lost.values()) > 0
+    assert_everything_is_there_once(Manifest.from_json(dataset.manifest))
+
+
+def assert_everything_is_there_once(manifest: Manifest) -> None:
+    seeds = ledger.rows("SELECT id, (spec->'training'->>'seed')::int FROM runs ORDER BY id")
+    assert sorted(seed for _, seed in seeds) == list(range(RUNS))
+    assert ledger.rows("SELECT count(*) FROM experiments") == [(RUNS,)]
+    live = "FROM {} WHERE archived_at IS NULL ORDER BY 1, 2"
+    epochs = ledger.rows(f"SELECT run_id, epoch, loss {live.format('epochs')}")
+    assert epochs == [(run, epoch, loss(seed, epoch)) for run, seed in seeds for epoch in range(1, EPOCHS + 1)]
+    steps = ledger.rows(f"SELECT run_id, epoch, losses {live.format('step_losses')}")
+    assert steps == [
+        (run, epoch, [loss(seed, epoch, step) for step in range(STEPS)])
+        for run, seed in seeds
+        for epoch in range(1, EPOCHS + 1)
+    ]
+    wanted = len(factories.scores_for(manifest))
+    scored = ledger.rows(
+        "SELECT run_id, count(*), count(DISTINCT (scan, slice)) FROM slice_scores GROUP BY 1 ORDER BY 1"
+    )
+    assert scored == [(run, wanted, wanted) for run, _ in seeds]
+    assert ledger.rows("SELECT DISTINCT outcome FROM attempts ORDER BY 1") == [("lost",), ("succeeded",)]
+    ended = Counter(run for (run,) in ledger.rows("SELECT run_id FROM run_events WHERE move = 'succeed'"))
+    assert ended == {run: 1 for run, _ in seeds}
+    with transaction() as session:
+        assert [str(one) for one in verify(session) if not one.holds] == []
