@@ -213,16 +213,18 @@ class Client:
         column: str | None = None,
         sort: str | None = None,
         descending: bool = False,
-        format: Literal["json", "csv", "md", "latex"] = "json",  # noqa: A002 - the API's own name
+        filter: str | None = None,  # noqa: A002 - the API's own names
+        format: Literal["json", "csv", "md", "latex"] = "json",  # noqa: A002
     ) -> Any:
         """Table 6 of the runs given, or of an experiment's: a dictionary, or text for csv, md and latex.
 
         ``baseline``, one of the runs, asks for tests by subject on ``column``; ``tables`` are printed tables to pin;
-        ``sort`` is a column of the table, a setting's path or a score's key.
+        ``sort`` is a column of the table, a setting's path or a score's key; ``filter`` shows only rows with all its
+        words, parts of a name or ``setting=value``.
         """
         params: Json = {"profile": profile, "level": level, "baseline": baseline, "column": column}
         params |= {"tables": list(tables) or None, "experiment": experiment, "format": format}
-        params |= {"sort": sort, "descending": descending or None}
+        params |= {"sort": sort, "descending": descending or None, "filter": filter or None}
         if runs is not None:
             params["runs"] = ",".join(map(str, runs))
         answer = self._send("GET", "/v1/comparisons", again=True, params=_given(params))

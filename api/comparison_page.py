@@ -11,7 +11,7 @@ from api import order, render
 from api.callers import Asking, Project, caller_of
 from api.parameters import LARGEST_ID, Runs, SomeExperiment
 from api.routes import frozen
-from api.routes.comparisons import Asked, Level, Profile, Tables, TestedColumn, choose
+from api.routes.comparisons import Asked, Filter, Level, Profile, Tables, TestedColumn, choose
 from store import printed
 from store.comparison import OVERVIEW
 from store.database import snapshot, transaction
@@ -37,6 +37,7 @@ def comparison_page(
     column: TestedColumn = "",
     sort: Annotated[str, Query(max_length=200)] = "",
     descending: bool = False,
+    filter: Filter = "",  # noqa: A002
 ) -> Response:
     """Table 6 as a page."""
     asked = Asked(runs, experiment, profile, level, baseline or None, tuple(tables or ()), column)
@@ -44,18 +45,20 @@ def comparison_page(
         found = choose(session, project, asked)
         known = [table.name for table in printed.listed(session, project)]
     sort = sort if sort in order.sortable(found) else ""  # a link may be older than what it leads to
-    found = order.ordered(found, sort, descending)
+    found = order.ordered(order.filtered(every := found, filter), sort, descending)
     return render.page(
         request,
         "comparison.html",
         comparison=found,
         rows=found.rows,
+        baselines=[row for row in every.rows if row.depth == 0 and row.runs],
+        words=filter,
         best=_best(found),
         profiles=_profiles(),
         tables=known,
         tested=found.statistics.column if found.statistics else Measure.of(profile, level or None).column(None),
         asked=asked,
-        link=_links(asked, sort, descending),
+        link=_links(asked, sort, descending, filter),
         sort=sort,
         descending=descending,
         frozen=None,
@@ -96,7 +99,8 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
         best=_best(found),
         frozen=about,
         asked=about.asked,
-        today=_links(_again(about.asked), "", False)(),
+        today=_links(_again(about.asked))(),
+        words="",
         sort="",
         descending=False,
     )
@@ -115,7 +119,7 @@ def _profiles() -> dict[str, Any]:
     return dict(PROFILES)
 
 
-def _links(asked: Asked, sort: str, descending: bool) -> Callable[..., str]:
+def _links(asked: Asked, sort: str = "", descending: bool = False, words: str = "") -> Callable[..., str]:
     """A function from what changes to the query of the page that shows it; an empty value leaves a name out."""
     state: dict[str, Any] = {
         "runs": ",".join(asked.runs or []),
@@ -127,6 +131,7 @@ def _links(asked: Asked, sort: str, descending: bool) -> Callable[..., str]:
         "tables": asked.tables,
         "sort": sort,
         "descending": "true" if descending else "",
+        "filter": words,
     }
 
     def link(**changes: Any) -> str:

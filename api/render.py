@@ -65,7 +65,13 @@ def _environment() -> Environment:
     made.trim_blocks = made.lstrip_blocks = True
     made.filters.update(duration=duration, when=when, size=size, percent=tables.percent, fraction=tables.fraction)
     made.filters.update(setting=tables.setting, label=tables.label, heading=tables.heading, named=tables.named)
-    made.filters.update(in_unit=tables.in_unit, contrast=tables.contrast, remarks=tables.remarks, dot=tables.dot)
+    made.filters.update(
+        in_unit=tables.in_unit,
+        difference=tables.difference,
+        contrast=tables.contrast,
+        remarks=tables.remarks,
+        dot=tables.dot,
+    )
     made.filters.update(named_runs=named_runs, zip=zip)
     made.globals.update(elapsed=elapsed)
     return made

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from store.rows import Column, Comparison, Contrast, Row, Statistics
@@ -40,6 +40,14 @@ def fraction(value: float | None) -> str:
 def in_unit(value: float | None, unit: str) -> str:
     """A score as printed: a fraction in percent, else the number itself."""
     return percent(value) if unit == "fraction" else fraction(value)
+
+
+def difference(value: float | None, unit: str) -> str:
+    """A difference of scores as printed, with its sign; ``0.000`` where nothing is left of it."""
+    shown = in_unit(value, unit)
+    if not shown or not float(shown):
+        return shown.removeprefix("-")
+    return shown if shown.startswith("-") else f"+{shown}"
 
 
 def size(count: int) -> str:
@@ -117,10 +125,14 @@ def lines(comparison: Comparison) -> Iterator[Row]:
 
 
 def score(row: Row, column: Column) -> str:
-    """A score as printed, of seeds with its standard deviation; empty where nothing can be said."""
+    """A score as printed, of seeds with its standard deviation, with its difference to the baseline in brackets.
+
+    Empty where nothing can be said.
+    """
     value = in_unit((row.scores or {}).get(column.key), column.unit)
     spread = in_unit((row.deviations or {}).get(column.key), column.unit)
-    return f"{value} ± {spread}" if value and spread else value
+    apart = difference((row.differences or {}).get(column.key), column.unit)
+    return value + (f" ± {spread}" if value and spread else "") + (f" ({apart})" if apart else "")
 
 
 def set_in(row: Row, path: str) -> str:
@@ -140,8 +152,8 @@ def to_csv(comparison: Comparison) -> str:
     """One line a row; text cells that a spreadsheet program would run are neutralised."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    spread = any(row.deviations for row in comparison.rows)
-    for line in (_header(comparison, spread), *(_cells(comparison, row, spread) for row in lines(comparison))):
+    aside = [name for name in ASIDE if any(getattr(row, name) for row in comparison.rows)]
+    for line in (_header(comparison, aside), *(_cells(comparison, row, aside) for row in lines(comparison))):
         writer.writerow([neutral(cell) for cell in line])
     return out.getvalue()
 
@@ -192,16 +204,23 @@ def _is_number(cell: str) -> bool:
     return cell.strip() == cell
 
 
-def _header(comparison: Comparison, spread: bool) -> list[str]:
-    deviations = [f"{column.label} sd [{shown_unit(column.unit)}]" for column in comparison.columns] if spread else []
-    return [*FACTS, *comparison.parameters, *map(heading, comparison.columns), *deviations]
+ASIDE = {"deviations": "sd", "differences": "less baseline"}
+"""What a row may have beside each score -> what the CSV calls it."""
 
 
-def _cells(comparison: Comparison, row: Row, spread: bool) -> list[str]:
-    """A line of the CSV: means and standard deviations in columns of their own."""
-    scores = [in_unit((row.scores or {}).get(column.key), column.unit) for column in comparison.columns]
-    apart = [in_unit((row.deviations or {}).get(column.key), column.unit) for column in comparison.columns]
-    return [*_facts(comparison, row), *scores, *(apart if spread else [])]
+def _header(comparison: Comparison, aside: Sequence[str]) -> list[str]:
+    more = [f"{one.label} {ASIDE[name]} [{shown_unit(one.unit)}]" for name in aside for one in comparison.columns]
+    return [*FACTS, *comparison.parameters, *map(heading, comparison.columns), *more]
+
+
+def _cells(comparison: Comparison, row: Row, aside: Sequence[str]) -> list[str]:
+    """A line of the CSV: scores, standard deviations and differences in columns of their own."""
+    numbers = [
+        in_unit((getattr(row, name) or {}).get(column.key), column.unit)
+        for name in ("scores", *aside)
+        for column in comparison.columns
+    ]
+    return [*_facts(comparison, row), *numbers]
 
 
 def _printed(comparison: Comparison, row: Row) -> list[str]:

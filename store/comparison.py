@@ -63,6 +63,9 @@ def compare(
     shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
     misleading = _misleading(measure, entries)
     printed = pinned.printed(session, project_id, tables, measure)
+    rows = _rows(session, entries, measure, shown, split, datasets)
+    if chosen is not None:
+        _differ(rows, entries, chosen)
     return Comparison(
         profile=profile,
         level=measure.level,
@@ -70,7 +73,7 @@ def compare(
         comparable=len({entry.scope() for entry in entries if entry.members}) < 2,
         parameters=shown,
         columns=_columns(measure, misleading),
-        rows=_rows(session, entries, measure, shown, split, datasets),
+        rows=rows,
         references=pinned.references(entries),
         printed=printed,
         statistics=_statistics(chosen, entries, measure, tested),
@@ -196,6 +199,19 @@ def _rows(
             row.size, row.expected = len(entry.inside), _expected(entry, split)
         rows.append(row)
     return rows
+
+
+def _differ(rows: Sequence[Row], entries: Sequence[Entry], baseline: Entry) -> None:
+    """Give rows scored on the baseline's slices their differences to it; ``rows`` are those of the entries walked."""
+    paired = [(entry, row) for (_, entry), row in zip(walk(entries), rows, strict=True)]
+    before = next(row.scores for entry, row in paired if entry is baseline)
+    for entry, row in paired:
+        if entry is baseline or not before or not row.scores or entry.scope() != baseline.scope():
+            continue
+        pairs = {key: (before[key], after) for key, after in row.scores.items()}
+        row.differences = {
+            key: None if first is None or second is None else second - first for key, (first, second) in pairs.items()
+        }
 
 
 def scored_row(entry: Entry, measure: Measure, shown: Sequence[str]) -> Row:

@@ -33,6 +33,8 @@ class Row(BaseModel):
     ``seeds``: ``scores`` are means over ``size`` runs that differ in their seed alone, ``deviations`` their
     standard deviations (n - 1). ``folds``: the held-out slices of ``size`` folds (of ``expected``), pooled. The rows
     taken together follow, one deeper. Scores are in the column's unit, null where nothing can be said.
+    ``differences``: the scores less the baseline's, null without a baseline, in its own row, and in rows that were
+    scored on other slices.
     """
 
     what: Literal["run", "seeds", "folds", "reference", "printed"]
@@ -56,6 +58,7 @@ class Row(BaseModel):
     expected: int | None = None
     scores: dict[str, float | None] | None = None
     deviations: dict[str, float | None] | None = None
+    differences: dict[str, float | None] | None = None
     counts: dict[str, Count] | None = None
     collapsed: bool = False
     notes: list[str] = []

@@ -25,6 +25,7 @@ from api.commands.show import (
     rich_table,
     setting,
 )
+from api.tables import difference
 
 Json = dict[str, Any]
 
@@ -40,6 +41,9 @@ Form = Literal["table", "csv", "md", "latex", "json"]
 @click.option("--profile", default="overview", show_default=True, help="overview, modern, paper-2019, ...")
 @click.option("--level", help="slice, scan, subject or pooled, as the profile has them")
 @click.option("--table", "tables", multiple=True, metavar="NAME", help="pin the rows of this printed table")
+@click.option("--sort", help="by run, name, a setting's path or a score's key (dice, lesion_dice, ...)")
+@click.option("--descending", is_flag=True, help="the largest first")
+@click.option("--filter", metavar="WORDS", help="only rows with all of them: part of a name, or setting=value")
 @click.option("--format", "form", default="table", show_default=True, type=click.Choice(get_args(Form)))
 @click.option("--json", "as_json", is_flag=True, help="the same as --format json")
 @click.option("--freeze", is_flag=True, help="also keep it as it is, for good, and print its address")
@@ -53,6 +57,9 @@ def compare(
     """
     if bool(run) == (experiment is not None):
         raise click.UsageError("Give RUN... or --experiment, one of them.")
+    arrangement = {name: asked.pop(name) for name in ("sort", "descending", "filter")}
+    if freeze and any(arrangement.values()):
+        raise click.UsageError("A frozen comparison keeps every row as compared: no --sort, --filter with --freeze.")
     form = "json" if as_json else form
     with connect() as client:
         if freeze:
@@ -61,7 +68,7 @@ def compare(
             _show_frozen(client, kept["key"], form)
             return
         wanted = "json" if form == "table" else form
-        found = client.compare(list(run) or None, experiment=experiment, format=wanted, **asked)
+        found = client.compare(list(run) or None, experiment=experiment, format=wanted, **arrangement, **asked)
     if form == "table":
         print_comparison(found)
     elif form == "json":
@@ -233,7 +240,9 @@ def _named(row: Json) -> str:
 def _score(row: Json, column: Json) -> str:
     value = _in_unit((row["scores"] or {}).get(column["key"]), column["unit"])
     spread = (row["deviations"] or {}).get(column["key"])
-    return value if spread is None else f"{value} ± {_in_unit(spread, column['unit'])}"
+    apart = difference((row.get("differences") or {}).get(column["key"]), column["unit"])
+    value += "" if spread is None else f" ± {_in_unit(spread, column['unit'])}"
+    return f"{value} ({apart})" if apart else value
 
 
 def _headings(columns: Sequence[Json]) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api import latex, tables
 from api.bodies import answers, as_json
 from api.callers import Project
-from api.order import ordered
+from api.order import filtered, ordered
 from api.parameters import LARGEST_ID, Runs, SomeExperiment, run_ids
 from api.problems import Problem, error_at, gone, not_found, refused
 from api.schemas import ProfileList, ProfileOut
@@ -36,6 +36,12 @@ Tables = Annotated[list[str] | None, Query(max_length=20, description="names of 
 TestedColumn = Annotated[str, Query(max_length=100, description="what the tests are about; empty: lesion Dice")]
 Sort = Annotated[
     str, Query(max_length=200, description="a column of the table: run, name, a setting's path, a score")
+]
+Filter = Annotated[
+    str,
+    Query(
+        max_length=200, description="only rows with all these words: parts of a name, or setting=value (filters=8)"
+    ),
 ]
 
 TEXTS: dict[str, tuple[str, str, Callable[[Comparison], str]]] = {
@@ -71,6 +77,7 @@ def read(
     column: TestedColumn = "",
     sort: Sort = "",
     descending: bool = False,
+    filter: Filter = "",  # noqa: A002
     format: Format = "json",  # noqa: A002
 ) -> Response:
     """Compare the runs given, in that order or by a column, or every run of an experiment.
@@ -79,7 +86,7 @@ def read(
     """
     asked = Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), column)
     with snapshot() as session:
-        found = ordered(choose(session, project, asked), sort, descending)
+        found = ordered(filtered(choose(session, project, asked), filter), sort, descending)
     return as_json(found) if format == "json" else as_text(found, format)
 
 

@@ -117,7 +117,7 @@ def page(text: str) -> tuple[Shown, _Html]:
         settings, scores, facts = rest[:parameters], rest[parameters : parameters + columns], rest[-4:]
         best, _, last = facts[3].partition(" of ")
         epochs = (_dash(best), last)
-        shown = [re.sub(r"\s*±\s*", " ± ", score) for score in scores]
+        shown = [re.sub(r"\s*±\s*", " ± ", score).replace("(", " (") for score in scores]
         lines.append(Line(name, shown, settings, facts[0], facts[1].replace(",", ""), facts[2], epochs))
     tests = [table for table in others if table[0][0] == "Row"]
     pairs = [(row[0], row[3]) for table in others if table[0][0] == "Subject" for row in table[1:]]
@@ -139,13 +139,19 @@ def _dash(cell: str) -> str:
 def from_csv(text: str) -> Shown:
     header, *rows = csv.reader(io.StringIO(text))
     assert {len(row) for row in rows} == {len(header)}
-    headings = [name for name in header if name.endswith("]") and " sd [" not in name]
+    headings = [name for name in header if name.endswith("]") and not re.search(r" (sd|less baseline) \[", name)]
     paths = [name for name in header if re.fullmatch(r"(dataset|data|model|training|evaluation)\..+", name)]
     lines = []
     for row in rows:
         cell = dict(zip(header, row, strict=True))
-        apart = [cell.get(re.sub(r" \[([^]]+)\]$", r" sd [\1]", name), "") for name in headings]
-        scores = [f"{cell[name]} ± {sd}" if sd else cell[name] for name, sd in zip(headings, apart, strict=True)]
+        beside = [
+            [cell.get(re.sub(r" \[([^]]+)\]$", rf" {what} [\1]", name), "") for what in ("sd", "less baseline")]
+            for name in headings
+        ]
+        scores = [
+            cell[name] + (f" ± {sd}" if sd else "") + (f" ({_signed(apart)})" if apart else "")
+            for name, (sd, apart) in zip(headings, beside, strict=True)
+        ]
         settings = [cell[path] for path in paths]
         epochs = (cell["best_epoch"], cell["epochs"])
         facts = (cell["part"], cell["slices"], cell["subjects"], epochs)
@@ -245,7 +251,13 @@ def from_json(text: str) -> Shown:
     for row in [*found["rows"], *found["references"], *found["printed"]]:
         values = [_rounded((row["scores"] or {}).get(key), unit) for key, unit in zip(keys, units, strict=True)]
         spreads = [_rounded((row["deviations"] or {}).get(key), unit) for key, unit in zip(keys, units, strict=True)]
-        scores = [f"{one} ± {sd}" if sd else one for one, sd in zip(values, spreads, strict=True)]
+        apart = [
+            _rounded((row.get("differences") or {}).get(key), unit) for key, unit in zip(keys, units, strict=True)
+        ]
+        scores = [
+            one + (f" ± {sd}" if sd else "") + (f" ({_signed(less)})" if less else "")
+            for one, sd, less in zip(values, spreads, apart, strict=True)
+        ]
         settings = [_setting(row["settings"], path) for path in found["parameters"]]
         epochs = (str(row["best_epoch"] or ""), str(row["epochs"] or ""))
         facts = (row["part"] or "", str(row["slices"] or ""), str(row["subjects"] or ""), epochs)
@@ -271,6 +283,11 @@ def from_json(text: str) -> Shown:
         for one in tested["contrasts"]
     ]
     return Shown(headings, lines, statistics, pairs)
+
+
+def _signed(number: str) -> str:
+    """The page writes a difference with its sign, and nothing as 0.000."""
+    return f"{float(number):+.3f}" if float(number) else "0.000"
 
 
 def _rounded(value: float | None, unit: str) -> str:

@@ -124,6 +124,12 @@ def test_statistics_are_printed_with_every_subject():
     assert list(compare.statistics_sheets(COMPARISON)) == []
 
 
+def test_differences_stand_beside_scores():
+    row = {**COMPARISON["rows"][0], "differences": {"dice": -0.0125}}
+    text = show.plain(compare.comparison_sheet({**COMPARISON, "rows": [row]}))
+    assert " (-1.250)" in text.splitlines()[1]
+
+
 def test_the_printed_table_is_not_cut_and_its_notes_are_wrapped():
     @click.command()
     def printing():

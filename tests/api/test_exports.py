@@ -103,15 +103,17 @@ def test_every_number_is_the_same_in_every_form(web: httpx.Client, compared: str
 def test_these_numbers_are_right(web: httpx.Client, compared: str):
     """So that all forms are not wrong together; worked out by hand."""
     shown, *_ = read(web, f"/comparisons?{compared}")
-    seeds, *_, missing, nameless, waits, reference, printed = shown.lines
+    seeds, *inside, missing, nameless, waits, reference, printed = shown.lines
     # seeds: mean of 70, 80, 90 and 10; TP 35, FP 2, FN 5 and liver 2*37/(74+5), lesion 2*6/(12+5) on every slice
     assert seeds.scores[:4] == ["20.000 ± 10.000", "80.000 ± 10.000", "94.595 ± 0.000", "87.500 ± 0.000"]
     assert seeds.scores[6:] == ["93.671 ± 0.000", "70.588 ± 0.000"]
     # lesion: 7 slices find 9 of 10 and one 3, each with 1 outside: 2*66 / (2*66 + 8 + 14); 33.3 + mean of 0.0 to 0.7
-    assert (missing.scores[7], missing.scores[5]) == ("85.714", "33.683")
+    # less the seeds': 132/154 - 12/17, and 5 on every slice; they have each other's mean beside them
+    assert (missing.scores[7], missing.scores[5]) == ("85.714 (+15.126)", "33.683 (+28.683)")
+    assert [line.scores[1] for line in inside] == ["70.000 (-10.000)", "80.000 (0.000)", "90.000 (+10.000)"]
     assert missing.slices == "8"
     assert nameless.settings[4] == "1.25e-07"
-    assert nameless.scores[2:4] == ["0.000", "0.000"]  # nothing predicted: 0
+    assert [score.partition(" ")[0] for score in nameless.scores[2:4]] == ["0.000", "0.000"]  # nothing predicted: 0
     assert waits.scores == [""] * 8
     assert reference.scores[:2] == ["87.655", "12.345"]
     assert printed.scores == ["3.663", "96.337", "", "66.600", "", "", "", ""]
@@ -134,6 +136,33 @@ def test_rows_come_in_the_order_asked_for(web: httpx.Client, compared: str):
     refused = web.get(f"/v1/comparisons?{compared}&sort=lesion_dice")
     assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "sort")
     assert web.get(f"/comparisons?{compared}&sort=lesion_dice", headers=HTML).status_code == 200
+
+
+def test_only_rows_with_all_words_are_shown_and_exported(web: httpx.Client, compared: str):
+    """A group stays whole, the baseline always, and what was tested is not tested anew over what is shown."""
+
+    def names(words: str) -> list[Any]:
+        shown, found, _ = read(web, f"/comparisons?{compared}&filter={words}")
+        assert {form: [line.scores for line in one.lines] for form, one in found.items()} == {
+            form: [line.scores for line in shown.lines] for form in found
+        }
+        return [line.name for line in shown.lines][4:-2]
+
+    assert names("=1%2B1") == []  # a setting without a name
+    assert names("WAIT") == ["waits"]
+    assert names("filters%3D3") == ["=1+1"]
+    assert names("model.filters%3D3+1%2B1") == ["=1+1"]
+    assert names("filters%3D3+waits") == []
+    assert names("learning_rate%3D1.25e-07") == ["run 5"]
+    every = web.get(f"/v1/comparisons?{compared}").json()["statistics"]["contrasts"]
+    some = web.get(f"/v1/comparisons?{compared}&filter=filters%3D3").json()
+    assert some["statistics"]["contrasts"] == [one for one in every if one["name"] == "=1+1"]
+    told = "Shown: 2 of 4 rows, those with filters=3 and the baseline; p is adjusted over all rows compared."
+    assert some["notes"][0] == told
+    no_baseline = compared.replace("&baseline=1", "")
+    page = web.get(f"/comparisons?{no_baseline}&filter=nothing+is+called+so", headers=HTML).text
+    assert "No row has all of “nothing is called so”" in page
+    assert len(exports.page(web.get(f"/comparisons?{no_baseline}&filter=waits", headers=HTML).text)[0].lines) == 3
 
 
 @pytest.mark.parametrize(

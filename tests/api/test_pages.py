@@ -118,6 +118,9 @@ def test_the_comparison_page_switches_by_links_alone(web: httpx.Client, finished
     assert 'title="n 1, without a value 0, failed 0"' in html
     assert "no interval; the dots are shown" in html
     assert "baseline" in next(line for line in rows(html) if line.startswith("a "))
+    assert '<small class="difference better">(+13.622)</small>' in html
+    fewer = page(web, f"{address}&baseline={second}")
+    assert '<small class="difference worse">(-13.622)</small>' in fewer  # the overview's lesion Dice
     assert page(web, f"{address}&baseline=") == page(web, address)
 
 
