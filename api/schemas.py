@@ -141,6 +141,13 @@ class EventOut(Out):
     detail: str | None
 
 
+class ProjectEventOut(EventOut):
+    """A move of one of a project's runs; ``name`` is the run's."""
+
+    run: int
+    name: str
+
+
 class ArtifactOut(Out):
     """A file that a run left; its content at ``/v1/runs/{id}/artifacts/{kind}``."""
 

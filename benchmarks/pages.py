@@ -1,7 +1,7 @@
 """What people look at on ledgers of growing size: lists, search, comparisons, images by runs, pages in a browser.
 
     python benchmarks/pages.py                      100, 1,000 and 10,000 runs of 500 images, one after another
-    python benchmarks/pages.py --runs 100 --plot docs/scale.png
+    python benchmarks/pages.py --plot docs/scale.png --plans docs/query-plans.md
 
 Each ledger is filled by ``benchmarks/filling.py`` in a throw-away home; the API, as it is shipped, is asked over
 HTTP by one client. Every number is the p95 of several requests, the first one of its kind left out.
@@ -23,6 +23,7 @@ from store.settings import settings
 sys.path.insert(0, str(Path(__file__).parent))
 from filling import fill
 from machine import durability, machine, throw_away_home
+from plans import plans
 from server import milliseconds, serving
 from targets import TARGETS, mention, p95, tell
 
@@ -37,9 +38,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--plot", type=Path, help="also draw how each operation grows, as a PNG")
+    parser.add_argument("--plans", type=Path, help="also write the plans of the hottest queries, as Markdown")
     chosen = parser.parse_args()
     print(machine())
-    grown = {runs: measured(runs) for runs in sorted(chosen.runs)}
+    grown = {runs: measured(runs, chosen.plans if runs == max(chosen.runs) else None) for runs in sorted(chosen.runs)}
     largest = max(grown)
     print(f"on {largest:,} runs of 500 images:")
     for key, value in grown[largest].items():
@@ -49,8 +51,8 @@ def main() -> None:
         draw(grown, chosen.plot)
 
 
-def measured(runs: int) -> Measured:
-    """Every operation on a ledger of so many runs."""
+def measured(runs: int, explained: Path | None = None) -> Measured:
+    """Every operation on a ledger of so many runs; ``explained``: where to write its query plans."""
     with throw_away_home() as home:
         settings.cache_clear()
         postgres, valkey = bundled.start_postgres(home), bundled.start_valkey(home)
@@ -63,6 +65,8 @@ def measured(runs: int) -> Measured:
                 found = dict(operations(client))
                 found["interactive"] = interactive(url)
                 found["memory"] = psutil.Process(process.pid).memory_full_info().pss / 2**20
+            if explained:
+                explained.write_text(plans(runs))
             return found
         finally:
             valkey.stop()

@@ -1,11 +1,11 @@
-"""What happened to a run since somebody last looked: the moves, epochs and signs of life behind a live page."""
+"""What happened since somebody last looked: to one run, behind its live page, and to all runs of a project."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy import bindparam, func, literal_column, or_, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from store.models import Epoch, Run, RunEvent
@@ -88,3 +88,46 @@ def since(session: Session, run_id: int, seen: Position) -> Changes | None:
         seen = seen.after(one)
         news.append((one, seen))
     return Changes(news, now.progress, now.state in FINAL)
+
+
+SETTLED = or_(
+    literal_column("age(run_events.xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid)"),
+    RunEvent.at < func.clock_timestamp() - text("interval '1 day'"),
+)
+"""Moves that no move with a smaller id can follow any more.
+
+Ids are drawn before their transactions commit, so a smaller id may be seen after a larger one. A transaction has its
+number before it draws ids (it has written a run by then): whatever was written by transactions older than all that
+still run is complete. Ages of numbers are right for two billion transactions, so old moves count as complete.
+"""
+
+OF_PROJECT = (
+    select(RunEvent, Run.name)
+    .join(Run, Run.id == RunEvent.run_id)
+    .where(Run.project_id == bindparam("project"), RunEvent.id > bindparam("after"), SETTLED)
+    .order_by(RunEvent.id)
+    .limit(bindparam("limit"))
+)
+
+
+def of_project(session: Session, project_id: int, after: int, limit: int = 500) -> Sequence[tuple[RunEvent, str]]:
+    """Moves of the project's runs after the one with the id ``after``, each with its run's name.
+
+    Whoever asks again with the last id misses none: moves are held back while one with a smaller id may still come.
+    """
+    wanted = {"project": project_id, "after": after, "limit": limit}
+    return [(move, name) for move, name in session.execute(OF_PROJECT, wanted)]
+
+
+NEWEST = (
+    select(RunEvent.id)
+    .join(Run, Run.id == RunEvent.run_id)
+    .where(Run.project_id == bindparam("project"), SETTLED)
+    .order_by(RunEvent.id.desc())
+    .limit(1)
+)
+
+
+def newest(session: Session, project_id: int) -> int:
+    """The id after which whatever happens in the project from now on comes; 0 where nothing has happened."""
+    return session.scalar(NEWEST, {"project": project_id}) or 0

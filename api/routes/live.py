@@ -1,33 +1,44 @@
-"""Events of a run as they happen, for pages and whoever else follows one: server-sent, resumable."""
+"""Events of runs as they happen, for pages and whoever else follows: server-sent, resumable."""
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.callers import Project
 from api.parameters import RunId
 from api.routes.runs import known_run
-from api.schemas import EpochOut, EventOut
+from api.schemas import EpochOut, EventOut, ProjectEventOut
 from store import changes
 from store.changes import Changes, Position
 from store.database import is_outage, snapshot, transaction
 from store.models import Epoch, RunEvent
 from store.settings import settings
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"])
+router = APIRouter(prefix="/v1", tags=["runs"])
 
 LOOK_EVERY_S = 0.5
 RECONNECT_MS = 1000
+MOVE_ID = r"^[0-9]{1,18}$"
 
 After = Annotated[str | None, Query(pattern=changes.PATTERN, description="go on after the event with this id")]
+AfterMove = Annotated[
+    str | None,
+    Query(pattern=MOVE_ID, description="go on after the event with this id; 0: all that has ever happened"),
+]
 LastEventId = Annotated[str | None, Header(max_length=200, description="the same; what browsers send, counts more")]
+
+Moves = Sequence[tuple[RunEvent, str]]
+Found = TypeVar("Found")
+Place = TypeVar("Place")
 
 
 def followed(project: Project, run: RunId) -> int:
@@ -36,7 +47,7 @@ def followed(project: Project, run: RunId) -> int:
         return known_run(session, project, run).id
 
 
-@router.get("/{run}/events", response_class=EventSourceResponse)
+@router.get("/runs/{run}/events", response_class=EventSourceResponse)
 async def events(
     request: Request,
     run: Annotated[int, Depends(followed)],
@@ -50,16 +61,50 @@ async def events(
     after a minute or so; a client goes on where it was by sending the last ``id`` in ``Last-Event-ID``, as browsers
     do by themselves.
     """
-    seen = _position(last_event_id) or _position(after) or Position()
     progress = None
-    async for found in _looks(run, seen, request.app.state.closing):
-        for one, seen in found.news:
-            yield _told(one, seen)
+
+    def look(session: Session, seen: Position) -> tuple[Changes, Position] | None:
+        found = changes.since(session, run, seen)
+        return None if found is None else (found, found.news[-1][1] if found.news else seen)
+
+    start = _position(last_event_id) or _position(after) or Position()
+    async for found, seen in _looks(look, start, request.app.state.closing):
+        for one, place in found.news:
+            yield _told(one, place)
         if found.progress is not None and found.progress != progress:
             progress = found.progress
             yield ServerSentEvent(event="progress", data=progress)
         if found.over:
             yield ServerSentEvent(event="end", data={}, id=str(seen))
+            return
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def project_events(
+    request: Request, project: Project, after: AfterMove = None, last_event_id: LastEventId = None
+) -> AsyncIterator[ServerSentEvent]:
+    """What happens to all runs of the project, from now on or after an event: a ``move`` each, in order.
+
+    The stream ends after a minute or so; a client goes on where it was by sending the last ``id`` in
+    ``Last-Event-ID``, as browsers do by themselves. The first event, ``begin``, tells where the stream begins.
+    """
+
+    def look(session: Session, seen: int | None) -> tuple[Moves, int]:
+        if seen is None:
+            return [], changes.newest(session, project)
+        found = changes.of_project(session, project, seen)
+        return found, found[-1][0].id if found else seen
+
+    known = [int(text) for text in (last_event_id, after) if text and re.fullmatch(MOVE_ID, text, re.ASCII)]
+    begun = False
+    async for found, seen in _looks(look, known[0] if known else None, request.app.state.closing):
+        if not begun:
+            begun = True
+            start = known[0] if known else seen
+            yield ServerSentEvent(event="begin", data={}, id=str(start), retry=RECONNECT_MS)
+        for move, name in found:
+            data = ProjectEventOut(**EventOut.model_validate(move).model_dump(), run=move.run_id, name=name)
+            yield ServerSentEvent(event="move", data=data, id=str(move.id))
 
 
 def _position(text: str | None) -> Position | None:
@@ -67,26 +112,31 @@ def _position(text: str | None) -> Position | None:
     return Position.parse(text) if text else None
 
 
-async def _looks(run: int, seen: Position, closing: asyncio.Event) -> AsyncIterator[Changes]:
-    """What is new, again and again, until the run or the stream's time is over or the API is to stop."""
+async def _looks(
+    look: Callable[[Session, Place], tuple[Found, Place] | None], seen: Place, closing: asyncio.Event
+) -> AsyncIterator[tuple[Found, Place]]:
+    """What ``look`` finds after a place, and the place after it, again and again.
+
+    Ends when it finds None, the stream's time is over, the database is away (who connects again is told) or the API
+    is to stop.
+    """
+
+    def once() -> tuple[Found, Place] | None:
+        try:
+            with snapshot() as session:
+                return look(session, seen)
+        except (DBAPIError, PoolTimeout) as error:
+            if not is_outage(error):
+                raise
+            return None
+
     until = time.monotonic() + settings().stream_s
-    while found := await run_in_threadpool(_since, run, seen):
+    while (found := await run_in_threadpool(once)) is not None:
         yield found
-        seen = found.news[-1][1] if found.news else seen
+        seen = found[1]
         left = until - time.monotonic()
-        if found.over or left <= 0 or await _is_set_within(closing, min(left, LOOK_EVERY_S)):
+        if left <= 0 or await _is_set_within(closing, min(left, LOOK_EVERY_S)):
             return
-
-
-def _since(run: int, seen: Position) -> Changes | None:
-    """None: the run was deleted, or the database is away; who connects again is told."""
-    try:
-        with snapshot() as session:
-            return changes.since(session, run, seen)
-    except (DBAPIError, PoolTimeout) as error:
-        if not is_outage(error):
-            raise
-        return None
 
 
 def _told(one: Epoch | RunEvent, place: Position) -> ServerSentEvent:

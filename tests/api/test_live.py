@@ -23,8 +23,14 @@ from tests.conftest import Browser
 @contextmanager
 def follow(client: httpx.Client, run: int, last: str = "", **query: str) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of a run: ``event``, ``data`` (parsed) and ``id``, as a browser would take them apart."""
+    with streamed(client, f"/v1/runs/{run}/events", last, **query) as events:
+        yield events
+
+
+@contextmanager
+def streamed(client: httpx.Client, path: str, last: str = "", **query: str) -> Iterator[Iterator[dict[str, Any]]]:
     headers = {"Last-Event-ID": last} if last else {}
-    with client.stream("GET", f"/v1/runs/{run}/events", params=query, headers=headers) as answer:
+    with client.stream("GET", path, params=query, headers=headers) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield parsed(answer.iter_lines())
@@ -140,7 +146,36 @@ def test_a_reused_run_shows_the_epochs_of_its_original(
         assert told(events) == ["epoch 1", "epoch 2", "reuse succeeded", "end"]
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1/runs/99/events", 404), ("/v1/runs/1/events?after=x", 422)])
+def test_all_runs_of_a_project_are_followed_from_now_on_or_from_the_beginning(
+    web: httpx.Client, finished: Callable[..., int], submit: Callable[..., list[int]], claim: Callable[[], Work]
+):
+    first = finished(spec={"name": "first"})
+    with streamed(web, "/v1/events") as events:
+        assert next(events)["event"] == "begin"
+        (second,) = submit(spec={"name": "second"}, reuse=False)
+        claim()
+        heard = [next(events) for _ in range(2)]
+    told = [(one["data"]["run"], one["data"]["name"], words(one)) for one in heard]
+    assert told == [(second, "second", "submit queued"), (second, "second", "claim running")]
+    with streamed(web, "/v1/events", after="0") as events:
+        begin, *every = [next(events) for _ in range(6)]
+    assert (begin["event"], begin["id"]) == ("begin", "0")
+    assert [(one["data"]["run"], words(one)) for one in every] == [
+        (first, "submit queued"),
+        (first, "claim running"),
+        (first, "succeed succeeded"),
+        (second, "submit queued"),
+        (second, "claim running"),
+    ]
+    for seen in range(5):  # each event once, wherever the connection was lost; the header counts more
+        with streamed(web, "/v1/events", every[seen]["id"], after="0") as events:
+            assert [next(events)["id"] for _ in range(5 - seen)] == [one["id"] for one in every[seen:]]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v1/runs/99/events", 404), ("/v1/runs/1/events?after=x", 422), ("/v1/events?after=-1", 422)],
+)
 def test_what_cannot_be_followed_is_refused_before_anything_is_streamed(
     web: httpx.Client, finished: Callable[..., int], path: str, status: int
 ):

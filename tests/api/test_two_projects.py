@@ -7,6 +7,7 @@ The operations come from the OpenAPI document and the pages' routes. One that fi
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,9 @@ NAMING = {
 QUEUES = {("GET", "/v1/queue"), ("GET", "/queue"), ("GET", "/fragments/queue")}
 """Show what waits for the workers that projects share: of other projects' runs that they are there and no more."""
 
+STREAMS = {("GET", "/v1/events")}
+"""Go on for a minute, telling what happens in a project."""
+
 MAKING = {("POST", "/v1/datasets"), ("POST", "/v1/tables")}
 """Make something that may have the name of another project's."""
 
@@ -128,7 +132,7 @@ def sorts(one: Operation) -> list[str]:
     key = (one.method, one.path)
     found = {"admin": ADMIN in one.tags, "common": key in COMMON, "listing": key in LISTINGS}
     found |= {"naming": key in NAMING, "making": key in MAKING}
-    found["queue"] = key in QUEUES
+    found |= {"queue": key in QUEUES, "stream": key in STREAMS}
     found["path"] = bool(one.parameters) and ADMIN not in one.tags and key not in NAMING
     return [name for name, fits in found.items() if fits]
 
@@ -142,7 +146,7 @@ def of_sort(name: str) -> list[Operation]:
 def test_every_operation_is_of_a_known_sort():
     assert {f"{one.method} {one.path}": sorts(one) for one in OPERATIONS if len(sorts(one)) != 1} == {}
     known = {(one.method, one.path) for one in OPERATIONS}
-    assert {*COMMON, *LISTINGS, *NAMING, *MAKING, *QUEUES} - known == set()
+    assert {*COMMON, *LISTINGS, *NAMING, *MAKING, *QUEUES, *STREAMS} - known == set()
 
 
 # ---- the two projects ----------------------------------------------------------------------------------------
@@ -304,6 +308,21 @@ def test_listings_are_empty_for_another_project(worlds: Worlds):
         if key:
             assert foreign.json()[key] == [], one
             assert own.json()[key] != [], one
+
+
+def test_streams_tell_of_ones_own_project_alone(worlds: Worlds):
+    for one in of_sort("stream"):
+        everything = {"params": {"after": "0"}}
+        with worlds.a.stream(one.method, one.path, **everything) as answer:
+            assert any(CANARY in line for line in answer.iter_lines()), one
+        heard: list[str] = []
+        with (
+            suppress(httpx.ReadTimeout),  # it goes on, and tells nothing
+            worlds.b.stream(one.method, one.path, timeout=httpx.Timeout(20, read=3), **everything) as answer,
+        ):
+            heard.extend(answer.iter_lines())
+        assert "event: begin" in heard, one
+        assert CANARY not in "".join(heard), one
 
 
 def shown(one: Operation, worlds: Worlds) -> Json:
