@@ -149,7 +149,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line a row; text cells that a spreadsheet program would run are neutralised."""
+    """One line a row, with its test against the baseline; texts that a spreadsheet would run are neutralised."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     aside = [name for name in ASIDE if any(getattr(row, name) for row in comparison.rows)]
@@ -210,7 +210,9 @@ ASIDE = {"deviations": "sd", "differences": "less baseline"}
 
 def _header(comparison: Comparison, aside: Sequence[str]) -> list[str]:
     more = [f"{one.label} {ASIDE[name]} [{shown_unit(one.unit)}]" for name in aside for one in comparison.columns]
-    return [*FACTS, *comparison.parameters, *map(heading, comparison.columns), *more]
+    found = comparison.statistics
+    tests = [f"{found.label} by subject: {name}" for name in STATISTICS[1:]] if found else []
+    return [*FACTS, *comparison.parameters, *map(heading, comparison.columns), *more, *tests]
 
 
 def _cells(comparison: Comparison, row: Row, aside: Sequence[str]) -> list[str]:
@@ -220,7 +222,15 @@ def _cells(comparison: Comparison, row: Row, aside: Sequence[str]) -> list[str]:
         for name in ("scores", *aside)
         for column in comparison.columns
     ]
-    return [*_facts(comparison, row), *numbers]
+    return [*_facts(comparison, row), *numbers, *_tested(comparison.statistics, row)]
+
+
+def _tested(found: Statistics | None, row: Row) -> list[str]:
+    """The cells of the row's contrast but its name; empty ones where it has none."""
+    if found is None:
+        return []
+    made = next((one for one in found.contrasts if row.depth == 0 and row.runs and one.runs == row.runs), None)
+    return contrast(made, found.unit)[1:] if made else [""] * len(STATISTICS[1:])
 
 
 def _printed(comparison: Comparison, row: Row) -> list[str]:

@@ -141,9 +141,11 @@ def from_csv(text: str) -> Shown:
     assert {len(row) for row in rows} == {len(header)}
     headings = [name for name in header if name.endswith("]") and not re.search(r" (sd|less baseline) \[", name)]
     paths = [name for name in header if re.fullmatch(r"(dataset|data|model|training|evaluation)\..+", name)]
-    lines = []
+    lines, tests = [], []
     for row in rows:
         cell = dict(zip(header, row, strict=True))
+        tested = [value for name, value in cell.items() if " by subject: " in name]
+        tests += [[cell["name"], *tested]] if any(tested) else []
         beside = [
             [cell.get(re.sub(r" \[([^]]+)\]$", rf" {what} [\1]", name), "") for what in ("sd", "less baseline")]
             for name in headings
@@ -157,7 +159,7 @@ def from_csv(text: str) -> Shown:
         facts = (cell["part"], cell["slices"], cell["subjects"], epochs)
         name = cell["name"]
         lines.append(Line(name[1:] if name[:2] in ("'=", "'+", "'-", "'@") else name, scores, settings, *facts))
-    return Shown(headings, lines)
+    return Shown(headings, lines, tests)
 
 
 def from_markdown(text: str) -> tuple[Shown, list[str]]:
