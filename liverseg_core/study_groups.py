@@ -15,6 +15,9 @@ from liverseg_core.submission import Submission
 
 FOLDED = ("subject-folds", "leave-one-subject-out")
 
+SPLIT_AND_BUDGET = ("dataset.split.kind", "dataset.split.folds", "dataset.split.fold", "training.epochs")
+"""Settings in which one recipe may differ from itself on another kind of split."""
+
 LABELS_OF_RUNS = ("dataset.id", "dataset.split.override", "training.seed")
 """Settings in which repeats of one experiment may differ."""
 
@@ -90,6 +93,12 @@ class Sorted:
 
     def on_paper_split(self) -> list[Group]:
         return [*self.weights.values(), *self.retrained.values(), *self.others]
+
+    def beside(self, fold: Fold) -> Group | None:
+        """The runs on the paper split whose settings are the fold's but for split, epochs and seed."""
+        key = _key(fold.runs[0].settings, *SPLIT_AND_BUDGET)
+        trained = [*self.retrained.values(), *self.others]
+        return next((one for one in trained if _key(one.runs[0].settings, *SPLIT_AND_BUDGET) == key), None)
 
 
 def sort_runs(runs: Sequence[StudyRun]) -> Sorted:

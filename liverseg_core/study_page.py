@@ -138,6 +138,9 @@ def _subjects(_: Sequence[StudyRun], found: Sorted) -> Iterator[str]:
         rows = [[who, *_fold_cells(scores)] for who, scores in fold.by_subject().items()]
         rows.append(["all slices pooled", *_fold_cells(fold.scores())])
         yield table(["Left out", "Slices", "Liver Dice", "Lesion Dice"], rows)
+        if (group := found.beside(fold)) is not None:
+            yield "The same settings but for split, epochs and seed, beside it:"
+            yield table(["Split", "n", "Epochs", *POOLED.values()], _side_by_side(fold, group))
     if found.elsewhere:
         yield "Runs on other splits, scored on other slices, so comparable with nothing above:"
         rows = [
@@ -243,6 +246,17 @@ def _fold_cells(scores: Sequence[Any]) -> list[str]:
     counts = pool(scores)
     found = [dice(counts, "liver"), dice(counts, "lesion")]
     return [str(len(scores)), *(NOTHING if value is None else f"{100 * value:.3f}" for value in found)]
+
+
+def _side_by_side(fold: Fold, group: Group) -> list[list[str]]:
+    """What one recipe scores where a person may lie on both sides, and where nobody does."""
+    on_both = [PAPER_SPLIT, _n(group), _epochs(group.runs), *(spread(group.values(key)) for key in POOLED)]
+    _, *dices = _fold_cells(fold.scores())
+    return [on_both, [f"{SUBJECT_LEVEL}, everybody left out once", "n = 1", _epochs(fold.runs), *dices]]
+
+
+def _epochs(runs: Sequence[StudyRun]) -> str:
+    return ", ".join(dict.fromkeys(str(run.spec["training"]["epochs"]) for run in runs))
 
 
 def _folds_told(fold: Fold) -> str:
