@@ -32,7 +32,7 @@ import httpx
 import psutil
 
 from api.commands.up import free_port
-from store import bundled, schema
+from store import bundled
 from store.database import engine
 from store.settings import settings
 
@@ -194,10 +194,9 @@ def installed() -> Path:
 
 
 def prepare(home: Path) -> None:
-    """A data set that specs can name, in the folder that ``liverseg up`` will use."""
+    """A data set that specs can name, in the folder that ``liverseg up`` uses."""
     postgres = bundled.start_postgres(home)
     try:
-        schema.upgrade()
         add_dataset()
         engine().dispose()
     finally:
@@ -277,9 +276,9 @@ def main() -> None:
     python = chosen.python or installed()
     with tempfile.TemporaryDirectory(prefix="mlflow-", dir="/tmp") as folder, throw_away_home() as home:
         settings.cache_clear()
-        prepare(home)
         servers = MLflow(python, Path(folder)), Liverseg(home)
         starts(servers)
+        prepare(home)
         compared(servers)
 
 

@@ -10,21 +10,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 import migrations
 from store import bundled, database
 from store.settings import settings
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 FOLDER = Path(migrations.__file__).parent
 
 
-def config(url: str | None = None) -> Config:
+def config(url: str | None = None) -> "Config":
     """Alembic's configuration, for the database of this process or another; there is no alembic.ini."""
+    from alembic.config import Config  # half a second, and most starts find nothing to migrate
+
     made = Config()
     made.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     made.set_main_option("sqlalchemy.url", database.dialect(url or database.url()).replace("%", "%%"))
@@ -33,14 +36,24 @@ def config(url: str | None = None) -> Config:
 
 def upgrade(url: str | None = None) -> None:
     """Run every migration that the database lacks."""
+    if url is None and is_current():
+        return
+    from alembic import command
+
     command.upgrade(config(url), "head")
 
 
 def is_current() -> bool:
     """Whether the database has the newest schema."""
-    with database.engine().connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    return found == ScriptDirectory.from_config(config()).get_current_head()
+    with database.looking() as connection:
+        if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+            return False
+        return bool(connection.scalar(text("SELECT version_num FROM alembic_version")) == newest())
+
+
+def newest() -> str:
+    """The newest migration's number; migrations are numbered in one line, ``0001_first_tables.py`` first."""
+    return max(path.name.partition("_")[0] for path in FOLDER.glob("versions/[0-9]*.py"))
 
 
 def revision(message: str) -> Path:
@@ -49,9 +62,10 @@ def revision(message: str) -> Path:
     It compares against ``LIVERSEG_DATABASE_URL`` if that is set (and must be current), else against a throw-away
     bundled Postgres.
     """
+    from alembic import command
+
     with _current_database() as url:
-        head = ScriptDirectory.from_config(config(url)).get_current_head()
-        made = command.revision(config(url), message, autogenerate=True, rev_id=f"{int(head or 0) + 1:04}")
+        made = command.revision(config(url), message, autogenerate=True, rev_id=f"{int(newest()) + 1:04}")
     path = Path(made.path)  # type: ignore[union-attr]  # a list comes only from several heads
     for words in (["check", "--fix-only", "--quiet"], ["format", "--quiet"]):
         subprocess.run([sys.executable, "-m", "ruff", *words, str(path)], check=True)

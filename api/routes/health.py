@@ -5,7 +5,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.schemas import Readiness
-from store import broker
+from store import broker, schema
 
 router = APIRouter(tags=["health"])
 
@@ -34,8 +34,6 @@ def ready(response: Response) -> Readiness:
 
 def _database() -> tuple[bool, bool]:
     """Whether it answers, and whether its schema is the newest."""
-    from store import schema  # Alembic, a tenth of a second at start that only this needs
-
     try:
         return True, schema.is_current()
     except (DBAPIError, PoolTimeout):

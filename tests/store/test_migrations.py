@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import make_url
 
@@ -39,6 +40,11 @@ def test_upgrade_from_nothing_gives_the_models(empty):
     command.check(schema.config())  # raises where the models and the database differ
     with psycopg.connect(empty) as connection:
         assert connection.execute("SELECT id, name FROM projects").fetchall() == [(1, "default")]
+
+
+def test_the_newest_migration_is_alembics():
+    (head,) = ScriptDirectory.from_config(schema.config()).get_heads()
+    assert schema.newest() == head
 
 
 def test_upgrade_twice_changes_nothing(empty):
