@@ -107,8 +107,14 @@ class RunOut(BaseModel):
             "dataset": run.spec["dataset"]["id"],
             "epochs_total": run.spec["training"]["epochs"],
         }
-        same = {name: getattr(run, name) for name in RunOut.model_fields if name not in derived}
-        return cls(**same, **derived, **more)
+        same = {name: getattr(run, name) for name in _SAME}
+        if more:
+            return cls(**same, **derived, **more)
+        return cls.model_construct(**same, **derived)  # the ledger's own values, not checked again run by run
+
+
+_SAME = tuple(name for name in RunOut.model_fields if name not in ("experiment", "dataset", "epochs_total"))
+"""What is called the same in the ledger."""
 
 
 class AttemptOut(Out):
