@@ -25,8 +25,14 @@ OPERATIONS = {
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
-UNPAGED = {"GET /v1/comparisons", "GET /v1/profiles", "GET /v1/workers", "GET /v1/disk", "GET /v1/queue"}
-"""What was asked for by id, what is in the code, what runs now (or did within a week), a sum, the head of a line."""
+UNPAGED = {
+    "GET /v1/comparisons",  # was asked for by id
+    "GET /v1/profiles",  # is in the code
+    "GET /v1/workers",  # runs now, or did within a week
+    "GET /v1/disk",  # a sum
+    "GET /v1/queue",  # the head of a line
+    "GET /v1/events",  # a stream
+}
 LISTED = [label for label in OPERATIONS if re.fullmatch(r"GET /v1/([a-z]+|comparisons/frozen)", label)]
 
 

@@ -35,6 +35,13 @@ def names(tab: Any) -> list[str]:
     return found
 
 
+def apart(difference: str) -> str:
+    """A difference as it stands beside a score; nothing where there is none."""
+    if not difference:
+        return ""
+    return f" ({float(difference):+.3f})" if float(difference) else " (0.000)"
+
+
 def column(tab: Any, heading: str) -> list[str]:
     """The shown values of a column."""
     heads = tab.eval_on_selector_all(
@@ -108,10 +115,10 @@ def test_from_the_form_to_the_pixels(url: str, browser: Browser) -> None:
     # Export: the numbers of the page.
     text = httpx.get(url + tab.get_attribute("text=CSV", "href")).text
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["name"] in ("slow", "fast")]
-    (dice,) = [key for key in rows[0] if key.startswith("Lesion Dice")]
-    shown = column(tab, "Lesion Dice")
+    dice, less = "Lesion Dice [%]", "Lesion Dice less baseline [%]"
+    shown = [" ".join(text.split()) for text in column(tab, "Lesion Dice")]
     assert [row["name"] for row in rows] == names(tab)
-    assert [row[dice] or "\u2013" for row in rows] == shown
+    assert [(row[dice] or "\u2013") + apart(row[less]) for row in rows] == shown
 
     # Two clicks from the table to the pixels, and back by the browser's own button.
     tab.click("text=Image by image")
