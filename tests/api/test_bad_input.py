@@ -183,7 +183,7 @@ QUERIES = [
         "/v1/comparisons?runs=1&base=2",
         "base",
         "2",
-        "baseline, column, descending, experiment, format, level, profile, runs, sort, tables",
+        "baseline, column, descending, experiment, filter, format, level, profile, runs, sort, tables",
     ),
     ("/v1/comparisons?runs=1&baseline=a", "baseline", "a", "valid integer"),
     ("/v1/comparisons?runs=1&profile=modern&profile=nnunet", "profile", "['modern', 'nnunet']", "keep one"),

@@ -63,6 +63,7 @@ def everything_told(client: httpx.Client) -> str:
         "/v1/runs/1/artifacts",
         "/nothing",
         "/v1/comparisons?runs=1",
+        "/v1/events?after=0",
     ]
     return "\n".join(client.get(path, headers=headers).text for path in paths for headers in ({}, PAGE))
 
@@ -81,7 +82,10 @@ def test_no_secret_reaches_anything_that_can_be_read(
 ):
     surroundings = {"LIVERSEG_TOKEN": BOOTSTRAP, "LIVERSEG_DATABASE_URL": database_url(home)}
     told = []
-    with serving(home, **surroundings, LIVERSEG_STATEMENT_S="1") as url, httpx.Client(base_url=url) as client:
+    with (
+        serving(home, **surroundings, LIVERSEG_STATEMENT_S="1", LIVERSEG_STREAM_S="0.5") as url,
+        httpx.Client(base_url=url) as client,
+    ):
         client.headers["authorization"] = f"Bearer {BOOTSTRAP}"
         secret = client.post("/v1/tokens", json={"name": "anna", "scope": "admin"}).json()["secret"]
         client.headers["authorization"] = f"Bearer {secret}"
