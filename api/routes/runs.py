@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from sqlalchemy.orm import Session
 
 from api import figure4
-from api.bodies import answers
+from api.bodies import answers, as_json
 from api.callers import Project, caller_of
 from api.parameters import Before, Limit, RunId, SomeExperiment
 from api.problems import Problem, gone, not_found, refused
@@ -53,7 +53,7 @@ SomeKind = Annotated[
 ]
 
 
-@router.get("")
+@router.get("", response_model=RunList)
 def listing(
     project: Project,
     state: State | None = None,
@@ -62,12 +62,12 @@ def listing(
     kind: SomeKind = None,
     limit: Limit = 50,
     before: Before = None,
-) -> RunList:
+) -> Response:
     """Runs, newest first."""
     with transaction() as session:
         wanted = views.RunFilter(state, experiment, name, kind, before)
         found = list(views.runs(session, project, wanted, limit))
-    return RunList(runs=[RunOut.of(run) for run in found], next=next_page(found, limit))
+    return as_json(RunList(runs=[RunOut.of(run) for run in found], next=next_page(found, limit)))
 
 
 @router.get("/{run}")
