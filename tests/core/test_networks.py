@@ -95,7 +95,8 @@ def test_samples_of_the_lstm_network_do_not_mix():
     images = noise(3)
     together = model.predict_on_batch(images)
     alone = np.concatenate([model.predict_on_batch(images[[n]]) for n in range(len(images))])
-    assert together == pytest.approx(alone, abs=1e-6)
+    # Sums taken in another order round otherwise; 1.1e-6 was seen on one processor.
+    assert together == pytest.approx(alone, abs=1e-5)
 
 
 def test_the_lstm_network_takes_its_skips_from_the_middle_slice():
