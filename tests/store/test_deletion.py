@@ -1,7 +1,9 @@
 """What goes with a run and what stands against it; what is left afterwards is true, and an audit line remains."""
 
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +26,10 @@ def phantom(database):
 
 
 def stored(content):
-    place = settings().scratch / "made"
-    place.parent.mkdir(exist_ok=True)
-    place.write_bytes(content)
-    return artifacts.put(place)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "made"
+        place.write_bytes(content)
+        return artifacts.put(place)
 
 
 def finished(*, maps=b"maps", weights=b"weights", reuse=False, **fields):
@@ -219,13 +221,7 @@ def test_large_files_go_and_scores_stay():
     holds()
     anew = rescored(run)
     assert (anew.kind, anew.scored_from) == ("evaluate", run)
-    assert anew.weights == artifacts.put(_file(b"weights")).sha256
-
-
-def _file(content):
-    place = settings().scratch / "same"
-    place.write_bytes(content)
-    return place
+    assert anew.weights == stored(b"weights").sha256
 
 
 def test_maps_that_a_waiting_rescore_needs_stay():
@@ -268,7 +264,7 @@ def test_bytes_that_others_hold_are_not_freed():
     delete("run", first)
     age()
     assert tidy.tidy() == 1
-    assert artifacts.intact(artifacts.put(_file(b"maps")).sha256)
+    assert artifacts.intact(stored(b"maps").sha256)
     holds()
 
 
