@@ -22,6 +22,10 @@ from liverseg_core.spec import TrainingOptions
 
 ops = keras.ops
 Sums = NDArray[np.floating[Any]]
+Axes = tuple[int, ...] | None
+
+SAMPLE = (1, 2, 3)
+"""Axes of one sample of a batch [B, S, S, C]."""
 
 SMOOTHING = 1.0
 """Added above and below every ratio: an empty prediction of an empty truth is perfect."""
@@ -88,16 +92,17 @@ class DiceLoss(Loss):
 
     Args:
         channel: one of :func:`grey`, :func:`liver`, :func:`lesion`.
+        axes: what the sums run over; None: everything.
     """
 
     size = 3
 
-    def __init__(self, channel: Callable[[Any], Any]) -> None:
-        self.channel = channel
+    def __init__(self, channel: Callable[[Any], Any], axes: Axes = None) -> None:
+        self.channel, self.axes = channel, axes
 
     def sums(self, y: Any, p: Any) -> Any:
         y, p = self.channel(ops.cast(y, p.dtype)), self.channel(p)
-        return ops.stack([ops.sum(ops.abs(y * p)), ops.sum(ops.square(y)), ops.sum(ops.square(p))])
+        return ops.stack([ops.sum(pixels, self.axes) for pixels in (ops.abs(y * p), ops.square(y), ops.square(p))])
 
     def value(self, sums: Any) -> Any:
         return 1.0 - (2.0 * sums[0] + SMOOTHING) / (sums[1] + sums[2] + SMOOTHING)
@@ -148,16 +153,17 @@ class TverskyLoss(Loss):
         alpha: weight of false positives.
         beta: weight of false negatives.
         gamma: at least 1.
+        axes: what the sums run over; None: everything.
     """
 
     size = 3
 
-    def __init__(self, alpha: float, beta: float, gamma: float = 1.0) -> None:
-        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+    def __init__(self, alpha: float, beta: float, gamma: float = 1.0, axes: Axes = None) -> None:
+        self.alpha, self.beta, self.gamma, self.axes = alpha, beta, gamma, axes
 
     def sums(self, y: Any, p: Any) -> Any:
         y, p = lesion(ops.cast(y, p.dtype)), lesion(p)
-        return ops.stack([ops.sum(y * p), ops.sum((1.0 - y) * p), ops.sum(y * (1.0 - p))])
+        return ops.stack([ops.sum(pixels, self.axes) for pixels in (y * p, (1.0 - y) * p, y * (1.0 - p))])
 
     def value(self, sums: Any) -> Any:
         wrong = self.alpha * sums[1] + self.beta * sums[2]
@@ -172,6 +178,30 @@ class TverskyLoss(Loss):
         root = (wrong / whole) ** (1 / self.gamma - 1) / self.gamma
         by_mistake = (hit + SMOOTHING) / whole**2
         return np.array([-wrong / whole**2 * root, self.alpha * by_mistake * root, self.beta * by_mistake * root])
+
+
+class MeanOfSamples(Loss):
+    """Mean over the samples of a loss of each sample alone, so that a small lesion counts as much as a large one.
+
+    Args:
+        loss: one whose sums run over ``SAMPLE``.
+    """
+
+    size = 2
+
+    def __init__(self, loss: DiceLoss | TverskyLoss) -> None:
+        self.loss = loss
+
+    def sums(self, y: Any, p: Any) -> Any:
+        each = self.loss.value(self.loss.sums(y, p))
+        return ops.stack([ops.sum(each), ops.sum(ops.ones_like(each))])
+
+    def value(self, sums: Any) -> Any:
+        return sums[0] / sums[1]
+
+    def slopes(self, sums: Sums) -> Sums:
+        total, samples = np.asarray(sums, np.float64)
+        return np.array([1 / samples, -total / samples**2])
 
 
 class WeightedSum(Loss):
@@ -210,17 +240,27 @@ def loss_for(training: TrainingOptions, head: str) -> Loss:
     - ``lesion-dice-cross-entropy``: cross-entropy + 1 - Dice of the lesion.
     - ``tversky``, ``focal-tversky``: of the lesion, with ``tversky_alpha``, ``tversky_beta``, ``focal_gamma``.
 
-    Every one is smoothed by 1, as the study's is, and works with either head.
+    Every one is smoothed by 1, as the study's is, and works with either head. Without ``training.batch_dice`` Dice
+    and Tversky are taken of each sample, then their mean.
     """
     alpha, beta = training.tversky_alpha, training.tversky_beta
     cross_entropy = CrossEntropy() if head == "softmax" else GreyCrossEntropy()
+
+    def dice(channel: Callable[[Any], Any]) -> Loss:
+        return DiceLoss(channel) if training.batch_dice else MeanOfSamples(DiceLoss(channel, SAMPLE))
+
+    def tversky(gamma: float = 1.0) -> Loss:
+        if training.batch_dice:
+            return TverskyLoss(alpha, beta, gamma)
+        return MeanOfSamples(TverskyLoss(alpha, beta, gamma, SAMPLE))
+
     return {
-        "dice": DiceLoss(grey),
-        "lesion-dice": DiceLoss(lesion),
-        "dice-cross-entropy": WeightedSum((1, cross_entropy), (0.5, DiceLoss(liver)), (0.5, DiceLoss(lesion))),
-        "lesion-dice-cross-entropy": WeightedSum((1, cross_entropy), (1, DiceLoss(lesion))),
-        "tversky": TverskyLoss(alpha, beta),
-        "focal-tversky": TverskyLoss(alpha, beta, training.focal_gamma),
+        "dice": dice(grey),
+        "lesion-dice": dice(lesion),
+        "dice-cross-entropy": WeightedSum((1, cross_entropy), (0.5, dice(liver)), (0.5, dice(lesion))),
+        "lesion-dice-cross-entropy": WeightedSum((1, cross_entropy), (1, dice(lesion))),
+        "tversky": tversky(),
+        "focal-tversky": tversky(training.focal_gamma),
     }[training.loss]
 
 

@@ -167,8 +167,10 @@ class DataOptions(Section):
         "with one draw for both; small-rotations: up to 15 degrees, 10 % in size and place, grey values by 0.05; "
         "or a section of rotation, scale, shift, flip, right_angles, brightness, contrast, noise",
     )
-    sampling: Literal["uniform", "lesion-balanced"] = Field(
-        "uniform", description="lesion-balanced: every second sample of a batch is drawn from slices with lesion"
+    sampling: Literal["uniform", "lesion-balanced", "lesion-scan-balanced"] = Field(
+        "uniform",
+        description="lesion-balanced: every second sample of a batch is drawn from slices with lesion; "
+        "lesion-scan-balanced: those come equally often from every scan that holds lesions",
     )
     batch_by: Literal["slices", "scan"] = Field(
         "slices",
@@ -258,6 +260,12 @@ class TrainingOptions(Section):
         description="dice: the study's, on grey values; lesion-dice: of the lesion class; dice-cross-entropy: Dice "
         "of liver and lesion plus cross-entropy; lesion-dice-cross-entropy; tversky, focal-tversky: of the lesion",
     )
+    batch_dice: bool = Field(
+        True,
+        strict=True,
+        description="Dice and Tversky losses over all pixels of a batch, as the study's; false: of each sample, then "
+        "the mean, so that small lesions count as much as large ones",
+    )
     tversky_alpha: float = Field(
         0.3, strict=True, ge=0, le=1, description="weight of false positives in tversky losses"
     )
@@ -340,7 +348,8 @@ class ExperimentSpec(Section):
             )
         if copies and self.data.sampling != "uniform":
             raise ValueError(
-                "data.sampling 'lesion-balanced' draws slices, not the copies of this augmentation; use a section"
+                f"data.sampling '{self.data.sampling}' draws slices, not the copies of this augmentation; "
+                "use a section"
             )
         return self
 

@@ -23,7 +23,7 @@ from liverseg_core.spec import ExperimentSpec
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 Numbers = NDArray[np.int64]
 
-_ORDER, _SAMPLE, _LESION_ORDER = 0, 1, 2
+_ORDER, _SAMPLE, _LESION_ORDER, _SCAN_ORDER = 0, 1, 2, 3
 
 
 def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Numbers:
@@ -54,7 +54,7 @@ class TrainPart:
         self.targets = Targets(cache, spec.model.head, moves_between_pixels(self.section), relabelled)
         self.windows = windows(manifest, spec.model.window, train)
         self.scans = _places_by_scan(manifest, train) if spec.data.batch_by == "scan" else []
-        self.lesions = self._places_with_lesion() if spec.data.sampling == "lesion-balanced" else None
+        self.lesions = self._lesions(manifest) if spec.data.sampling != "uniform" else []
 
     @property
     def steps(self) -> int:
@@ -82,7 +82,7 @@ class TrainPart:
         if self.scans:
             return self.make(_pieces(self._scan(epoch, step), size)[number], epoch)
         positions = np.arange(step * size, (step + 1) * size)
-        if self.lesions is not None:
+        if self.lesions:
             return self.make(self._balanced(epoch)[positions], epoch, positions)
         n = train_samples(self.spec, len(self.rows))
         return self.make(epoch_order(n, self.spec.training.seed, epoch, self.spec.data.shuffle)[positions], epoch)
@@ -123,31 +123,51 @@ class TrainPart:
     def _balanced(self, epoch: int) -> Numbers:
         """Places of an epoch's samples in turn: one of all slices, one of those with lesion.
 
-        Both go through permutations that continue from epoch to epoch, so all slices come equally often.
+        All go through permutations that continue from epoch to epoch, so all slices come equally often, and of those
+        with lesion all of a group.
         """
-        assert self.lesions is not None
         every, lesion = (self.samples + 1) // 2, self.samples // 2
         chosen = np.empty(self.samples, np.int64)
         chosen[0::2] = self._stream(len(self.rows), (epoch - 1) * every, every, _ORDER)
-        chosen[1::2] = self.lesions[self._stream(len(self.lesions), (epoch - 1) * lesion, lesion, _LESION_ORDER)]
+        chosen[1::2] = self._with_lesion((epoch - 1) * lesion, lesion)
         return chosen
 
-    def _stream(self, n: int, start: int, count: int, key: int) -> Numbers:
+    def _with_lesion(self, start: int, count: int) -> Numbers:
+        """Places ``start`` to ``start + count`` of an endless stream of slices with lesion, each group as often."""
+        groups = len(self.lesions)
+        if groups == 1:
+            return self.lesions[0][self._stream(len(self.lesions[0]), start, count, _LESION_ORDER)]
+        rounds = start // groups
+        drawn = self._stream(groups, rounds * groups, start % groups + count, _SCAN_ORDER)
+        begun, turns = drawn[: start % groups], drawn[start % groups :]
+        chosen = np.empty(count, np.int64)
+        for group, places in enumerate(self.lesions):
+            mine = turns == group
+            before = rounds + int(np.count_nonzero(begun == group))
+            chosen[mine] = places[
+                self._stream(len(places), before, int(np.count_nonzero(mine)), _LESION_ORDER, group)
+            ]
+        return chosen
+
+    def _stream(self, n: int, start: int, count: int, *key: int) -> Numbers:
         """Numbers ``start`` to ``start + count`` of endless permutations of 0..n-1, one after another."""
         first, last = start // n, (start + count) // n
         seed, shuffle = self.spec.training.seed, self.spec.data.shuffle
-        whole = [_permutation(n, shuffle, seed, key, number + 1) for number in range(first, last + 1)]
+        whole = [_permutation(n, shuffle, seed, *key, number + 1) for number in range(first, last + 1)]
         return np.concatenate(whole)[start - first * n :][:count]
 
-    def _places_with_lesion(self) -> Numbers:
-        found: Numbers = np.flatnonzero([(self.targets.labels(row) == LESION).any() for row in self.rows])
+    def _lesions(self, manifest: Manifest) -> list[Numbers]:
+        """Groups of places with lesion that are drawn equally often: one for all, or one a scan."""
+        found = np.flatnonzero([(self.targets.labels(row) == LESION).any() for row in self.rows])
         if not found.size:
             raise SpecError(
                 "data.sampling",
                 "no train slice holds a lesion (of data.min_lesion pixels); use uniform, or another train part",
                 self.spec.data.sampling,
             )
-        return found
+        if self.spec.data.sampling == "lesion-balanced":
+            return [found]
+        return [found[places] for places in _places_by_scan(manifest, self.rows[found])]
 
 
 class ValPart:
@@ -176,7 +196,7 @@ def _pieces(rows: Numbers, size: int) -> list[Numbers]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _places_by_scan(manifest: Manifest, train: Sequence[int]) -> list[Numbers]:
+def _places_by_scan(manifest: Manifest, train: Sequence[int] | Numbers) -> list[Numbers]:
     """Per scan, by rising number: the places of its slices in ``train``."""
     scans = np.array([manifest.slices[index].scan for index in train])
     return [np.flatnonzero(scans == scan) for scan in np.unique(scans)]

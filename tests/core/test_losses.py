@@ -9,6 +9,7 @@ from liverseg_core.spec import TrainingOptions
 LOSSES = ("dice", "lesion-dice", "dice-cross-entropy", "lesion-dice-cross-entropy", "tversky", "focal-tversky")
 HEADS = ("grey-sigmoid", "softmax")
 EVERY = [(name, head) for name in LOSSES for head in HEADS]
+BATCH_OR_SAMPLES = pytest.mark.parametrize("batch", [True, False], ids=["of the batch", "of each sample"])
 
 
 def as_batch(*values):
@@ -72,7 +73,9 @@ def plain_tversky(pairs, alpha=0.3, beta=0.7):
     return (tp + 1) / (tp + alpha * fp + beta * fn + 1)
 
 
-def plain_loss(name, y, p):
+def plain_loss(name, y, p, batch=True):
+    if not batch:
+        return np.mean([plain_loss(name, y[[place]], p[[place]]) for place in range(len(y))])
     pixels = list(zip(y.reshape(-1, y.shape[-1]), p.reshape(-1, p.shape[-1]), strict=True))
     lesions = [(classes(a)[2], classes(b)[2]) for a, b in pixels]
     livers = [(sum(classes(a)[1:]), sum(classes(b)[1:])) for a, b in pixels]
@@ -88,28 +91,33 @@ def plain_loss(name, y, p):
     }[name]
 
 
+@BATCH_OR_SAMPLES
 @pytest.mark.parametrize(("name", "head"), EVERY)
-def test_every_loss_agrees_with_a_second_implementation(name, head):
+def test_every_loss_agrees_with_a_second_implementation(name, head, batch):
     y, p = drawn(head)
-    assert float(chosen(name, head)(y, as_tensor(p))) == pytest.approx(plain_loss(name, y, p), rel=1e-12)
+    assert float(chosen(name, head, batch_dice=batch)(y, as_tensor(p))) == pytest.approx(
+        plain_loss(name, y, p, batch), rel=1e-12
+    )
 
 
+@BATCH_OR_SAMPLES
 @pytest.mark.parametrize(("name", "head"), EVERY)
-def test_gradients_agree_with_finite_differences_of_the_second_implementation(name, head):
+def test_gradients_agree_with_finite_differences_of_the_second_implementation(name, head, batch):
     y, p = drawn(head, samples=2, size=3)
-    found, step = gradient(chosen(name, head), y, p), 1e-6
+    found, step = gradient(chosen(name, head, batch_dice=batch), y, p), 1e-6
     for place in np.ndindex(p.shape):
         above, below = p.copy(), p.copy()
         above[place] += step
         below[place] -= step
-        slope = (plain_loss(name, y, above) - plain_loss(name, y, below)) / (2 * step)
+        slope = (plain_loss(name, y, above, batch) - plain_loss(name, y, below, batch)) / (2 * step)
         assert found[place] == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
+@BATCH_OR_SAMPLES
 @pytest.mark.parametrize(("name", "head"), EVERY)
-def test_sums_add_up_and_their_slopes_give_the_gradient_of_the_whole(name, head):
+def test_sums_add_up_and_their_slopes_give_the_gradient_of_the_whole(name, head, batch):
     """Two unequal pieces in float32, as a scan that does not fit the memory is trained; their mean would be off."""
-    loss, (y, p) = chosen(name, head), drawn(head, samples=7, size=16, dtype=np.float32)
+    loss, (y, p) = chosen(name, head, batch_dice=batch), drawn(head, samples=7, size=16, dtype=np.float32)
     pieces = [slice(0, 5), slice(5, 7)]
     sums = sum(loss.sums(y[piece], as_tensor(p[piece])).numpy() for piece in pieces)
     assert sums.shape == (loss.size,)
@@ -124,9 +132,10 @@ def test_sums_add_up_and_their_slopes_give_the_gradient_of_the_whole(name, head)
     assert np.abs(np.concatenate(weighted) - whole).max() < 1e-5 * np.abs(whole).max()
 
 
+@BATCH_OR_SAMPLES
 @pytest.mark.parametrize(("name", "head"), EVERY)
-def test_slopes_are_the_derivatives_of_the_value(name, head):
-    loss, (y, p) = chosen(name, head), drawn(head)
+def test_slopes_are_the_derivatives_of_the_value(name, head, batch):
+    loss, (y, p) = chosen(name, head, batch_dice=batch), drawn(head)
     sums = tf.constant(loss.sums(y, as_tensor(p)).numpy())
     with tf.GradientTape() as tape:
         tape.watch(sums)
@@ -134,12 +143,13 @@ def test_slopes_are_the_derivatives_of_the_value(name, head):
     assert loss.slopes(sums.numpy()) == pytest.approx(tape.gradient(value, sums).numpy(), rel=1e-12)
 
 
+@BATCH_OR_SAMPLES
 @pytest.mark.parametrize(("name", "head"), EVERY)
-def test_nothing_breaks_where_outputs_are_exactly_0_or_1(name, head):
+def test_nothing_breaks_where_outputs_are_exactly_0_or_1(name, head, batch):
     y, _ = drawn("softmax", dtype=np.float32)
     if head == "grey-sigmoid":
         y = grey(y)
-    loss = chosen(name, head)
+    loss = chosen(name, head, batch_dice=batch)
     for p in (np.zeros_like(y), np.ones_like(y), np.roll(y, 1, -2).round(), y):
         value, slopes = float(loss(y, as_tensor(p))), loss.slopes(loss.sums(y, as_tensor(p)).numpy())
         assert np.isfinite(value)

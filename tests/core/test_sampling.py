@@ -298,6 +298,28 @@ def test_every_second_sample_holds_a_lesion_and_the_rest_is_everything(labelled,
     assert {abs(others.count(index) - len(others) / N) < 1 for index in range(N)} == {True}
 
 
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_lesions_come_equally_often_from_every_scan(labelled, batch):
+    """Slices 1 and 3 are of scan 0, slice 8 is of scan 2: each scan gives half, within a scan each slice as many."""
+    part = part_of(labelled, range(N), spec(batch, sampling="lesion-scan-balanced"))
+    epochs = [
+        [index for step in range(part.steps) for [index] in seen_by(part.piece(epoch, step)[0])]
+        for epoch in range(1, 41)
+    ]
+    lesions = [index for seen in epochs for index in seen[1::2]]
+    half = len(lesions) / 2
+    assert abs(lesions.count(8) - half) < 1
+    assert abs(lesions.count(1) - half / 2) <= 1
+    assert abs(lesions.count(3) - half / 2) <= 1
+    assert lesions.count(1) + lesions.count(3) + lesions.count(8) == len(lesions)
+    # The stream goes on from epoch to epoch without a break: every two in a row are of both scans.
+    assert all({8} < {*lesions[place : place + 2]} for place in range(0, len(lesions) - 1, 2))
+    others = [index for seen in epochs for index in seen[0::2]]
+    assert {abs(others.count(index) - len(others) / N) < 1 for index in range(N)} == {True}
+    again = part_of(labelled, range(N), part.spec)
+    assert seen_by(again.piece(17, 1)[0]) == [[index] for index in epochs[16][batch : 2 * batch]]
+
+
 def test_balanced_samples_draw_their_own_changes(labelled):
     """With replacement, one slice comes several times an epoch, each time changed anew."""
     part = part_of(labelled, (1, 2, 4, 5, 6, 7), spec(6, {"brightness": 0.5}, sampling="lesion-balanced"))
@@ -308,10 +330,11 @@ def test_balanced_samples_draw_their_own_changes(labelled):
     assert np.array_equal(again[0], x)
 
 
+@pytest.mark.parametrize("sampling", ["lesion-balanced", "lesion-scan-balanced"])
 @pytest.mark.parametrize("train", [(0, 2, 4), (8, 9)])
-def test_balancing_without_lesions_is_refused(labelled, train):
-    with pytest.raises(SpecError, match=r"data.sampling: no train slice holds a lesion.*lesion-balanced"):
-        part_of(labelled, train, spec(2, sampling="lesion-balanced", min_lesion=4))
+def test_balancing_without_lesions_is_refused(labelled, train, sampling):
+    with pytest.raises(SpecError, match=rf"data.sampling: no train slice holds a lesion.*{sampling}"):
+        part_of(labelled, train, spec(2, sampling=sampling, min_lesion=4))
 
 
 def test_a_scan_is_a_step(labelled):
