@@ -1,6 +1,7 @@
 """Runs the front desk: ``python -m api.serve --host 127.0.0.1 --port 8421``."""
 
 import argparse
+import importlib
 import ipaddress
 import socket
 import sys
@@ -99,7 +100,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api.serve", description="Run the liverseg API.")
     parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default %(default)s)")
     parser.add_argument("--port", default=DEFAULT_PORT, type=int, help="0 takes a free one (default %(default)s)")
+    parser.add_argument("--held", action="store_true", help="load everything, then go on once stdin is closed")
     chosen = parser.parse_args()
+    if chosen.held:
+        importlib.import_module("api.app")
+        sys.stdin.buffer.read()
     try:
         serve(chosen.host, chosen.port)
     except LiversegError as error:

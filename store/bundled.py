@@ -135,11 +135,13 @@ def tether(stop: signal.Signals) -> list[str]:
     return ["setpriv", "--pdeathsig", stop.name, "--"] if shutil.which("setpriv") else []
 
 
-def spawn(command: list[str], log: Path, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def spawn(
+    command: list[str], log: Path, pass_fds: Sequence[int] = (), stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """Start a process that writes to ``log``, in a session of its own: Ctrl-C must not reach it before its turn."""
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=pass_fds
+            command, stdout=out, stderr=out, stdin=stdin, start_new_session=True, pass_fds=pass_fds
         )
 
 

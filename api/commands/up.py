@@ -3,6 +3,8 @@
     start ──> Postgres ──> Valkey ──> migrations ──> API ──> worker
     stop  <── Postgres <── Valkey <───────────────── API <── worker
 
+The API's process comes first and loads its code meanwhile, which takes longer than both servers; it is told to go on
+when they are there.
 Each child ends with this process, also when it is killed. All of them hold a lock on the home folder while they
 live, so a second `liverseg up` on it is refused, or waits until the last one of a killed `up` is gone.
 """
@@ -13,6 +15,7 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +37,7 @@ STEADY_S = 60.0
 """A child that lived this long has recovered: its next death is again the first."""
 API_READY_S = 60.0
 LOCK_WAIT_S = 30.0
+STOPPED_FIRST = ("worker", "api", "valkey", "postgres")
 
 
 class Stop(BaseException):
@@ -130,7 +134,7 @@ class Kept:
 
 
 class Stack:
-    """All children of one home, in the order of their start."""
+    """All children of one home."""
 
     def __init__(self, choice: Choice, signals: StopSignals, lock: int, say: Say) -> None:
         self.choice = choice
@@ -145,12 +149,13 @@ class Stack:
             ServiceError: something does not come up; the message says what and why.
         """
         home = settings().home
+        api = self._keep(self._start_api)
         if not settings().database_url:
             self._keep(lambda: bundled.start_postgres(home, (self._lock,)))
         if not settings().broker_url:
             self._keep(lambda: bundled.start_valkey(home, (self._lock,)))
         schema.upgrade()
-        self._keep(self._start_api)
+        _let_go(api.service)
         if self.choice.worker:
             self._keep(self._start_worker)
         self._await_api()
@@ -164,26 +169,29 @@ class Stack:
     def stop(self) -> None:
         """End everything, the last started first; signals are ignored from here on."""
         self._signals.ignore()
-        for child in reversed(self._children):
+        for child in sorted(self._children, key=lambda child: STOPPED_FIRST.index(child.service.name)):
             patience = settings().grace_s + 10 if child.service.name == "worker" else 10
             child.service.stop(patience)
 
-    def _keep(self, start: Callable[[], Service]) -> None:
+    def _keep(self, start: Callable[[], Service]) -> Kept:
         with self._signals.held():
             self._children.append(Kept(start))
+            return self._children[-1]
 
     def _start_api(self) -> Service:
         where = ["--host", self.choice.host, "--port", str(self.choice.port)]
-        return self._python("api", ["api.serve", *where])
+        if self._children:  # it starts again; all it needs is there
+            return self._python("api", ["api.serve", *where])
+        return self._python("api", ["api.serve", *where, "--held"], stdin=subprocess.PIPE)
 
     def _start_worker(self) -> Service:
         return self._python("worker", ["worker.command", "start", "--slots", str(self.choice.slots)])
 
-    def _python(self, name: str, words: list[str]) -> Service:
+    def _python(self, name: str, words: list[str], stdin: int = subprocess.DEVNULL) -> Service:
         # Killed with us, not asked: Postgres goes at the same moment, and a worker would wait for it for ever.
         # -P: a folder named `store` where the command is typed must not be imported.
         command = [*bundled.tether(signal.SIGKILL), sys.executable, "-P", "-m", *words]
-        return Service(name, bundled.spawn(command, log_of(name), (self._lock,)), signal.SIGTERM)
+        return Service(name, bundled.spawn(command, log_of(name), (self._lock,), stdin), signal.SIGTERM)
 
     def _await_api(self) -> None:
         api = next(child.service for child in self._children if child.service.name == "api")
@@ -315,6 +323,12 @@ def can_work() -> bool:
 def log_of(name: str) -> Path:
     """Where a child writes what it has to say."""
     return settings().home / "logs" / f"{name}.log"
+
+
+def _let_go(service: Service) -> None:
+    """Tell a child that was started with ``--held`` to go on."""
+    assert service.process.stdin is not None
+    service.process.stdin.close()
 
 
 def _ready(client: Client) -> bool:

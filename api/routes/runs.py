@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from sqlalchemy.orm import Session
 
 from api import figure4
-from api.bodies import answers, as_json
+from api.bodies import answers
 from api.callers import Project, caller_of
 from api.parameters import Before, Limit, RunId, SomeExperiment
 from api.problems import Problem, gone, not_found, refused
@@ -25,7 +25,6 @@ from api.schemas import (
     RunEdit,
     RunList,
     RunOut,
-    next_page,
 )
 from liverseg_core.crash_points import crash_point
 from liverseg_core.submission import check_storable
@@ -66,8 +65,10 @@ def listing(
     """Runs, newest first."""
     with transaction() as session:
         wanted = views.RunFilter(state, experiment, name, kind, before)
-        found = list(views.runs(session, project, wanted, limit))
-    return as_json(RunList(runs=[RunOut.of(run) for run in found], next=next_page(found, limit)))
+        found = views.runs_as_json(session, project, wanted, limit, RunOut.model_fields)
+    last = str(found[-1][0]) if len(found) == limit else "null"
+    bodies = ",".join(body for _, body in found)
+    return Response(f'{{"runs":[{bodies}],"next":{last}}}', media_type="application/json")
 
 
 @router.get("/{run}")

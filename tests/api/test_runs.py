@@ -5,6 +5,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from api.schemas import RunOut
 from store import artifacts, endings, queue, scores
 from store.database import transaction
 from store.endings import Ending
@@ -34,6 +35,32 @@ def test_runs_are_filtered_and_paged(web: httpx.Client, submit: Submit):
     assert ids("limit=2&before=3") == [2, 1]
     assert web.get("/v1/runs?limit=2").json()["next"] == 3
     assert web.get("/v1/runs?limit=5").json()["next"] is None
+
+
+def test_the_list_shows_what_each_run_shows(web: httpx.Client, submit: Submit):
+    """Though the database writes the list and pydantic the run."""
+    notes = 'quote " backslash \\ newline \n tab \t umlaut ü kanji 肝 emoji 🫀 <b>&amp;'
+    submit(
+        spec={
+            "name": "“first”",
+            "notes": notes,
+            "tags": ["a", "b c"],
+            "training": {"batch_size": 8, "learning_rate": 1e-7},
+        }
+    )
+    submit(spec={"training": {"batch_size": 8, "learning_rate": 0.1 + 0.2, "epochs": 7}})
+    submit(spec={"name": "ended"})
+    with transaction() as session:
+        queue.claim(session, "default", "w", "h", 30)
+        session.get_one(Run, 1).progress = {"epoch": 1, "of": 30, "rate": 1.5e-9, "what": "ünter\u2028"}
+    web.post("/v1/runs/3/cancel")
+    listed = web.get("/v1/runs").json()["runs"]
+    assert [run["id"] for run in listed] == [3, 2, 1]
+    assert listed[2]["progress"]["rate"] == 1.5e-9
+    assert listed[1]["epochs_total"] == 7
+    for run in listed:
+        whole = web.get(f"/v1/runs/{run['id']}").json()
+        assert run == {name: whole[name] for name in RunOut.model_fields}
 
 
 def test_a_queued_run_says_why_it_waits(web: httpx.Client, submit: Submit, worker_there: None):
