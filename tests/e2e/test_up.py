@@ -3,10 +3,12 @@
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from api.commands.up import free_port
 from tests.e2e.conftest import LIVERSEG, Up, environment, processes_of
@@ -43,6 +45,37 @@ def test_up_restarts_what_dies_and_stops_all_of_it(home: Path) -> None:
     assert up.stop(signal.SIGTERM) == 0
     assert processes_of(home) == []
     assert up.output.read_text().endswith("stopped\n")
+
+
+def test_a_held_api_is_loaded_and_waits_until_it_is_let_go(home: Path) -> None:
+    """What `up` starts first: it holds its memory and no port, and needs no database to come so far."""
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "api.serve", "--port", str(port), "--held"]
+    with subprocess.Popen(command, env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as api:
+        try:
+            loaded = psutil.Process(api.pid)
+            wait_for(
+                "the code to be loaded",
+                lambda: "pydantic_core" in mapped(loaded) and loaded.cpu_percent(0.5) == 0,
+                30,
+            )
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"http://127.0.0.1:{port}/healthz")
+            api.stdin.close()
+            wait_for("the API to listen", lambda: alive(port), 30)
+        finally:
+            api.kill()
+
+
+def mapped(process: psutil.Process) -> str:
+    return " ".join(one.path for one in process.memory_maps())
+
+
+def alive(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_two_interrupts_leave_nothing(home: Path) -> None:
