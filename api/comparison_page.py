@@ -12,11 +12,13 @@ from api.callers import Asking, Project, caller_of
 from api.parameters import LARGEST_ID, Runs, SomeExperiment
 from api.routes import frozen
 from api.routes.comparisons import Asked, Filter, Level, Profile, Tables, TestedColumn, choose
+from api.tables import named
 from store import printed
 from store.comparison import OVERVIEW
 from store.database import snapshot, transaction
 from store.measure import Measure
 from store.rows import Column, Comparison
+from store.words import told_apart
 
 router = APIRouter(include_in_schema=False)
 
@@ -51,7 +53,7 @@ def comparison_page(
         "comparison.html",
         comparison=found,
         rows=found.rows,
-        baselines=[row for row in every.rows if row.depth == 0 and row.runs],
+        baselines=_baselines(every),
         words=filter,
         best=_best(found),
         profiles=_profiles(),
@@ -139,6 +141,13 @@ def _links(asked: Asked, sort: str = "", descending: bool = False, words: str = 
         return urlencode(kept, doseq=True, safe=",")
 
     return link
+
+
+def _baselines(found: Comparison) -> list[tuple[list[int], str]]:
+    """Runs and name of every row that others can be compared with."""
+    rows = [row for row in found.rows if row.depth == 0 and row.runs]
+    runs = [row.runs for row in rows]
+    return list(zip(runs, told_apart([named(row) for row in rows], runs), strict=True))
 
 
 def _best(found: Comparison) -> dict[str, float]:

@@ -238,7 +238,9 @@ class Field:
             return value
         if self.listed and isinstance(value, list | tuple):
             return ", ".join(map(str, value))
-        return "" if value is None else json.dumps(value)
+        if value is None and self.default is None:
+            return ""  # an empty field stands for the default
+        return json.dumps(value)
 
 
 @cache

@@ -19,6 +19,7 @@ from store.facts import of_scans
 from store.measure import Measure
 from store.results import Result
 from store.rows import Contrast, Pair, Statistics
+from store.words import told_apart
 
 METHOD = (
     "The unit is the subject, never the slice. p: exact two-sided Wilcoxon signed-rank test of the differences by "
@@ -36,12 +37,15 @@ def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column:
     others = [entry for entry in entries if entry is not baseline and entry.members]
     fair = [entry for entry in others if baseline.members and entry.scope() == baseline.scope()]
     before = measure.by_subject(baseline, column) if fair else {}
-    found = [_contrast(baseline, before, entry, measure, column) for entry in fair]
+    titles = dict(
+        zip(map(id, entries), told_apart([one.title for one in entries], [one.ids for one in entries]), strict=True)
+    )
+    found = [_contrast(titles[id(entry)], baseline, before, entry, measure, column) for entry in fair]
     for contrast, p in zip(found, holm([one.p for one in found]), strict=True):
         contrast.p_holm = p
     told = {one.key: one for one in measure.profile.columns}[column]
     return Statistics(
-        baseline=baseline.title,
+        baseline=titles[id(baseline)],
         runs=baseline.ids,
         column=column,
         label=told.label,
@@ -53,7 +57,7 @@ def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column:
 
 
 def _contrast(
-    baseline: Entry, before: Mapping[str, float | None], entry: Entry, measure: Measure, column: str
+    title: str, baseline: Entry, before: Mapping[str, float | None], entry: Entry, measure: Measure, column: str
 ) -> Contrast:
     after = measure.by_subject(entry, column)
     pairs, without = [], []
@@ -67,7 +71,7 @@ def _contrast(
     won, lost = _score(differences, next(one.better for one in measure.profile.columns if one.key == column))
     test = signed_rank(differences)
     return Contrast(
-        name=entry.title,
+        name=title,
         runs=entry.ids,
         subjects=len(pairs),
         won=won,

@@ -5,6 +5,14 @@ from collections.abc import Sequence
 MOST = 20
 
 
+def told_apart(names: Sequence[str], runs: Sequence[Sequence[int]]) -> list[str]:
+    """The names of rows; those that several rows share with their runs: ``Shuffled, run 3``."""
+    return [
+        f"{name}, {named_runs(some)}" if some and names.count(name) > 1 else name
+        for name, some in zip(names, runs, strict=True)
+    ]
+
+
 def numbers(runs: Sequence[int]) -> str:
     """``3, 4``, or ``1, 2, ... and 7 more``."""
     shown = ", ".join(map(str, runs[:MOST]))

@@ -48,10 +48,13 @@ def everything(
     }
 
 
-TOO_WIDE = """(width) => document.documentElement.scrollWidth <= width ? [] :
-    [...document.querySelectorAll("main *")]
+TOO_WIDE = """(width) => {
+    const wide = document.documentElement.scrollWidth;
+    const beyond = [...document.querySelectorAll("main *")]
         .filter((one) => one.getBoundingClientRect().right > width && !one.closest(".scroll, pre"))
-        .map((one) => `too wide: ${one.outerHTML.slice(0, 100)}`).slice(0, 3)"""
+        .map((one) => `too wide: ${one.outerHTML.slice(0, 100)}`);
+    return wide <= width ? [] : [`the page is ${wide} pixels wide`, ...beyond.slice(0, 3)];
+}"""
 
 
 def serious(page: Any) -> list[str]:

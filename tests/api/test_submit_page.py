@@ -47,7 +47,7 @@ def test_texts_and_values_turn_into_each_other():
         value: Any = parsed
         for step in one.path.split("."):
             value = value[step]
-        again = one.value_of(one.text_of(value)) if one.text_of(value) or one.is_text else [] if one.listed else None
+        again = one.value_of(one.text_of(value)) if one.text_of(value) or one.is_text else one.default
         assert again == value, one.path
 
 
@@ -157,9 +157,11 @@ def test_what_is_wrong_is_said_beside_its_field_and_nothing_is_lost(
 
 
 def test_a_run_is_cloned_and_edited(web: httpx.Client, submit: Callable[..., list[int]]):
-    (run,) = submit(spec={"name": "first", "training": {"epochs": 7, "batch_size": 4, "learning_rate": 0.005}})
+    training = {"epochs": 7, "batch_size": 4, "learning_rate": 0.005, "early_stopping": {"patience": None}}
+    (run,) = submit(spec={"name": "first", "training": training})
     html = page(web, f"/submit?run={run}")
-    for path, text in (("name", "first"), ("training.epochs", "7"), ("training.learning_rate", "0.005")):
+    shown = {"training.epochs": "7", "training.learning_rate": "0.005", "training.early_stopping.patience": "null"}
+    for path, text in {"name": "first", **shown}.items():
         assert f'name="{path}" id="{path}" value="{text}"' in html
     assert f'<a href="/submit?run={run}">' in page(web, f"/runs/{run}")
     assert web.get("/submit?run=99", headers=HTML).status_code == 404

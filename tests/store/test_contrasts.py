@@ -92,6 +92,14 @@ def test_a_contrast_is_scipys_test_over_subjects(six):
     assert one.effect == pytest.approx((19 - 2) / 21)  # the one loss has rank 2, of 1 + 2 + ... + 6
 
 
+def test_rows_of_one_name_are_told_apart_by_their_runs(six):
+    first, second = run([5, 6, 4, 7, 3, 5], name="same"), run([7, 7, 9, 8, 2, 9], name="same", **OTHER)
+    third = run([7, 7, 9, 8, 2, 8], name="other", **THIRD)
+    found = asked(first, second, third, baseline=first).statistics
+    assert found.baseline == f"same, run {first}"
+    assert [one.name for one in found.contrasts] == [f"same, run {second}", "other"]
+
+
 def test_intervals_come_back_the_same(six):
     runs = run([5] * 6), run([7, 8, 9, 10, 6, 7], **OTHER)
     assert asked(*runs, baseline=runs[0]).statistics == asked(*runs, baseline=runs[0]).statistics
