@@ -38,7 +38,7 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
             "LIVERSEG_TOKEN holds a token that was made elsewhere, and there is none here, so nobody could get in: "
             "unset it, or set it to another long random text"
         )
-    from api.app import create_app  # after the refusal, which should take no time
+    from api.app import create_app  # after the refusal, which takes no time by itself
 
     app = create_app(local)
     config = uvicorn.Config(
@@ -100,11 +100,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api.serve", description="Run the liverseg API.")
     parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default %(default)s)")
     parser.add_argument("--port", default=DEFAULT_PORT, type=int, help="0 takes a free one (default %(default)s)")
-    parser.add_argument("--held", action="store_true", help="load everything, then go on once stdin is closed")
+    parser.add_argument("--held", action="store_true", help="load everything, then wait for a byte from stdin")
     chosen = parser.parse_args()
     if chosen.held:
         importlib.import_module("api.app")
-        sys.stdin.buffer.read()
+        if not sys.stdin.buffer.read(1):
+            return  # whoever would have let it go is gone
     try:
         serve(chosen.host, chosen.port)
     except LiversegError as error:

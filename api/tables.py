@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from store.rows import Column, Comparison, Contrast, Row, Statistics
+from store.words import told_apart
 
 FACTS = ("run", "name", "row", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
 
@@ -143,7 +144,8 @@ def set_in(row: Row, path: str) -> str:
 def remarks(comparison: Comparison) -> list[str]:
     """Everything below the table but the statistics, the gravest first."""
     printed = dict.fromkeys(f"{row.table}: {note}" for row in comparison.printed for note in row.notes)
-    collapsed = [named(row) for row in comparison.rows if row.collapsed]
+    names = told_apart([named(row) for row in comparison.rows], [row.runs for row in comparison.rows])
+    collapsed = [name for name, row in zip(names, comparison.rows, strict=True) if row.collapsed]
     told = [f"Collapsed, scores like an empty prediction: {', '.join(collapsed)}."] if collapsed else []
     return [*told, *comparison.overrides, *printed, *comparison.notes]
 

@@ -1,6 +1,6 @@
 """Losses on soft values, each a function of a few sums over pixels.
 
-A :class:`Loss` first takes sums that add up over pixels and samples, then makes one number of them. So the loss of a
+A :class:`Loss` first takes sums that add up over samples, then makes one number of them. So the loss of a
 batch too large for the memory, and its gradient, can be had piece by piece: add the sums of the pieces, ask
 :meth:`Loss.slopes` for d loss / d sums, then add up the gradients of ``slopes . sums(piece)``.
 
@@ -65,7 +65,7 @@ class Loss(ABC):
 
     @abstractmethod
     def sums(self, y: Any, p: Any) -> Any:
-        """Tensor [K], additive over pixels and samples.
+        """Tensor [K], additive over samples.
 
         Args:
             y: truth [B, S, S, C] in 0..1, C as the head has channels.
@@ -86,13 +86,14 @@ class Loss(ABC):
 
 
 class DiceLoss(Loss):
-    """1 - D with D = (2 sum |y p| + 1) / (sum y^2 + sum p^2 + 1), over the whole batch.
+    """1 - D with D = (2 sum |y p| + 1) / (sum y^2 + sum p^2 + 1), over the whole batch or, in parts, each sample.
 
     The study's loss as its code computes it, on what ``channel`` makes of truth and prediction.
 
     Args:
         channel: one of :func:`grey`, :func:`liver`, :func:`lesion`.
-        axes: what the sums run over; None: everything.
+        axes: what the sums run over; None: everything. ``SAMPLE``: the sums are [3, B] and the value [B], for
+            :class:`MeanOfSamples`.
     """
 
     size = 3
@@ -143,7 +144,7 @@ class GreyCrossEntropy(CrossEntropy):
 
 
 class TverskyLoss(Loss):
-    """(1 - TI)^(1/gamma) of the lesion, over the whole batch.
+    """(1 - TI)^(1/gamma) of the lesion, over the whole batch or, in parts, each sample.
 
     TI = (TP + 1) / (TP + alpha FP + beta FN + 1) with TP = sum y p, FP = sum (1 - y) p, FN = sum y (1 - p) of the
     memberships of lesion (Salehi et al. 2017). gamma 1 is the Tversky loss, above 1 the focal one (Abraham and Khan
@@ -153,7 +154,7 @@ class TverskyLoss(Loss):
         alpha: weight of false positives.
         beta: weight of false negatives.
         gamma: at least 1.
-        axes: what the sums run over; None: everything.
+        axes: as of :class:`DiceLoss`.
     """
 
     size = 3
@@ -181,7 +182,9 @@ class TverskyLoss(Loss):
 
 
 class MeanOfSamples(Loss):
-    """Mean over the samples of a loss of each sample alone, so that a small lesion counts as much as a large one.
+    """Mean over the samples of a loss of each alone: a slice with little lesion counts as much as one with much.
+
+    One without lesion counts as well, with 1 - 1 / (sum p^2 + 1) for Dice: near 1 for a few pixels already.
 
     Args:
         loss: one whose sums run over ``SAMPLE``.

@@ -226,7 +226,7 @@ class EarlyStopping(Section):
     """When to stop before the last epoch, and which weights to keep."""
 
     patience: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = Field(
-        3, description="epochs without improvement before stopping; null: never stop early"
+        3, description="epochs without improvement before stopping; write null to never stop early"
     )
     monitor: Literal["val_loss", "val_dice"] = "val_loss"
     restore: Literal["best", "last"] = Field("best", description="which epoch's weights are evaluated")
@@ -263,8 +263,8 @@ class TrainingOptions(Section):
     batch_dice: bool = Field(
         True,
         strict=True,
-        description="Dice and Tversky losses over all pixels of a batch, as the study's; false: of each sample, then "
-        "the mean, so that small lesions count as much as large ones",
+        description="Dice and Tversky losses over all pixels of a batch (of a scan with data.batch_by), as the "
+        "study's; false: of each slice, then the mean, so that slices with little lesion count as much as others",
     )
     tversky_alpha: float = Field(
         0.3, strict=True, ge=0, le=1, description="weight of false positives in tversky losses"

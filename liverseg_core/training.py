@@ -206,8 +206,8 @@ class _Training:
     def _validate(self, epoch: int) -> Measured:
         """Means over the groups of the whole val part in order, weighted by their numbers of slices.
 
-        A group is a batch, the last one perhaps smaller, or a scan. Batch Dice is a ratio of sums, so the values
-        depend on the groups.
+        A group is a batch, the last one perhaps smaller, or a scan. The study's Dice is a ratio of sums over a
+        group, and so are most losses, so the values depend on the groups.
         """
         total, slices = np.zeros(2), 0
         for group in self.val_part.groups:

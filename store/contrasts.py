@@ -19,7 +19,7 @@ from store.facts import of_scans
 from store.measure import Measure
 from store.results import Result
 from store.rows import Contrast, Pair, Statistics
-from store.words import told_apart
+from store.words import named_runs, told_apart
 
 METHOD = (
     "The unit is the subject, never the slice. p: exact two-sided Wilcoxon signed-rank test of the differences by "
@@ -52,7 +52,7 @@ def against(baseline: Entry, entries: Sequence[Entry], measure: Measure, column:
         unit=told.unit,
         contrasts=found,
         notes=_limits(baseline, found),
-        skipped=_skipped(baseline, [entry for entry in others if entry not in fair]),
+        skipped=_skipped(baseline, {titles[id(entry)]: entry.ids for entry in others if entry not in fair}),
     )
 
 
@@ -135,11 +135,11 @@ def _limits(baseline: Entry, found: Sequence[Contrast]) -> list[str]:
     return notes
 
 
-def _skipped(baseline: Entry, unfair: Sequence[Entry]) -> list[str]:
+def _skipped(baseline: Entry, unfair: Mapping[str, Sequence[int]]) -> list[str]:
     if not baseline.members:
         return []
     return [
-        f"{entry.title} (runs {', '.join(map(str, entry.ids))}): no statistics, it was not scored on the slices that "
-        "the baseline was scored on."
-        for entry in unfair
+        f"{title} ({named_runs(runs)}): no statistics, it was not scored on the slices that the baseline was scored "
+        "on."
+        for title, runs in unfair.items()
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -59,10 +59,15 @@ def workers(session: Session, lease_s: float) -> Sequence[tuple[Worker, bool, in
 
 def able(session: Session, run: Run, lease_s: float) -> Sequence[str | None]:
     """Of each worker that is there for ``run``, why it takes none now; None: it can."""
-    query = select(Worker.trouble).where(
-        Worker.pool == run.pool,
-        Worker.work_version >= run.needs,
-        ~Worker.draining,
-        Worker.seen_at > seconds_from_now(-lease_s),
-    )
+    query = select(Worker.trouble).where(*_there(run, lease_s), Worker.work_version >= run.needs)
     return session.scalars(query.order_by(Worker.name)).all()
+
+
+def any_older(session: Session, run: Run, lease_s: float) -> bool:
+    """Whether a worker is there that would take ``run``, were it not too old."""
+    query = select(Worker).where(*_there(run, lease_s), Worker.work_version < run.needs)
+    return bool(session.scalar(select(query.exists())))
+
+
+def _there(run: Run, lease_s: float) -> tuple[ColumnElement[bool], ...]:
+    return Worker.pool == run.pool, ~Worker.draining, Worker.seen_at > seconds_from_now(-lease_s)

@@ -17,8 +17,9 @@ from store.models import Announcement, Attempt, Base, Epoch, Experiment, Run, Ru
 from store.settings import settings
 from store.states import EDIT, FINAL, OWNED, IllegalMove, Outcome, State, target
 
-WORK_VERSION = 1
-"""Raised by hand when runs that are submitted from now on need what older workers cannot do."""
+WORK_VERSION = 2
+"""Raised by hand when runs that are submitted from now on need what older workers cannot do, such as a new setting:
+specs are stored with all of them, and a worker refuses what it does not know."""
 
 
 class LeaseLost(Exception):
@@ -101,7 +102,7 @@ def enter_new(
 
     Returns the runs, in the same order.
     """
-    session.execute(NEW_RUNS, [{**run, **_first(run, experiment)} for run in runs])
+    session.execute(NEW_RUNS, [{**run, **_first(run, experiment), "needs": WORK_VERSION} for run in runs])
     session.execute(TELL_OF_NEW, {"experiment": experiment.id, "actor": actor})
     return views.experiment_runs(session, experiment.id)
 

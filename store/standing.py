@@ -44,7 +44,8 @@ def standing(session: Session, run: Run) -> Standing:
 def _queue(session: Session, run: Run) -> str:
     troubles = presence.able(session, run, settings().lease_s)
     if not troubles:
-        needs = f" of work version {run.needs} or newer" if run.needs > 1 else ""
+        older = presence.any_older(session, run, settings().lease_s)
+        needs = f" of work version {run.needs} or newer" if older else ""
         return f"no worker{needs} is there for pool {run.pool}; start one with `liverseg-worker start`"
     if all(troubles):
         return str(troubles[0])

@@ -50,12 +50,13 @@ def runs_as_json(
 
     A page of 500 runs is most of a megabyte; to parse it into rows and write it again would be most of the work.
     """
-    pairs = [part for name in names for part in (literal(name), _as_pydantic_writes(SHOWN[name]))]
+    pairs = [part for name in names for part in (literal(name), _shown(SHOWN[name]))]
     query = select(Run.id, cast(func.json_build_object(*pairs), Text))
     return [(row[0], row[1]) for row in session.execute(_page(query, project_id, wanted, limit))]
 
 
-def _as_pydantic_writes(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def _shown(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column as the object holds it; times in UTC, whatever time zone the server is in."""
     if isinstance(column.type, DateTime):
         return func.to_char(func.timezone("UTC", column), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
     return column

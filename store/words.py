@@ -1,5 +1,6 @@
 """How runs are named in a sentence; of many the first twenty."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 MOST = 20
@@ -7,8 +8,9 @@ MOST = 20
 
 def told_apart(names: Sequence[str], runs: Sequence[Sequence[int]]) -> list[str]:
     """The names of rows; those that several rows share with their runs: ``Shuffled, run 3``."""
+    times = Counter(names)
     return [
-        f"{name}, {named_runs(some)}" if some and names.count(name) > 1 else name
+        f"{name}, {named_runs(some)}" if some and times[name] > 1 else name
         for name, some in zip(names, runs, strict=True)
     ]
 

@@ -3,8 +3,8 @@
     start ──> Postgres ──> Valkey ──> migrations ──> API ──> worker
     stop  <── Postgres <── Valkey <───────────────── API <── worker
 
-The API's process comes first and loads its code meanwhile, which takes longer than both servers; it is told to go on
-when they are there.
+The API's process comes first and loads its code meanwhile, which takes longer than the servers; it is told to go on
+when they are there and the migrations are done.
 Each child ends with this process, also when it is killed. All of them hold a lock on the home folder while they
 live, so a second `liverseg up` on it is refused, or waits until the last one of a killed `up` is gone.
 """
@@ -37,7 +37,7 @@ STEADY_S = 60.0
 """A child that lived this long has recovered: its next death is again the first."""
 API_READY_S = 60.0
 LOCK_WAIT_S = 30.0
-STOPPED_FIRST = ("worker", "api", "valkey", "postgres")
+STOP_ORDER = ("worker", "api", "valkey", "postgres")
 
 
 class Stop(BaseException):
@@ -167,9 +167,9 @@ class Stack:
                 child.tend(self._say)
 
     def stop(self) -> None:
-        """End everything, the last started first; signals are ignored from here on."""
+        """End everything, those first that use the others; signals are ignored from here on."""
         self._signals.ignore()
-        for child in sorted(self._children, key=lambda child: STOPPED_FIRST.index(child.service.name)):
+        for child in sorted(self._children, key=lambda child: STOP_ORDER.index(child.service.name)):
             patience = settings().grace_s + 10 if child.service.name == "worker" else 10
             child.service.stop(patience)
 
@@ -326,9 +326,10 @@ def log_of(name: str) -> Path:
 
 
 def _let_go(service: Service) -> None:
-    """Tell a child that was started with ``--held`` to go on."""
+    """Tell a child that was started with ``--held`` to go on; one that has ended meanwhile is noticed later."""
     assert service.process.stdin is not None
-    service.process.stdin.close()
+    with contextlib.suppress(BrokenPipeError), service.process.stdin as told:
+        told.write(b"\n")
 
 
 def _ready(client: Client) -> bool:

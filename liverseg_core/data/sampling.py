@@ -1,6 +1,7 @@
 """How slices become batches: pure functions of (seed, epoch, sample), so that any step can be made again alone."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class TrainPart:
         train: the train part, as indices into the manifest's slices.
 
     Raises:
-        SpecError: lesion-balanced sampling where no train slice holds a lesion.
+        SpecError: sampling balanced by lesions where no train slice holds one.
     """
 
     def __init__(self, spec: ExperimentSpec, manifest: Manifest, cache: SliceCache, train: Sequence[int]) -> None:
@@ -55,6 +56,7 @@ class TrainPart:
         self.windows = windows(manifest, spec.model.window, train)
         self.scans = _places_by_scan(manifest, train) if spec.data.batch_by == "scan" else []
         self.lesions = self._lesions(manifest) if spec.data.sampling != "uniform" else []
+        self._balanced = lru_cache(1)(self._draw_balanced)  # every step of an epoch asks
 
     @property
     def steps(self) -> int:
@@ -120,11 +122,11 @@ class TrainPart:
         places: Numbers = self.scans[order[step]]
         return places
 
-    def _balanced(self, epoch: int) -> Numbers:
+    def _draw_balanced(self, epoch: int) -> Numbers:
         """Places of an epoch's samples in turn: one of all slices, one of those with lesion.
 
-        All go through permutations that continue from epoch to epoch, so all slices come equally often, and of those
-        with lesion all of a group.
+        Both go through permutations that continue from epoch to epoch, so all slices come equally often; of those
+        with lesion, all groups, and within a group all its slices.
         """
         every, lesion = (self.samples + 1) // 2, self.samples // 2
         chosen = np.empty(self.samples, np.int64)

@@ -29,7 +29,8 @@ class Quiet:
 def lesion_network():
     """Losses of a few steps of what the study did not have: softmax, a lesion loss, an LSTM, a normalization."""
     spec = ExperimentSpec.parse({
-        "dataset": {"id": "noise"}, "data": {"image_size": 16}, "training": {"loss": "lesion-dice-cross-entropy"},
+        "dataset": {"id": "noise"}, "data": {"image_size": 16},
+        "training": {"loss": "lesion-dice-cross-entropy", "batch_dice": False},
         "model": {"network": "convlstm-unet", "window": 3, "head": "softmax", "normalization": "group",
                   "filters": 2, "depth": 1, "dropout": 0.0},
     })

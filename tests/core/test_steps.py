@@ -20,11 +20,11 @@ RATE = 1024.0
 """So large that rounding of the weights does not hide a small gradient; a power of two, so that it rounds nothing."""
 
 
-def pieces_model(loss, dropout=0.5, head="softmax"):
+def pieces_model(loss, dropout=0.5, head="softmax", batch_dice=True):
     chosen = ExperimentSpec.parse(
         {
             "dataset": {"id": "tiny"},
-            "training": {"optimizer": "sgd", "loss": loss},
+            "training": {"optimizer": "sgd", "loss": loss, "batch_dice": batch_dice},
             "model": {"filters": 2, "depth": 1, "head": head, "normalization": "group", "dropout": dropout},
             "data": {"image_size": 32, "batch_by": "scan"},
         }
@@ -68,11 +68,16 @@ def closest(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("loss_name", "head"),
-    [("dice", "grey-sigmoid"), ("lesion-dice-cross-entropy", "softmax"), ("focal-tversky", "softmax")],
+    ("loss_name", "head", "batch_dice"),
+    [
+        ("dice", "grey-sigmoid", True),
+        ("lesion-dice-cross-entropy", "softmax", True),
+        ("lesion-dice-cross-entropy", "softmax", False),
+        ("focal-tversky", "softmax", True),
+    ],
 )
-def test_the_gradient_in_pieces_is_that_of_the_whole(tiny, loss_name, head):
-    model, stepper, loss = pieces_model(loss_name, head=head)
+def test_the_gradient_in_pieces_is_that_of_the_whole(tiny, loss_name, head, batch_dice):
+    model, stepper, loss = pieces_model(loss_name, head=head, batch_dice=batch_dice)
     assert isinstance(stepper, PieceSteps)
     batch = pieces_of_batch(tiny, head)
     states = checkpoints.values_of(checkpoints.random_states(model))

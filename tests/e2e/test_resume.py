@@ -40,7 +40,7 @@ MODEL = {"filters": 4, "depth": 3, "normalization": "batch", "dropout": 0.5}
 SPEC = factories.tiny_spec(
     data={
         "image_size": 64,
-        "sampling": "lesion-balanced",
+        "sampling": "lesion-scan-balanced",
         "augmentation": {"rotation": 15.0, "scale": 0.1, "shift": 0.1, "flip": True, "contrast": 0.1, "noise": 0.02},
     },
     model=MODEL,

@@ -56,15 +56,22 @@ def test_a_held_api_is_loaded_and_waits_until_it_is_let_go(home: Path) -> None:
             loaded = psutil.Process(api.pid)
             wait_for(
                 "the code to be loaded",
-                lambda: "pydantic_core" in mapped(loaded) and loaded.cpu_percent(0.5) == 0,
+                lambda: "psycopg" in mapped(loaded) and loaded.cpu_percent(0.5) == 0,
                 30,
             )
             with pytest.raises(httpx.ConnectError):
                 httpx.get(f"http://127.0.0.1:{port}/healthz")
-            api.stdin.close()
+            api.stdin.write(b"\n")
+            api.stdin.flush()
             wait_for("the API to listen", lambda: alive(port), 30)
         finally:
             api.kill()
+
+
+def test_a_held_api_ends_with_whoever_holds_it(home: Path) -> None:
+    command = [sys.executable, "-P", "-m", "api.serve", "--port", str(free_port()), "--held"]
+    done = subprocess.run(command, env=environment(home), stdin=subprocess.DEVNULL, timeout=60, check=False)
+    assert done.returncode == 0
 
 
 def mapped(process: psutil.Process) -> str:

@@ -174,7 +174,7 @@ def test_other_slices_get_no_statistics(six):
     table = asked(base, fewer, baseline=base)
     assert table.statistics.contrasts == []
     assert table.statistics.skipped == [
-        f"fewer (runs {fewer}): no statistics, it was not scored on the slices that the baseline was scored on."
+        f"fewer (run {fewer}): no statistics, it was not scored on the slices that the baseline was scored on."
     ]
     assert not table.comparable
     assert f"run {base} on 6 of val; run {fewer} on 5 of val" in table.warnings[0]
