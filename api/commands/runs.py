@@ -2,6 +2,7 @@
 
 import csv
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,10 @@ def print_plan(plan: Json, as_json: bool) -> None:
         show.print_json(plan)
         return
     show.print_sheet(show.plan_sheet(plan["runs"]))
+    told = textwrap.fill(
+        show.same_told(plan["runs"]), show.NOTE_WIDTH, break_on_hyphens=False, break_long_words=False
+    )
+    click.echo(f"\n{told}\n")
     click.echo(plan["reach"])
     plural = "s" * (plan["count"] != 1)
     click.echo(f"{plan['count']} run{plural}, {plan['reused']} done already; nothing was submitted")

@@ -223,16 +223,33 @@ def workers_sheet(workers: list[Json]) -> Sheet:
 
 
 def plan_sheet(runs: list[Json]) -> Sheet:
-    """A dry run: what would be trained, and what is there already."""
+    """A dry run: what would be trained, with the settings in which the runs differ, and what is there already."""
+    same = same_settings(runs)
     rows = [
         [
             clean(run.get("name") or "(no name)"),
-            ", ".join(f"{path}={setting(value)}" for path, value in run["settings"].items()) or "defaults",
+            _settings({path: value for path, value in run["settings"].items() if path not in same}) or "as below",
             f"result of run {run['reused_from']}" if run.get("reused_from") else "new",
         ]
         for run in runs
     ]
     return Sheet(["Name", "Settings", "Result"], rows)
+
+
+def same_settings(runs: list[Json]) -> Json:
+    """The settings that all runs of a dry run share, of those that are not the study's."""
+    first, *others = (run["settings"] for run in runs)
+    return {path: value for path, value in first.items() if all(path in one and one[path] == value for one in others)}
+
+
+def same_told(runs: list[Json]) -> str:
+    """Those settings as a sentence."""
+    whose = "All runs" if len(runs) > 1 else "The run"
+    return clean(f"{whose}, where not the study's Table 1: {_settings(same_settings(runs)) or 'nothing'}.")
+
+
+def _settings(some: Json) -> str:
+    return ", ".join(f"{path}={setting(value)}" for path, value in some.items())
 
 
 def run_facts(run: Json) -> list[tuple[str, str]]:

@@ -84,6 +84,10 @@ def test_a_dry_run_submits_nothing(liverseg: Run, phantom: str, spec: Path) -> N
     assert told.endswith("how long that takes is not known: no run like them has finished here\n")
     assert "With 1 subject the smallest two-sided p that a paired comparison can reach is 1, so no" in told
     assert told.count("training.learning_rate=0.0005") == 2
+    same = " ".join(told.split("\n\n")[1].split())
+    assert same.startswith("All runs, where not the study's Table 1: dataset.id=phantom, data.image_size=32, ")
+    assert "learning_rate" not in same
+    assert told.count("data.image_size=32") == 1  # what all share is said once
     assert json.loads(liverseg(*words, "--json").stdout)["count"] == 4
     assert liverseg("runs").stdout.splitlines() == ["Run  Name  State  Standing  Data set  Submitted  Took"]
 
