@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import FOLD_KINDS, DatasetChoice
@@ -10,11 +11,12 @@ from store.entries import Entry, factors, walk
 from store.models import Dataset
 from store.words import named_runs, numbers
 
-SCORED = {
-    "test": "Scores are on the test part.",
-    "val": "Scores are on the val part, which early stopping also used; they do not measure generalisation.",
-}
-"""What a reader must know about each part that was scored."""
+ON_TEST = "Scores are on the test part."
+ON_VAL = "Scores are on the val part, which early stopping also used; they do not measure generalisation."
+ON_SPARED_VAL = (
+    "Scores are on the val part. It chose no epoch, but where settings were chosen by it, they do not measure "
+    "generalisation."
+)
 
 PAPER_SPLIT = "paper split (very likely the same person on both sides)"
 SUBJECT_LEVEL = "subject-level"
@@ -94,7 +96,7 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
 
 def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Entry | None, paper: bool) -> list[str]:
     """What the scores are; ``split``: run id -> its sides; ``paper``: whether the study's columns are shown."""
-    found = [SCORED[part] for part in sorted({entry.part for entry in entries if entry.part})]
+    found = _parts(entries)
     found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
@@ -102,6 +104,21 @@ def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Ent
     if any(entry.members and not entry.references for entry in entries):
         found.append(NO_REFERENCES)
     return [*found, *_several_factors(entries, baseline)]
+
+
+def _parts(entries: Sequence[Entry]) -> list[str]:
+    """What a reader must know about each part that was scored."""
+    found = [ON_TEST] if any(entry.part == "test" for entry in entries) else []
+    on_val = [entry.settings for entry in entries if entry.part == "val"]
+    if on_val:
+        found.append(ON_SPARED_VAL if all(map(_spares_val, on_val)) else ON_VAL)
+    return found
+
+
+def _spares_val(settings: Mapping[str, Any]) -> bool:
+    """Whether training neither stopped by the val part nor chose its epoch by it."""
+    kept = settings.get("training.early_stopping.restore")
+    return kept == "last" and settings.get("training.early_stopping.patience") is None
 
 
 def overrides(entries: Sequence[Entry]) -> list[str]:

@@ -109,6 +109,20 @@ def test_scores_on_val_come_with_a_caution():
     assert not any("test part" in note for note in table.notes)
 
 
+@pytest.mark.parametrize(
+    ("stopping", "chose"),
+    [
+        ({"patience": None, "restore": "last"}, False),
+        ({"patience": None}, True),
+        ({"patience": 3, "restore": "last"}, True),
+    ],
+)
+def test_a_val_part_that_chose_no_epoch_is_said_to_have_chosen_none(stopping, chose):
+    table = compare(ledger.finished(spec=factories.tiny_spec(training={"batch_size": 4, "early_stopping": stopping})))
+    assert any("which early stopping also used" in note for note in table.notes) == chose
+    assert any("It chose no epoch" in note for note in table.notes) != chose
+
+
 def test_parameters_are_the_studys_and_those_that_differ():
     one = ledger.finished()
     other = ledger.finished(spec=factories.tiny_spec(model={"filters": 2, "depth": 2, "dropout": 0.25}), seeds=[7])
