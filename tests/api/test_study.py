@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from api.specs import read_spec
 from liverseg_core.phantom import draw_phantom
+from liverseg_core.spec import ExperimentSpec
 from liverseg_core.study import read_folder
 from store import queue, scores
 from store.database import transaction
@@ -139,3 +141,18 @@ def test_what_cannot_be_exported_or_reported(liverseg: Run, phantom: str, tmp_pa
     (tmp_path / "a.json").write_text("{}")
     assert "is no exported run that can be read" in liverseg(*words, code=2).stderr
     assert not (tmp_path / "page.md").exists()
+
+
+def test_the_recipe_in_the_docs_is_that_of_the_exported_runs():
+    docs = Path(__file__).parents[2] / "docs"
+    recipe = ExperimentSpec.parse(read_spec(docs / "recipe.yaml"))
+    wanted = recipe.settings()
+    runs = [run for run in read_folder(docs / "study") if run.name == recipe.name]
+    for run in runs:
+        differing = {path for path, value in run.settings.items() if value != wanted[path]}
+        assert {path for path in differing if not path.startswith("dataset.")} <= {"training.seed", "training.epochs"}
+    assert {run.settings["training.seed"] for run in runs if run.settings["dataset.split.kind"] == "given"} == {
+        0,
+        1,
+        2,
+    }
