@@ -164,7 +164,13 @@ def test_processes_of_a_killed_postgres_that_still_die_are_waited_for(folder):
         postgres.process.kill()
         postgres.process.wait()
     assert helpers
-    waking = threading.Timer(2, lambda: [process.resume() for process in helpers])
+
+    def wake() -> None:
+        for process in helpers:
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended while it was being stopped
+                process.resume()
+
+    waking = threading.Timer(2, wake)
     waking.start()
     try:
         again = bundled.start_postgres(home)
