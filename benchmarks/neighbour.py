@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="of an environment that has MLflow already")
     chosen = parser.parse_args()
     print(machine())
-    python = chosen.python or installed()
+    python = chosen.python.absolute() if chosen.python else installed()
     with tempfile.TemporaryDirectory(prefix="mlflow-", dir="/tmp") as folder, throw_away_home() as home:
         settings.cache_clear()
         servers = MLflow(python, Path(folder)), Liverseg(home)
