@@ -115,21 +115,25 @@ class DiceLoss(Loss):
         return np.array([-2 / whole, by_size, by_size])
 
 
-class CrossEntropy(Loss):
-    """Cross-entropy - sum_c y_c log p_c over the channels, in nats, mean over pixels."""
+class Mean(Loss):
+    """A mean: its two sums are a total and over how many it goes."""
 
     size = 2
-
-    def sums(self, y: Any, p: Any) -> Any:
-        lost = -ops.sum(ops.cast(y, p.dtype) * ops.log(ops.maximum(p, EPSILON)))
-        return ops.stack([lost, ops.sum(ops.ones_like(p[..., 0]))])
 
     def value(self, sums: Any) -> Any:
         return sums[0] / sums[1]
 
     def slopes(self, sums: Sums) -> Sums:
-        lost, pixels = np.asarray(sums, np.float64)
-        return np.array([1 / pixels, -lost / pixels**2])
+        total, count = np.asarray(sums, np.float64)
+        return np.array([1 / count, -total / count**2])
+
+
+class CrossEntropy(Mean):
+    """Cross-entropy - sum_c y_c log p_c over the channels, in nats, mean over pixels."""
+
+    def sums(self, y: Any, p: Any) -> Any:
+        lost = -ops.sum(ops.cast(y, p.dtype) * ops.log(ops.maximum(p, EPSILON)))
+        return ops.stack([lost, ops.sum(ops.ones_like(p[..., 0]))])
 
 
 class GreyCrossEntropy(CrossEntropy):
@@ -181,7 +185,7 @@ class TverskyLoss(Loss):
         return np.array([-wrong / whole**2 * root, self.alpha * by_mistake * root, self.beta * by_mistake * root])
 
 
-class MeanOfSamples(Loss):
+class MeanOfSamples(Mean):
     """Mean over the samples of a loss of each alone: a slice with little lesion counts as much as one with much.
 
     One without lesion counts as well, with 1 - 1 / (sum p^2 + 1) for Dice: near 1 for a few pixels already.
@@ -190,21 +194,12 @@ class MeanOfSamples(Loss):
         loss: one whose sums run over ``SAMPLE``.
     """
 
-    size = 2
-
     def __init__(self, loss: DiceLoss | TverskyLoss) -> None:
         self.loss = loss
 
     def sums(self, y: Any, p: Any) -> Any:
         each = self.loss.value(self.loss.sums(y, p))
         return ops.stack([ops.sum(each), ops.sum(ops.ones_like(each))])
-
-    def value(self, sums: Any) -> Any:
-        return sums[0] / sums[1]
-
-    def slopes(self, sums: Sums) -> Sums:
-        total, samples = np.asarray(sums, np.float64)
-        return np.array([1 / samples, -total / samples**2])
 
 
 class WeightedSum(Loss):

@@ -137,7 +137,7 @@ class TrainPart:
     def _with_lesion(self, start: int, count: int) -> Numbers:
         """Places ``start`` to ``start + count`` of an endless stream of slices with lesion, each group as often."""
         groups = len(self.lesions)
-        if groups == 1:
+        if groups == 1:  # drawn as ever: the same spec must go on giving the same weights
             return self.lesions[0][self._stream(len(self.lesions[0]), start, count, _LESION_ORDER)]
         rounds = start // groups
         drawn = self._stream(groups, rounds * groups, start % groups + count, _SCAN_ORDER)

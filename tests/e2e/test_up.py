@@ -15,9 +15,9 @@ from tests.e2e.conftest import LIVERSEG, Up, environment, processes_of
 from tests.processes import wait_for
 
 
-def ready(port: int) -> bool:
+def ready(port: int, path: str = "readyz") -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/{path}").status_code == 200
     except httpx.TransportError:
         return False
 
@@ -63,7 +63,7 @@ def test_a_held_api_is_loaded_and_waits_until_it_is_let_go(home: Path) -> None:
                 httpx.get(f"http://127.0.0.1:{port}/healthz")
             api.stdin.write(b"\n")
             api.stdin.flush()
-            wait_for("the API to listen", lambda: alive(port), 30)
+            wait_for("the API to listen", lambda: ready(port, "healthz"), 30)
         finally:
             api.kill()
 
@@ -76,13 +76,6 @@ def test_a_held_api_ends_with_whoever_holds_it(home: Path) -> None:
 
 def mapped(process: psutil.Process) -> str:
     return " ".join(one.path for one in process.memory_maps())
-
-
-def alive(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_two_interrupts_leave_nothing(home: Path) -> None:
