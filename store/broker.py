@@ -6,6 +6,7 @@ Losing, repeating, delaying or reordering such a message is harmless; the databa
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from store import bundled
@@ -41,6 +42,10 @@ SENDER_WAITS_S = 5
 AT_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
+_LOADING = Lock()
+"""Celery and kombu put other modules in their place while they load: a second thread would find them half there."""
+
+
 class Unreachable(Exception):
     """The broker is away or refuses (out of memory, still loading)."""
 
@@ -58,7 +63,8 @@ def queue_name(pool: str) -> str:
 @cache
 def producer() -> "Celery":
     """The Celery app that sends; connects on first use."""
-    from celery import Celery  # here: the API is ready a third of a second earlier without it
+    with _LOADING:
+        from celery import Celery  # here: the API is ready a third of a second earlier without it
 
     app = Celery("liverseg", broker=url())
     app.conf.update(CONFIG, task_publish_retry=False)
@@ -101,8 +107,9 @@ def answers() -> bool:
 @contextmanager
 def _translated() -> Iterator[None]:
     """One error for all that Celery, kombu and the Redis client raise."""
-    from kombu.exceptions import OperationalError
-    from redis.exceptions import RedisError
+    with _LOADING:
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
 
     try:
         yield

@@ -1,0 +1,44 @@
+"""The sender's half of the broker, as several threads of an API use it for the first time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FIRST_USE = """
+import sys, threading
+from store import broker
+
+threads, raised = [], []
+
+def ask():
+    try:
+        broker.waiting("default")
+    except broker.Unreachable:
+        pass
+    except BaseException as error:
+        raised.append(error)
+
+class Meanwhile:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("celery", "kombu")) and threading.current_thread() is threading.main_thread():
+            threads.append(threading.Thread(target=ask, daemon=True))
+            threads[-1].start()
+            threads[-1].join(0.02)
+
+sys.meta_path.insert(0, Meanwhile())
+ask()
+for thread in threads:
+    thread.join()
+print(len(threads), raised)
+"""
+
+
+def test_threads_that_use_it_while_another_loads_it(tmp_path: Path, monkeypatch):
+    """Celery and kombu replace themselves in ``sys.modules`` while they load, and each is met half there."""
+    monkeypatch.setenv("LIVERSEG_HOME", str(tmp_path))
+    monkeypatch.delenv("LIVERSEG_BROKER_URL", raising=False)
+    done = subprocess.run([sys.executable, "-P", "-c", FIRST_USE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    threads, _, raised = done.stdout.strip().partition(" ")
+    assert int(threads) > 10
+    assert raised == "[]"
