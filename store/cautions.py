@@ -29,8 +29,9 @@ SOFTMAX = (
 SEEDS = "Rows over several seeds show mean and standard deviation (n - 1) over the seeds; no best seed is picked."
 
 NO_REFERENCES = (
-    "Reference predictors (empty, whole liver as lesion, perfect, shifted) have not been scored on these slices, so "
-    "nothing here shows a column's floor and ceiling, and no run can be called collapsed."
+    "Reference predictors (empty, whole liver as lesion, perfect, shifted) have not been scored on the slices and at "
+    "the image size of {runs}, so nothing shows a column's floor and ceiling there, and none of them can be called "
+    "collapsed."
 )
 
 MOST = 8
@@ -101,8 +102,9 @@ def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Ent
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
         found.append(SOFTMAX.format(runs=named_runs(softmax)))
-    if any(entry.members and not entry.references for entry in entries):
-        found.append(NO_REFERENCES)
+    bare = [run for entry in entries if entry.members and not entry.references for run in entry.ids]
+    if bare:
+        found.append(NO_REFERENCES.format(runs=named_runs(bare)))
     return [*found, *_several_factors(entries, baseline)]
 
 

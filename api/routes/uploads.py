@@ -24,6 +24,7 @@ from store import artifacts, datasets
 from store.database import transaction
 from store.experiments import submit_weights
 from store.models import Dataset
+from store.scorings import add_references
 from store.settings import settings
 from store.tidy import storing
 
@@ -82,7 +83,7 @@ async def import_dataset(request: Request, response: Response, project: Project,
 async def import_weights(
     request: Request, caller: Asking, spec: SpecText, name: FileName = "weights.h5"
 ) -> ExperimentRuns:
-    """Take a Keras 2 HDF5 weights file; answers with the run that will score it."""
+    """Take a Keras 2 HDF5 weights file; answers with the run that will score it, beside the reference predictors."""
     wanted = _parse_spec(spec)
     async with received(request, name) as file:
         made = await run_in_threadpool(_store_weights, caller, wanted, file)
@@ -146,5 +147,6 @@ def _store_weights(caller: Caller, spec: ExperimentSpec, file: FilePath) -> Expe
         storing(session)
         done = submit_weights(session, caller.project, spec, artifacts.sha256_of(arrays), caller.actor)
         runs = ExperimentRuns.of(done.experiment, done.runs)
+        add_references(session, caller.project, [(spec, datasets.of(session, done.runs[0]))], caller.actor)
         artifacts.put(arrays)
         return runs

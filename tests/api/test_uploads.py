@@ -53,6 +53,8 @@ def test_weights_become_a_queued_evaluation(web: httpx.Client, phantom: dict[str
     assert answer.status_code == 201, answer.text
     (run,) = answer.json()["runs"]
     assert (run["kind"], run["state"], run["name"]) == ("evaluate", "queued", "printed")
+    beside = [one["predictor"] for one in web.get("/v1/runs", params={"kind": "reference"}).json()["runs"]]
+    assert sorted(beside) == ["empty", "liver-as-lesion", "perfect", "shifted"]
     with transaction() as session:
         stored = session.get_one(Run, run["id"]).weights
     assert stored is not None
