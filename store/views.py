@@ -1,10 +1,11 @@
 """What the front desk reads: experiments, runs and what belongs to them, always within one project."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, DateTime, Select, Text, bindparam, cast, func, literal, select
+from sqlalchemy import ColumnElement, Connection, DateTime, Select, Text, bindparam, cast, func, literal, select
 from sqlalchemy.orm import Session
 
 from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent, SliceScore
@@ -31,7 +32,8 @@ class RunFilter:
 
 def runs(session: Session, project_id: int, wanted: RunFilter, limit: int) -> Sequence[Run]:
     """Runs of the project, newest first."""
-    return session.scalars(_page(select(Run), project_id, wanted, limit)).all()
+    words = _words(project_id, wanted, limit)
+    return session.scalars(_page(select(Run), words), words).all()
 
 
 SHOWN: dict[str, ColumnElement[Any]] = {
@@ -44,15 +46,20 @@ SHOWN: dict[str, ColumnElement[Any]] = {
 
 
 def runs_as_json(
-    session: Session, project_id: int, wanted: RunFilter, limit: int, names: Iterable[str]
+    connection: Connection, project_id: int, wanted: RunFilter, limit: int, names: Iterable[str]
 ) -> list[tuple[int, str]]:
     """Id and JSON object of each run of :func:`runs`, as the database writes it, with these of ``SHOWN``.
 
     A page of 500 runs is most of a megabyte; to parse it into rows and write it again would be most of the work.
     """
+    words = _words(project_id, wanted, limit)
+    return [(row[0], row[1]) for row in connection.execute(_as_json(tuple(names), frozenset(words)), words)]
+
+
+@cache  # to put the query together takes longer than a search for a rare name
+def _as_json(names: tuple[str, ...], words: frozenset[str]) -> Select[int, str]:
     pairs = [part for name in names for part in (literal(name), _shown(SHOWN[name]))]
-    query = select(Run.id, cast(func.json_build_object(*pairs), Text))
-    return [(row[0], row[1]) for row in session.execute(_page(query, project_id, wanted, limit))]
+    return _page(select(Run.id, cast(func.json_build_object(*pairs), Text)), words)
 
 
 def _shown(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -62,18 +69,33 @@ def _shown(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return column
 
 
-def _page(query: SelectT, project_id: int, wanted: RunFilter, limit: int) -> SelectT:
-    query = query.where(Run.project_id == project_id)
-    if wanted.state is not None:
-        query = query.where(Run.state == wanted.state)
-    if wanted.experiment is not None:
-        query = query.where(Run.experiment_id == wanted.experiment)
-    if wanted.name is not None:
-        query = query.where(Run.name.icontains(wanted.name, autoescape=True))
-    if wanted.before is not None:
-        query = query.where(Run.id < wanted.before)
-    query = query.where(Run.kind != "reference" if wanted.kind is None else Run.kind == wanted.kind)
-    return query.order_by(Run.id.desc()).limit(limit)
+CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "state": Run.state == bindparam("state"),
+    "experiment": Run.experiment_id == bindparam("experiment"),
+    "name": Run.name.ilike(bindparam("name"), escape="/"),
+    "before": Run.id < bindparam("before"),
+    "kind": Run.kind == bindparam("kind"),
+}
+"""Field of :class:`RunFilter` -> what it asks of a run."""
+
+
+def _words(project_id: int, wanted: RunFilter, limit: int) -> dict[str, Any]:
+    """The values in :func:`_page`, without the fields that may be anything."""
+    name = None if wanted.name is None else f"%{wanted.name.translate(LITERALLY)}%"
+    asked = {**vars(wanted), "name": name}
+    return {key: value for key, value in asked.items() if value is not None} | {"project": project_id, "most": limit}
+
+
+LITERALLY = str.maketrans({sign: f"/{sign}" for sign in "/%_"})
+"""What stands for itself in a pattern whose escape is ``/``."""
+
+
+def _page(query: SelectT, words: Collection[str]) -> SelectT:
+    chosen = [condition for word, condition in CONDITIONS.items() if word in words]
+    if "kind" not in words:
+        chosen.append(Run.kind != "reference")
+    query = query.where(Run.project_id == bindparam("project"), *chosen)
+    return query.order_by(Run.id.desc()).limit(bindparam("most"))
 
 
 def run(session: Session, project_id: int, run_id: int) -> Run | None:

@@ -29,7 +29,7 @@ from api.schemas import (
 from liverseg_core.crash_points import crash_point
 from liverseg_core.submission import check_storable
 from store import artifacts, scores, usage, views, wishes
-from store.database import transaction
+from store.database import looking, transaction
 from store.deleted import deleted_runs, without_maps
 from store.models import Run
 from store.standing import standing
@@ -63,9 +63,9 @@ def listing(
     before: Before = None,
 ) -> Response:
     """Runs, newest first."""
-    with transaction() as session:
-        wanted = views.RunFilter(state, experiment, name, kind, before)
-        found = views.runs_as_json(session, project, wanted, limit, RunOut.model_fields)
+    wanted = views.RunFilter(state, experiment, name, kind, before)
+    with looking() as connection:
+        found = views.runs_as_json(connection, project, wanted, limit, RunOut.model_fields)
     last = str(found[-1][0]) if len(found) == limit else "null"
     bodies = ",".join(body for _, body in found)
     return Response(f'{{"runs":[{bodies}],"next":{last}}}', media_type="application/json")

@@ -30,7 +30,8 @@ def test_runs_are_filtered_and_paged(web: httpx.Client, submit: Submit):
     assert ids("state=cancelled") == [4]
     assert ids("experiment=2") == [4, 3, 2]
     assert ids("name=ALPHA") == [1]
-    assert ids("name=0%25") == [1]  # % is no wildcard
+    assert ids("name=0%25") == [1]  # neither % nor _ is a wildcard
+    assert ids("name=_eta") == ids("name=/") == []
     assert ids("limit=2") == [4, 3]
     assert ids("limit=2&before=3") == [2, 1]
     assert web.get("/v1/runs?limit=2").json()["next"] == 3
