@@ -58,20 +58,27 @@ def to_markdown(found: Lines) -> str:
 
 
 def to_latex(found: Lines) -> str:
-    """A longtable with rules of booktabs, since hundreds of images fill several pages."""
+    """A longtable with rules of booktabs, since hundreds of images fill several pages; it fits a plain article."""
     header, rows = found
     body = "\n".join(map(_latex_line, rows))
+    heading = _latex_line([*header[:2], *map(_stacked, header[2:])])
     columns = "rl" + "r" * (len(header) - 2)
     return (
         "% needs \\usepackage{booktabs,longtable}\n"
-        f"\\begin{{longtable}}{{{columns}}}\n\\toprule\n{_latex_line(header)}\n\\midrule\n\\endhead\n"
-        f"{body}\n\\bottomrule\n\\end{{longtable}}\n"
+        "{\\footnotesize\\setlength{\\tabcolsep}{4pt}\n"
+        f"\\begin{{longtable}}{{{columns}}}\n\\toprule\n{heading}\n\\midrule\n\\endhead\n"
+        f"{body}\n\\bottomrule\n\\end{{longtable}}}}\n"
     )
 
 
 def _latex_line(cells: Sequence[str]) -> str:
     escaped = (cell.replace("_", r"\_").replace("%", r"\%") for cell in cells)
     return " & ".join(escaped) + r" \\"
+
+
+def _stacked(label: str) -> str:
+    """A word a line, else the headings are wider than the text; ``{}``: after a break ``[`` would begin a length."""
+    return "\\shortstack[r]{" + r"\\{}".join(label.split()) + "}"
 
 
 TEXTS: dict[str, tuple[str, str, Callable[[Lines], str]]] = {

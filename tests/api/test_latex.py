@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api import figure4
 from tests.api.test_exports import HOSTILE
 
 DOCUMENT = r"""\documentclass{article}
@@ -61,9 +62,13 @@ def test_a_comparison_compiles_whatever_its_names_are(
 
 @pytest.mark.latex
 def test_a_table_of_images_compiles(web: httpx.Client, finished: Callable[..., int], tmp_path: Path):
-    """It may be wider than the text: a table over several pages cannot be made smaller as a whole."""
-    found = complaints(tmp_path, web.get(f"/v1/runs/{finished()}/images?format=latex").text)
-    assert [one for one in found if "Overfull" not in one] == []
+    run = finished(quantised=(60, 0, 0, 0, 30, 0, 0, 0, 10), dice=1.0)
+    assert complaints(tmp_path, web.get(f"/v1/runs/{run}/images?format=latex").text) == []
+    one = web.get(f"/v1/runs/{run}/images").json()["images"][0]
+    many = [one | {"part": "test", "scan": 100, "slice": number} for number in range(1000, 1200)]  # pages, and wide
+    exported = figure4.to_latex(figure4.lines(many))
+    assert exported.count("& 100.000") == 7 * len(many)
+    assert complaints(tmp_path, exported) == []
 
 
 @pytest.mark.latex
