@@ -31,7 +31,8 @@ class Steps(Protocol):
 def steps_for(model: keras.Model, spec: ExperimentSpec) -> Steps:
     """Compile ``model`` and say how it is to be stepped."""
     loss = loss_for(spec.training, spec.model.head)
-    is_dice = spec.training.loss == "dice"  # the study's loss itself: nothing need be measured beside it
+    # The study's loss itself: nothing need be measured beside it.
+    is_dice = spec.training.loss == "dice" and spec.training.batch_dice
     compile_model(model, spec, loss, () if is_dice else (study_dice,))
     return WholeSteps(model) if spec.data.batch_by == "slices" else PieceSteps(model, spec)
 

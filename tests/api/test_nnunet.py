@@ -38,6 +38,23 @@ def test_splits_go_out_and_become_runs(liverseg: Command, phantom: dict[str, Any
     assert "77" in liverseg(*words, code=2).output
 
 
+def test_folds_keep_the_written_override_and_no_other_split(
+    liverseg: Command, phantom: dict[str, Any], tmp_path: Path
+):
+    (tmp_path / "splits_final.json").write_text('[{"train": ["liver_0", "liver_1"], "val": ["liver_2"]}]')
+    words = ("nnunet", "submit", tmp_path / "spec.yaml", tmp_path / "splits_final.json", "--dry-run", "--json")
+
+    def write(split: Any) -> None:
+        spec = tiny_spec()
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**spec, "dataset": {**spec["dataset"], "split": split}}))
+
+    write({"override": "as it was done"})
+    (run,) = json.loads(liverseg(*words).output)["runs"]
+    assert run["settings"]["dataset.split.override"] == "as it was done"
+    write({"kind": "folds", "folds": 3})
+    assert "leave out dataset.split but for its override" in liverseg(*words, code=2).output
+
+
 def test_what_has_no_scores_has_no_summary(web: httpx.Client, submit: Callable[..., list[int]]):
     (run,) = submit()
     assert web.get(f"/v1/runs/{run}/summary.json").status_code == 404

@@ -256,19 +256,28 @@ def test_other_optimizers_train_and_resume(tiny, tmp_path, listen, optimizer):
     assert again.artifacts["weights"].read_bytes() == whole.artifacts["weights"].read_bytes()
 
 
-def test_the_loss_is_the_batch_dice_of_the_first_step(tiny, tmp_path, listen):
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_the_curve_is_the_batch_dice_of_the_first_step(tiny, tmp_path, listen, batch_dice):
     """One batch an epoch without dropout: the epoch's loss is that of the fresh network."""
     n = sum(entry.part == "train" for entry in tiny[0].slices)
-    chosen = spec(training={"epochs": 1, "batch_size": n}, model={"filters": 2, "depth": 2, "dropout": 0.0})
+    chosen = spec(
+        training={"epochs": 1, "batch_size": n, "batch_dice": batch_dice},
+        model={"filters": 2, "depth": 2, "dropout": 0.0},
+    )
     listener = listen()
     train(chosen, tiny, tmp_path, listener)
     manifest, cache = tiny
     rows = [index for index, entry in enumerate(manifest.slices) if entry.part == "train"]
+    y = cache.masks[rows][..., None]
     p = build_network(32, ModelOptions(filters=2, depth=2, dropout=0.0)).predict_on_batch(
         cache.images[rows][..., None]
     )
-    expected = 1 - float(study_dice(cache.masks[rows][..., None], keras.ops.convert_to_tensor(p)))
-    assert listener.records[0].loss == pytest.approx(expected, abs=1e-6)
+    expected = float(study_dice(y, keras.ops.convert_to_tensor(p)))
+    each = [float(study_dice(y[one : one + 1], keras.ops.convert_to_tensor(p[one : one + 1]))) for one in range(n)]
+    (record,) = listener.records
+    assert record.dice == pytest.approx(expected, abs=1e-6)
+    assert record.loss == pytest.approx(1 - (expected if batch_dice else np.mean(each)), abs=1e-6)
+    assert np.mean(each) != pytest.approx(expected, abs=1e-3)
 
 
 # --- options beyond the study -------------------------------------------------------------------------------------
