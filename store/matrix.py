@@ -154,14 +154,17 @@ def _among(runs: Sequence[Run], name: str, wanted: int | None) -> int:
 
 
 def _lines(session: Session, runs: Sequence[Run], asked: Asked) -> list[Line]:
-    """Every place by subject and along the body, with a value a run."""
+    """Every place by subject and along the body, with a value a run.
+
+    A scan or subject of which the runs scored other slices is a row for each set of slices: nothing compares them.
+    """
     subjects = _subjects(session, runs)
     found: dict[tuple[Any, ...], Line] = {}
     columns = {owner: [n for n, run in enumerate(runs) if source(run) == owner] for owner in map(source, runs)}
     who = {"scans": list(subjects), "subjects": list(subjects.values())}
     rows = session.execute(text(_query(asked)), {"runs": list(columns), **who}).all()
-    for owner, part, subject, scan, number, images, value in rows:
-        key = part, subject, scan, number
+    for owner, part, subject, scan, number, images, which, value in rows:
+        key = part, subject, scan, number, which
         if key not in found:
             place = Place(part=part, scan=scan, slice=number, subject=subject)
             found[key] = Line(place=place, images=images, values=[None] * len(runs), difference=None)
@@ -178,10 +181,14 @@ PLACES = {
 """What a row is -> its scan and slice."""
 
 
+SLICES = "bit_xor(hashint8extended(slice, scan))"
+"""Tells one set of slices from another."""
+
+
 def _query(asked: Asked) -> str:
     grouped = {"image": "subject, scan, slice", "scan": "subject, scan", "subject": "subject"}[asked.by]
     return (
-        f"SELECT run_id, part, subject, {PLACES[asked.by]}, count(*), ({COLUMNS[asked.column]})::float8 "  # nosec B608  # noqa: S608 - from the lists above
+        f"SELECT run_id, part, subject, {PLACES[asked.by]}, count(*), {SLICES}, ({COLUMNS[asked.column]})::float8 "  # nosec B608  # noqa: S608 - from the lists above
         "FROM slice_scores JOIN unnest(CAST(:scans AS bigint[]), CAST(:subjects AS text[])) AS who (number, subject) "
         f"ON number = scan WHERE run_id = ANY(:runs) GROUP BY run_id, part, {grouped} ORDER BY part, {grouped}"
     )

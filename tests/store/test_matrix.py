@@ -122,6 +122,19 @@ def test_an_image_that_a_run_was_not_scored_on_has_no_value_there(runs):
     assert [line.values[1] for line in asked([runs[0], short], sort="place").lines] == [None, None, None, 1]
 
 
+def test_a_subject_of_whom_runs_scored_other_slices_is_not_compared(runs):
+    """Else a mean over three of somebody's slices would stand beside one over another."""
+    one_slice = ledger.finished([factories.slice_score("val", 1, 1, counts=WHOLE)], seeds=[9])
+    other_slice = ledger.finished([factories.slice_score("val", 1, 2, counts=WHOLE)], seeds=[8])
+    for by in ("scan", "subject"):
+        found = asked([runs[0], one_slice, other_slice], by=by, sort="place")
+        assert [line.images for line in found.lines if line.place.subject == "1"] == [3, 1, 1]
+        assert all(line.values.count(None) == 2 and line.difference is None for line in found.lines)
+        assert [(head.better, head.worse, head.difference) for head in found.runs[1:]] == [(0, 0, None)] * 2
+    same = asked([runs[0], runs[1]], by="subject", sort="place")
+    assert all(line.difference is not None for line in same.lines)
+
+
 @pytest.mark.parametrize(
     ("options", "field"), [({"column": "n22"}, "column"), ({"baseline": 99}, "baseline"), ({"of": 99}, "of")]
 )
