@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 from rich.console import Console
@@ -22,7 +23,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def dataset() -> None:
-    """Data sets: import, list, show, check, delete, draw a phantom."""
+    """Data sets: import, list, show, check, count, delete, draw a phantom."""
 
 
 @dataset.command("import")
@@ -72,6 +73,19 @@ def check(name: str, as_json: bool) -> None:
     with connect() as client:
         found = client.check_dataset(name)
     show.print_json(found) if as_json else alike.print_similarity(found)
+
+
+@dataset.command()
+@click.argument("name")
+@click.option(
+    "--by", default="scan", show_default=True, type=click.Choice(["scan", "subject"]), help="a bar for each"
+)
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="the PNG to write")
+def histogram(name: str, by: str, out: Path) -> None:
+    """Draw how many slices the data set NAME has of each scan, by part: the study's Table 4."""
+    with connect() as client:
+        client.figure(f"datasets/{quote(name, safe='')}/figures/histogram.png", out, by=by)
+    click.echo(f"wrote {out}")
 
 
 @dataset.command("delete")

@@ -58,7 +58,7 @@ def paper_2019(
     if seeds is not None:
         body["seeds"] = specs.parse_seeds(seeds)
     if folds is not None:
-        body["folds"] = specs.parse_yaml(folds, "--folds")
+        body["folds"] = specs.parse_folds(folds)
     if same and not as_json:
         click.echo(f"left out, because they repeat other rows: {', '.join(same)}")
     with connect() as client:

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -168,3 +169,16 @@ def test_the_command_writes_figures(liverseg: Callable[..., object], run: int, t
         in liverseg("figure", run, "--kind", "six", "--image", "val/9_9", "--out", out, code=2).stderr
     )
     assert list(tmp_path.glob("*figure*")) == []
+
+
+def test_the_command_draws_the_histogram(
+    liverseg: Callable[..., object], phantom: dict[str, Any], web: httpx.Client, tmp_path: Path
+):
+    for by in ("scan", "subject"):
+        out = tmp_path / f"{by}.png"
+        assert liverseg("dataset", "histogram", "phantom", "--by", by, "--out", out).stdout == f"wrote {out}\n"
+        drawn = web.get("/v1/datasets/phantom/figures/histogram.png", params={"by": by})
+        assert out.read_bytes() == drawn.content
+    out = tmp_path / "none.png"
+    assert "no such data set" in liverseg("dataset", "histogram", "nowhere", "--out", out, code=2).stderr
+    assert not out.exists()

@@ -60,6 +60,16 @@ def test_the_study_is_one_submission(liverseg: Run, phantom: str) -> None:
     assert "training.batch_size" in liverseg(*words, code=2).stderr
 
 
+def test_rows_are_trained_in_folds_of_subjects(liverseg: Run, phantom: str) -> None:
+    words = ["study", "paper-2019", "--dataset", phantom, "--rows", "Shuffle b4", "--dry-run"]
+    runs = json.loads(liverseg(*words, "--folds", "subject", "--seeds", "2", "--json").stdout)["runs"]
+    splits = [(run["settings"]["dataset.split.kind"], run["settings"].get("dataset.split.fold", 0)) for run in runs]
+    # Four subjects, of whom the third is val and the fourth test: folds are made of train and val.
+    assert sorted(splits) == sorted([("leave-one-subject-out", fold) for fold in range(3)] * 2)
+    assert {run["settings"].get("training.seed", 0) for run in runs} == {0, 1}
+    assert "--folds: is how many folds" in liverseg(*words, "--folds", "scan", code=2).stderr
+
+
 BATCH_4 = ("study", "paper-2019", "--dataset", "phantom", "--rows", "Shuffle b4, Shuffled 512 b4, Remove shuffle 5")
 
 

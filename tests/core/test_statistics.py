@@ -67,6 +67,20 @@ def test_holm_by_hand():
     assert statistics.holm([]) == []
 
 
+def test_holm_is_the_closed_test_of_bonferroni():
+    """Brute force: a hypothesis is adjusted to the worst Bonferroni p of all families that it is in (Marcus 1976)."""
+    random = np.random.default_rng(7)
+    for size in range(1, 7):
+        for _ in range(20):
+            p = random.choice([1e-6, 0.004, 0.01, 0.01, 0.03, 0.2, 0.9, 1.0], size).tolist()
+            families = [one for count in range(1, size + 1) for one in itertools.combinations(range(size), count)]
+            worst = [
+                max(min(1.0, len(one) * min(p[place] for place in one)) for one in families if number in one)
+                for number in range(size)
+            ]
+            assert statistics.holm(p) == pytest.approx(worst)
+
+
 def test_an_interval_comes_back_with_its_seed_and_not_with_another():
     draws = [[0.1], [0.2, 0.25], [0.4], [-0.1], [0.3]]
     assert statistics.bootstrap_interval(draws, seed=1) == statistics.bootstrap_interval(draws, seed=1)
