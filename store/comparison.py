@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
-from liverseg_core.spec import FOLD_KINDS, ExperimentSpec
+from liverseg_core.spec import ExperimentSpec
 from store import cautions, pinned, results
 from store.datasets import manifest_of
 from store.entries import FOLD, Entry, grouped, walk
@@ -16,7 +16,7 @@ from store.measure import Measure
 from store.models import Dataset, Epoch, Run
 from store.results import Result
 from store.rows import Column, Comparison, Row, Statistics
-from store.views import source
+from store.views import shown_part, source
 
 TABLE_5 = ("training.optimizer", "training.batch_size", "data.image_size", "model.filters", "training.learning_rate")
 """The study's own parameter columns, always shown; other settings are shown where rows differ."""
@@ -122,7 +122,7 @@ def _imported(session: Session, runs: Sequence[Run]) -> set[int]:
 
 
 def _entry(run: Run, content: str, scored: dict[str, Result], references: dict[str, dict[str, Result]]) -> Entry:
-    part = _shown_part(run, scored)
+    part = shown_part(run, scored)
     return Entry(
         what="run",
         name=run.name,
@@ -133,12 +133,6 @@ def _entry(run: Run, content: str, scored: dict[str, Result], references: dict[s
         members=(scored[part],) if part else (),
         references={name: parts[part] for name, parts in references.items() if part in parts},
     )
-
-
-def _shown_part(run: Run, scored: Mapping[str, Result]) -> str | None:
-    """Test where there is one; of a fold val, since folds that are pooled would hold the same test slices each."""
-    folds = run.spec["dataset"].get("split", {}).get("kind") in FOLD_KINDS
-    return "val" if folds and "val" in scored else min(scored, default=None)  # test sorts before val
 
 
 def _sides(runs: Sequence[Run], datasets: Mapping[int, Dataset]) -> dict[int, cautions.Sides]:

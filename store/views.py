@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, DateTime, Select, Text, bindparam, cast, func, literal, select
 from sqlalchemy.orm import Session
 
+from liverseg_core.spec import FOLD_KINDS
 from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent, SliceScore
 from store.states import State
 
@@ -138,6 +139,12 @@ EXPERIMENT_RUNS = select(Run).where(Run.experiment_id == bindparam("experiment")
 def source(run: Run) -> int:
     """The run whose result ``run`` shows: itself, or the one it reuses."""
     return run.reused_from or run.id
+
+
+def shown_part(run: Run, parts: Collection[str]) -> str | None:
+    """Test where there is one; of a fold val, since folds that are pooled would hold the same test slices each."""
+    folds = run.spec["dataset"].get("split", {}).get("kind") in FOLD_KINDS
+    return "val" if folds and "val" in parts else min(parts, default=None)  # test sorts before val
 
 
 def epochs(session: Session, run_id: int) -> Sequence[Epoch]:

@@ -13,6 +13,7 @@ from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import DatasetChoice
 from store.database import transaction
 from store.datasets import manifest_of
+from store.views import shown_part
 
 router = APIRouter(prefix="/v1", tags=["nnU-Net"])
 
@@ -30,9 +31,10 @@ def summary(project: Project, run: RunId) -> Response:
     with transaction() as session:
         wanted = known_run(session, project, run)
         parts = facts.read(session, [wanted])[run]
-    if not parts:
+        part = shown_part(wanted, parts)
+    if part is None:
         raise not_found("score of this run", run)
-    return Response(write_summary(parts.get("test") or parts["val"]), media_type=MEDIA)
+    return Response(write_summary(parts[part]), media_type=MEDIA)
 
 
 @router.get("/datasets/{name}/splits_final.json", response_class=Response, responses=WHOLE)

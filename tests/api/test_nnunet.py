@@ -9,6 +9,8 @@ import httpx
 import pytest
 import yaml
 
+from store.database import transaction
+from store.models import Run
 from tests.api.conftest import Command
 from tests.factories import tiny_spec
 
@@ -22,6 +24,22 @@ def test_a_summary_goes_out_and_comes_in_again(liverseg: Command, finished: Call
     assert case["metrics"]["2"]["Dice"] == pytest.approx(12 / 17)
     read = liverseg("nnunet", "read", tmp_path / "summary.json").output
     assert f"Dice_2        {12 / 17:.6g}  (n 1, not defined 0)" in read
+
+
+def test_the_summary_of_a_fold_is_of_its_val_part(liverseg: Command, finished: Callable[..., int]):
+    """As the comparison shows it: the test scan is the same in every fold."""
+
+    def case(run: int) -> Any:
+        (only,) = json.loads(liverseg("nnunet", "summary", run).output)["metric_per_case"]
+        return Path(only["prediction_file"]).stem
+
+    run = finished()
+    assert case(run) == "liver_3"
+    split = {"kind": "leave-one-subject-out", "fold": 1}
+    with transaction() as session:
+        changed = session.get_one(Run, run)
+        changed.spec = {**changed.spec, "dataset": {**changed.spec["dataset"], "split": split}}
+    assert case(run) == "liver_2"
 
 
 def test_splits_go_out_and_become_runs(liverseg: Command, phantom: dict[str, Any], tmp_path: Path):
