@@ -230,6 +230,10 @@ class EarlyStopping(Section):
     )
     monitor: Literal["val_loss", "val_dice"] = "val_loss"
     restore: Literal["best", "last"] = Field("best", description="which epoch's weights are evaluated")
+    collapsed: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = Field(
+        None,
+        description="stop after so many epochs in a row whose val Dice is an empty prediction's; null: train on",
+    )
 
 
 class Schedule(Section):

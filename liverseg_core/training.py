@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from liverseg_core.data.manifest import Manifest, check_runnable, select, traini
 from liverseg_core.data.sampling import Batch, TrainPart, ValPart
 from liverseg_core.errors import DISK_FULL, Interrupted, TrainingFailed, WeightsError
 from liverseg_core.evaluation import evaluate
+from liverseg_core.losses import grey
 from liverseg_core.networks import build_network
+from liverseg_core.profiles import EPSILON
 from liverseg_core.records import EpochRecord, Events, ExperimentResult, Step
 from liverseg_core.schedules import learning_rate
 from liverseg_core.spec import EarlyStopping, ExperimentSpec
@@ -91,6 +94,18 @@ def stopped_early(history: Sequence[EpochRecord], rule: EarlyStopping) -> bool:
     return history[-1].epoch - best_epoch(history, rule) >= rule.patience
 
 
+def stays_empty(history: Sequence[EpochRecord], rule: EarlyStopping, empty: float) -> bool:
+    """Whether the last ``rule.collapsed`` epochs scored as a prediction that finds nothing.
+
+    Args:
+        history: the epochs so far.
+        rule: how many there must be; None: any number may.
+        empty: what that prediction scores in ``val_dice``, see :meth:`_Training.empty_dice`.
+    """
+    last = history[-rule.collapsed :] if rule.collapsed is not None else []
+    return len(last) == rule.collapsed and all(abs(record.val_dice - empty) <= EPSILON for record in last)
+
+
 def best_epoch(history: Sequence[EpochRecord], rule: EarlyStopping) -> int:
     """The epoch with the lowest val loss (or highest val Dice), the first of equals; 0 where none is done."""
     sign = 1 if rule.monitor == "val_loss" else -1
@@ -159,10 +174,26 @@ class _Training:
         self.events.phase("training")
         options = self.spec.training
         pace = _Pace(options.epochs, self.train_part.steps, self.train_part.samples)
-        while len(self.history) < options.epochs and not stopped_early(self.history, options.early_stopping):
+        while len(self.history) < options.epochs and not self._stops():
             self._finish(self._epoch(len(self.history) + 1, pace))
         if options.early_stopping.restore == "best":
             self.model.set_weights(self.best)
+
+    def _stops(self) -> bool:
+        rule = self.spec.training.early_stopping
+        if stopped_early(self.history, rule):
+            return True
+        return rule.collapsed is not None and stays_empty(self.history, rule, self.empty_dice)
+
+    @cached_property
+    def empty_dice(self) -> float:
+        """``val_dice`` of a prediction that finds nothing: 1 / (sum y^2 + 1) of every group that is measured."""
+        total, slices = 0.0, 0
+        for group in self.val_part.groups:
+            truth = [np.asarray(grey(self.val_part.piece(rows)[1]), np.float64) for rows in group]
+            size = sum(map(len, truth))
+            total, slices = total + size / (sum(float((y**2).sum()) for y in truth) + 1), slices + size
+        return total / slices
 
     def _epoch(self, epoch: int, pace: "_Pace") -> EpochRecord:
         start = time.monotonic()

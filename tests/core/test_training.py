@@ -10,7 +10,15 @@ from liverseg_core.losses import study_dice
 from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord
 from liverseg_core.spec import EarlyStopping, ExperimentSpec, ModelOptions
-from liverseg_core.training import best_epoch, evaluate_weights, prepare_backend, run_experiment, stopped_early
+from liverseg_core.training import (
+    _Training,
+    best_epoch,
+    evaluate_weights,
+    prepare_backend,
+    run_experiment,
+    stays_empty,
+    stopped_early,
+)
 from liverseg_core.weights import read_weights
 from tests.core.test_tensorboard import read_scalar
 
@@ -179,6 +187,46 @@ def test_patience_of_two(losses, best, stopped, monitor):
     assert best_epoch(history(*losses), rule) == best
     assert stopped_early(history(*losses), rule) is stopped
     assert not stopped_early(history(*losses), EarlyStopping(patience=None))
+
+
+@pytest.mark.parametrize(
+    ("values", "epochs", "stopped"),
+    [
+        ((), 1, False),
+        ((0.01,), 2, False),
+        ((0.01, 0.0109), 2, True),  # within 0.001 of the empty prediction's 0.01
+        ((0.01, 0.0111), 2, False),
+        ((0.3, 0.01, 0.01), 2, True),
+        ((0.01, 0.3, 0.01), 2, False),
+        ((0.01, 0.01), None, False),
+    ],
+)
+def test_a_run_that_finds_nothing_stops_where_that_is_asked_for(values, epochs, stopped):
+    rule = EarlyStopping(collapsed=epochs)
+    assert stays_empty(history(*(1 - value for value in values)), rule, 0.01) is stopped
+
+
+@pytest.mark.parametrize(("head", "batch_by"), [("grey-sigmoid", "scan"), ("softmax", "slices")])
+def test_a_network_that_says_background_everywhere_stops(tiny, tmp_path, listen, head, batch_by):
+    chosen = spec(
+        training={"epochs": 3, "learning_rate": 1e-9, "early_stopping": {"patience": None, "collapsed": 2}},
+        model={"filters": 2, "depth": 2, "head": head},
+        data={"image_size": 32, "batch_by": batch_by},
+    )
+    prepare_backend(chosen)
+    training = _Training(chosen, *tiny, tmp_path, listen())
+    *others, kernel, bias = training.model.get_weights()
+    background = np.full_like(bias, -50.0)
+    if head == "softmax":
+        background[0] = 50.0
+    training.model.set_weights([*others, np.zeros_like(kernel), background])
+    training.run()
+    assert len(training.history) == 2
+    assert training.history[-1].val_dice == pytest.approx(training.empty_dice, abs=1e-6)
+    assert 0 < training.empty_dice < 0.1
+    found = _Training(chosen, *tiny, tmp_path / "found", listen())  # as it begins it finds something everywhere
+    found.run()
+    assert len(found.history) == 3
 
 
 @pytest.mark.parametrize(
