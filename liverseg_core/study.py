@@ -92,6 +92,11 @@ class StudyRun:
         seed = f"-s{self.spec['training']['seed']}" if self.kind == "train" else ""
         return f"{slug}{seed}-{self.training_hash[:8]}-{self.evaluation_hash[:8]}.json"
 
+    @property
+    def imported(self) -> bool:
+        """Whether its weights came as a file; a trained run that is scored again keeps its best epoch."""
+        return self.kind in ("evaluate", "rescore") and self.best_epoch is None
+
     @cached_property
     def settings(self) -> Json:
         """Every setting by dotted path."""

@@ -9,7 +9,7 @@ from liverseg_core.errors import DataError
 from liverseg_core.metrics import dice, pool
 from liverseg_core.presets import PAPER_2019_ROWS, PaperRow, paper_2019_overrides
 from liverseg_core.records import SliceScore
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import EvaluationOptions, ExperimentSpec
 from liverseg_core.study import StudyRun
 from liverseg_core.submission import Submission
 
@@ -24,7 +24,7 @@ LABELS_OF_RUNS = ("dataset.id", "dataset.split.override", "training.seed")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Repeats of one experiment: runs whose settings differ in the seed alone."""
+    """Repeats of one experiment: runs whose settings differ in the seed alone; imported weights are alone."""
 
     name: str
     runs: tuple[StudyRun, ...]
@@ -60,6 +60,18 @@ class Fold:
     def scores(self) -> list[SliceScore]:
         return [score for run in self.runs for score in run.scores]
 
+    def left_out(self) -> set[str]:
+        """The subjects that the runs left out."""
+        return {run.dataset["subjects"][str(score.scan)] for run in self.runs for score in run.scores}
+
+    def everybody(self) -> set[str]:
+        """The subjects that folds are made of: whoever has a scan in train or val."""
+        run = self.runs[0]
+        rows = zip(run.slices["part"], run.slices["scan"], strict=True)
+        tested = {str(scan) for part, scan in rows if part == "test"}  # every fold scores the whole test part
+        subjects: Mapping[str, str] = run.dataset["subjects"]
+        return {subject for scan, subject in subjects.items() if scan not in tested}
+
     def by_subject(self) -> dict[str, list[SliceScore]]:
         """The slices of each subject that was left out, by the numbers of its scans."""
         found: dict[str, list[SliceScore]] = {}
@@ -76,10 +88,11 @@ class Sorted:
     """Everything that the page is made of.
 
     Attributes:
-        weights: the study's own weights by the row that they belong to.
+        weights: the study's own weights, scored as in the study, by the row that they belong to.
         retrained: runs trained here, by row.
-        others: further experiments on the paper split.
-        elsewhere: experiments on other splits that are no folds.
+        others: further experiments on the paper split, and whatever was scored again there.
+        elsewhere: experiments on other splits that are no folds; also imported weights on folds, for which nobody was
+            left out here.
         folds: experiments that leave subjects out.
         references: reference predictors on the paper split.
     """
@@ -97,7 +110,7 @@ class Sorted:
     def beside(self, fold: Fold) -> Group | None:
         """The runs on the paper split whose settings are the fold's but for split, epochs and seed."""
         key = _key(fold.runs[0].settings, *SPLIT_AND_BUDGET)
-        trained = [*self.retrained.values(), *self.others]
+        trained = [one for one in (*self.retrained.values(), *self.others) if not one.runs[0].imported]
         return next((one for one in trained if _key(one.runs[0].settings, *SPLIT_AND_BUDGET) == key), None)
 
 
@@ -109,22 +122,22 @@ def sort_runs(runs: Sequence[StudyRun]) -> Sorted:
     """
     if len({run.dataset["content_hash"] for run in runs}) > 1:
         raise DataError("exported runs", "are of different data sets; make a page of each", _names(runs))
-    kinds = [(run, run.settings["dataset.split.kind"]) for run in runs]
-    paper = [run for run, split in kinds if split == "given"]
+    paper = [run for run in runs if run.settings["dataset.split.kind"] == "given"]
     _check_comparable(paper)
-    trained = [run for run in paper if run.kind == "train"]
-    groups = _grouped(trained)
+    # References are the floor and the ceiling of the tables on the paper split; elsewhere they are beside nothing.
+    away = [run for run in runs if run.settings["dataset.split.kind"] != "given" and run.kind != "reference"]
+    again = [run for run in paper if run.kind in ("evaluate", "rescore") and not _as_in_the_study(run)]
     rows = _rows_by_key()
-    found = Sorted(
-        weights=_weights([run for run in paper if run.kind == "evaluate"]),
-        retrained={row.name: groups[key] for key, fitting in rows.items() if key in groups for row in fitting},
-        others=[group for key, group in groups.items() if key not in rows],
-        elsewhere=list(_grouped(run for run, split in kinds if split not in ("given", *FOLDED)).values()),
-        folds=_folds([run for run, split in kinds if split in FOLDED]),
+    trained = _grouped(run for run in paper if run.kind == "train")
+    fitting = [(group, rows.get(_key(group.runs[0].settings), [])) for group in trained]
+    return Sorted(
+        weights=_weights([run for run in paper if _as_in_the_study(run)]),
+        retrained={row.name: group for group, same in fitting for row in same},
+        others=[*(group for group, same in fitting if not same), *_grouped(again)],
+        elsewhere=_grouped(run for run in away if not _leaves_out(run)),
+        folds=_folds([run for run in away if _leaves_out(run)]),
         references=[run for run in paper if run.kind == "reference"],
     )
-    found.others.extend(_grouped(run for run in paper if run.kind == "rescore").values())
-    return found
 
 
 def differing(first: PaperRow, second: PaperRow) -> list[str]:
@@ -152,6 +165,17 @@ def _names(runs: Iterable[StudyRun]) -> list[str]:
     return [run.file_name for run in runs]
 
 
+def _as_in_the_study(run: StudyRun) -> bool:
+    """Whether it scores a weight file in the study's own way; others are weights scored again."""
+    options = ExperimentSpec.parse(run.spec).evaluation
+    return run.kind == "evaluate" and run.imported and options == EvaluationOptions()
+
+
+def _leaves_out(run: StudyRun) -> bool:
+    """Whether it trained without the subjects that it is scored on; of a weight file nobody knows."""
+    return run.settings["dataset.split.kind"] in FOLDED and not run.imported
+
+
 def _key(settings: Mapping[str, Any], *more: str) -> str:
     return json.dumps({path: value for path, value in settings.items() if path not in (*LABELS_OF_RUNS, *more)})
 
@@ -165,11 +189,18 @@ def _rows_by_key() -> dict[str, list[PaperRow]]:
     return rows
 
 
-def _grouped(runs: Iterable[StudyRun]) -> dict[str, Group]:
-    found: dict[str, list[StudyRun]] = {}
+def _grouped(runs: Iterable[StudyRun]) -> list[Group]:
+    found: dict[tuple[str, str], list[StudyRun]] = {}
     for run in runs:
-        found.setdefault(_key(run.settings), []).append(run)
-    return {key: _group(same) for key, same in found.items()}
+        found.setdefault(_repeated(run), []).append(run)
+    return [_group(same) for same in found.values()]
+
+
+def _repeated(run: StudyRun) -> tuple[str, str]:
+    """What repeats have in common. Imported weights repeat nothing: nobody knows their seeds."""
+    if run.imported:
+        return run.training_hash, run.evaluation_hash
+    return "trained" if run.kind == "train" else "scored again", _key(run.settings)
 
 
 def _group(runs: Sequence[StudyRun]) -> Group:
@@ -194,11 +225,13 @@ def _named_row(name: str) -> str | None:
 
 
 def _folds(runs: Sequence[StudyRun]) -> list[Fold]:
-    found: dict[tuple[str, int], list[StudyRun]] = {}
+    found: dict[tuple[str, int, str], list[StudyRun]] = {}
     for run in runs:
         settings = run.settings
-        found.setdefault((_key(settings, "dataset.split.fold"), settings["training.seed"]), []).append(run)
+        # Trained folds and those scored again make one whole if they were scored alike; no setting tells the version.
+        key = (_key(settings, "dataset.split.fold"), settings["training.seed"], run.evaluation_hash)
+        found.setdefault(key, []).append(run)
     return [
         Fold(same[0].name, seed, tuple(sorted(same, key=lambda run: int(run.settings["dataset.split.fold"]))))
-        for (_, seed), same in found.items()
+        for (_, seed, _), same in found.items()
     ]

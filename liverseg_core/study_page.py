@@ -133,7 +133,7 @@ def _subjects(_: Sequence[StudyRun], found: Sorted) -> Iterator[str]:
     if not found.folds:
         yield "Not run: no run that leaves subjects out is among the exported runs."
     for fold in found.folds:
-        settings = _differences(fold.runs[0])
+        settings = _differences(fold.runs[0], "dataset.split.fold")
         yield f"**{plain(fold.name)}**, seed {fold.seed}, {SUBJECT_LEVEL}; {_folds_told(fold)}; {settings}."
         rows = [[who, *_fold_cells(scores)] for who, scores in fold.by_subject().items()]
         rows.append(["all slices pooled", *_fold_cells(fold.scores())])
@@ -153,7 +153,7 @@ def _subjects(_: Sequence[StudyRun], found: Sorted) -> Iterator[str]:
 def _references(_: Sequence[StudyRun], found: Sorted) -> Iterator[str]:
     yield "## Reference predictors"
     if not found.references:
-        yield "Not run: no reference predictor is among the exported runs."
+        yield "Not run: no reference predictor on the paper split is among the exported runs."
         return
     yield "What predictions score that need no network, on the same slices: the floor and the ceiling of each column."
     rows = [
@@ -252,7 +252,14 @@ def _side_by_side(fold: Fold, group: Group) -> list[list[str]]:
     """What one recipe scores where a person may lie on both sides, and where nobody does."""
     on_both = [PAPER_SPLIT, _n(group), _epochs(group.runs), *(spread(group.values(key)) for key in POOLED)]
     _, *dices = _fold_cells(fold.scores())
-    return [on_both, [f"{SUBJECT_LEVEL}, everybody left out once", "n = 1", _epochs(fold.runs), *dices]]
+    return [on_both, [f"{SUBJECT_LEVEL}, {_left_out(fold)}", "n = 1", _epochs(fold.runs), *dices]]
+
+
+def _left_out(fold: Fold) -> str:
+    left_out, everybody = fold.left_out(), fold.everybody()
+    if left_out == everybody:
+        return "everybody left out once"
+    return f"{len(left_out)} of {_counted(len(everybody), 'subject')} left out"
 
 
 def _epochs(runs: Sequence[StudyRun]) -> str:
@@ -261,9 +268,9 @@ def _epochs(runs: Sequence[StudyRun]) -> str:
 
 def _folds_told(fold: Fold) -> str:
     split = fold.runs[0].settings
-    total = split["dataset.split.folds"]  # of leave-one-subject-out a record does not tell who is in a test part
+    total = split["dataset.split.folds"] or len(fold.everybody())  # leave-one-subject-out: a fold each
     assumed = ", subjects assumed" if fold.runs[0].dataset["subjects_assumed"] else ""
-    return f"{len(fold.runs)} {f'of {total} ' if total else ''}folds ({split['dataset.split.kind']}{assumed})"
+    return f"{len(fold.runs)} of {_counted(total, 'fold')} ({split['dataset.split.kind']}{assumed})"
 
 
 def _how_row(run: StudyRun) -> list[str]:
@@ -291,10 +298,10 @@ def _settings(group: Group) -> str:
     return _differences(group.runs[0])
 
 
-def _differences(run: StudyRun) -> str:
+def _differences(run: StudyRun, *without: str) -> str:
     """The settings in which a run differs from the study's Table 1, which are the defaults."""
     usual = ExperimentSpec.parse({"dataset": {"id": "any"}}).settings()
-    hidden = ("dataset.id", "dataset.split.fold", "dataset.split.override", "training.seed")
+    hidden = ("dataset.id", "dataset.split.override", "training.seed", *without)
     changed = {path: value for path, value in run.settings.items() if value != usual.get(path) and path not in hidden}
     told = ", ".join(f"{path.partition('.')[2]} {_setting(value)}" for path, value in changed.items())
     return told or "defaults"

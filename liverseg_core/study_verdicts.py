@@ -119,9 +119,11 @@ def verdict_row(contrast: Contrast, found: Sorted) -> list[str]:
 
 def tumor_column(found: Sorted) -> Iterator[str]:
     """Whether the study's tumor column orders runs as an honest lesion Dice does."""
-    runs = {run.training_hash: run for group in found.on_paper_split() for run in group.runs}.values()
+    runs = [run for group in found.on_paper_split() for run in group.runs]
     scores = [run.values for run in runs]
-    pairs = [(one["dice_tumor"], one["pooled_lesion"]) for one in scores]
+    # A network that was scored again counts once, as it was scored first.
+    once = {run.training_hash: run.values for run in reversed(runs)}.values()
+    pairs = [(one["dice_tumor"], one["pooled_lesion"]) for one in once]
     alike, of = concordant([(a, b) for a, b in pairs if a is not None and b is not None])
     if of:
         yield (

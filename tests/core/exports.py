@@ -37,13 +37,19 @@ PROVENANCE = {
 ROWS = {row.name: paper_2019_overrides(row) for row in PAPER_2019_ROWS}
 
 
-def described(name: str, kind: str = "train", predictor: str | None = None, **overrides: Any) -> dict[str, Any]:
-    """A run as ``/v1/runs/{id}`` tells of it; a row of the study by its name, changed by dotted paths."""
+def described(
+    name: str, kind: str = "train", predictor: str | None = None, imported: bool = False, **overrides: Any
+) -> dict[str, Any]:
+    """A run as ``/v1/runs/{id}`` tells of it; a row of the study by its name, changed by dotted paths.
+
+    ``imported``: it scores a weight file, told apart by its name; else what is no reference was trained here.
+    """
     (spec,) = Submission(
         spec={"dataset": {"id": "my slices"}, "tags": ["a tag"], "notes": "by Somebody"},
         variants=[ROWS.get(name, {}) | {"name": name} | overrides],
     ).expand()
-    training = hashlib.sha256(f"{kind} {predictor} {spec.training_hash(CONTENT)}".encode()).hexdigest()
+    source = f"weights {name}" if imported else predictor
+    training = hashlib.sha256(f"{source} {spec.training_hash(CONTENT)}".encode()).hexdigest()
     attempt = {"worker": "worker-1", "provenance": PROVENANCE, "started_at": "2026-01-01T10:00:00+00:00"}
     return {
         "id": 7,
@@ -54,7 +60,7 @@ def described(name: str, kind: str = "train", predictor: str | None = None, **ov
         "spec": spec.model_dump(mode="json"),
         "training_hash": training,
         "evaluation_hash": spec.evaluation_hash(),
-        "best_epoch": 2,
+        "best_epoch": None if imported or kind == "reference" else 2,
         "attempts": [
             attempt | {"ended_at": "2026-01-01T10:00:30.25+00:00"},
             attempt | {"ended_at": "2026-01-01T10:01:00.25+00:00"},
@@ -79,6 +85,7 @@ def run(
     slices: Any = SLICES,
     epochs: int = 2,
     predictor: str | None = None,
+    imported: bool = False,
     settings: dict[str, Any] | None = None,
     dataset: dict[str, Any] = DATASET,
     **facts: Any,
@@ -88,4 +95,4 @@ def run(
     if seed is not None:
         overrides["training.seed"] = seed
     told = [epoch(number) for number in range(1, epochs + 1)] if kind == "train" else []
-    return record(described(name, kind, predictor, **overrides), told, images(slices, **facts), dataset)
+    return record(described(name, kind, predictor, imported, **overrides), told, images(slices, **facts), dataset)

@@ -1,6 +1,7 @@
 """The study's page, made from synthetic records; every expected number is worked out from ``exports.SLICE``."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,15 @@ from liverseg_core.study_page import PAPER_SPLIT, page
 from liverseg_core.study_verdicts import concordant, direction, spread, verdict
 from tests.core import exports
 
+SUBJECTS = "With every subject left out in turn"
 NO_LESION = {"n02": 0, "n12": 0, "n22": 0, "n21": 10, "n11": 27}
+
+
+def left_out(fold: int, slices: list[tuple[int, int]], kind: str = "train", **more):
+    """A fold of leave-one-subject-out; of the subjects a (scan 0) and b (scans 8 and 9), fold 0 leaves a out."""
+    settings = {"dataset.split.kind": "leave-one-subject-out", "dataset.split.fold": fold, "training.epochs": 7}
+    settings |= more.pop("settings", {})
+    return exports.run(more.pop("name", "Recipe"), kind, settings=settings, slices=slices, **more)
 
 
 def section(text: str, title: str) -> str:
@@ -36,21 +45,11 @@ def text():
             exports.run("lr5e-3", dice=0.85),
             exports.run("DA", dice=0.91),
             exports.run("DA corrected", settings={"data.augmentation": "right-angles"}, dice=0.92),
-            exports.run("lr5e-4_0605.h5", "evaluate", dice=0.85366, dice_tumor=0.00201),
+            exports.run("lr5e-4_0605.h5", "evaluate", imported=True, dice=0.85366, dice_tumor=0.00201),
             exports.run("Empty", "reference", predictor="empty", dice=0.00201, **NO_LESION),
             exports.run("Perfect", "reference", predictor="perfect", dice=1.0, dice_tumor=0.0955),
-            *(
-                exports.run(
-                    "Recipe",
-                    settings={
-                        "dataset.split.kind": "leave-one-subject-out",
-                        "dataset.split.fold": fold,
-                        "training.epochs": 7,
-                    },
-                    slices=slices,
-                )
-                for fold, slices in enumerate([[(0, 0), (0, 1)], exports.SLICES])
-            ),
+            left_out(0, [(0, 0), (0, 1)]),
+            left_out(1, exports.SLICES),
         ]
     )
 
@@ -108,6 +107,35 @@ def test_the_study_s_weights_belong_to_their_rows(text):
     assert "No weights at hand: Shuffled 1, Shuffled 2, Not shuffled, lr5e-3, Remove shuffle, " in part
 
 
+def test_a_trained_run_that_is_scored_again_is_no_weight_of_the_study():
+    flips = {"evaluation.flips": True}
+    text = page(
+        [
+            exports.run("Shuffled 1", seed=0, dice_tumor=0.05),
+            exports.run("Shuffled 1", "evaluate", seed=0, settings=flips, dice=0.7, dice_tumor=0.06),
+            exports.run("Shuffled 1", "rescore", seed=1, settings=flips, dice=0.8),
+            exports.run("DA", dice_tumor=0.055, n22=7, n21=3),
+            exports.run("shuffled_1_0601.h5", "evaluate", imported=True, dice=0.96),
+            exports.run("shuffled_1_0601.h5", "evaluate", imported=True, settings=flips, dice=0.5),
+            exports.run("Shuffled 1", "evaluate", seed=0, dice=0.6),
+            exports.run("Perfect", "reference", predictor="perfect"),
+        ]
+    )
+    table = rows(section(text, "From the study's weights"))
+    assert table["Shuffled 1"][1] == "96.000"
+    part = section(text, "Retrained here")
+    again, weights = [line for line in part.splitlines() if line.endswith("| flips True |")]
+    # Seeds 0 and 1, one from its weights and one from its maps: 70 and 80, sd 10 / sqrt(2) = 7.071.
+    assert again.startswith("| Shuffled 1 | n = 2 | 25.000 ± 7.071 | 75.000 ± 7.071 |")
+    assert weights.startswith("| shuffled_1_0601.h5 | n = 1 |")
+    assert "| Shuffled 1 | n = 1 | 40.000 | 60.000 |" in part  # its maps were deleted; no option differs
+    # As first scored, DA alone is apart, and higher in both: 5.5 and 14 / 18 against 5 and 12 / 17 of three others.
+    # Were seed 0 its scores with flips, at 6, that pair would be ordered the other way.
+    part = section(text, "What survives and what does not")
+    assert "order 3 of 3 pairs of runs alike" in part
+    assert "the highest of the exported runs is 6.000." in part
+
+
 def test_references_are_shown(text):
     table = rows(section(text, "Reference predictors"))
     assert table["empty, 256 pixels"][1] == "0.201"
@@ -115,8 +143,8 @@ def test_references_are_shown(text):
 
 
 def test_subjects_that_were_left_out(text):
-    part = section(text, "With every subject left out in turn")
-    assert "**Recipe**, seed 0, subject-level; 2 folds (leave-one-subject-out); " in part
+    part = section(text, SUBJECTS)
+    assert "**Recipe**, seed 0, subject-level; 2 of 2 folds (leave-one-subject-out); " in part
     table = rows(part)
     assert table["scans 0"] == ["2", "93.671", "70.588"]
     assert table["scans 8, 9"] == ["3", "93.671", "70.588"]
@@ -124,6 +152,45 @@ def test_subjects_that_were_left_out(text):
     # The defaults are the settings of Shuffled 1, which trains the study's 30 epochs.
     assert table[PAPER_SPLIT] == ["n = 3", "30", "93.671 ± 0.000", "70.588 ± 0.000"]
     assert table["subject-level, everybody left out once"] == ["n = 1", "7", "93.671", "70.588"]
+
+
+def test_whom_the_folds_did_not_leave_out():
+    part = section(page([exports.run("Shuffled 1"), left_out(1, exports.SLICES)]), SUBJECTS)
+    assert "subject-level; 1 of 2 folds (leave-one-subject-out)" in part
+    assert rows(part)["subject-level, 1 of 2 subjects left out"] == ["n = 1", "7", "93.671", "70.588"]
+    # Were scan 0 the test part, which every fold scores, folds would be made of b alone.
+    alone = left_out(1, exports.SLICES)
+    tested = {name: [*values, values[0]] for name, values in alone.slices.items()}
+    tested["part"][-1], tested["scan"][-1] = "test", 0
+    part = section(page([exports.run("Shuffled 1"), replace(alone, slices=tested)]), SUBJECTS)
+    assert "subject-level, everybody left out once" in rows(part)
+
+
+def test_folds_hold_what_was_trained_without_somebody_and_nothing_else():
+    floor = {"predictor": "empty", "name": "Empty", **NO_LESION}
+    again = left_out(1, exports.SLICES, "rescore")
+    older = replace(left_out(1, exports.SLICES), evaluation_hash="e" * 64)
+    runs = [left_out(0, [(0, 0)]), again, older, left_out(1, exports.SLICES, "reference", **floor)]
+    runs += [left_out(fold, [(scan, 0)], "evaluate", imported=True, name="w.h5") for fold, scan in enumerate((0, 8))]
+    text = page([*runs, exports.run("w.h5", "rescore", imported=True)])
+    part = section(text, SUBJECTS)
+    # Fold 1 was scored again, which changes nothing about whom it left out; the older scores are not added to those.
+    assert [line.split(";")[1] for line in part.splitlines() if line.startswith("**")] == [
+        " 2 of 2 folds (leave-one-subject-out)",
+        " 1 of 2 folds (leave-one-subject-out)",
+    ]
+    assert [line for line in part.splitlines() if line.startswith("| all slices")] == [
+        "| all slices pooled | 4 | 93.671 | 70.588 |",
+        "| all slices pooled | 3 | 93.671 | 70.588 |",
+    ]
+    # Weights that came as a file left nobody out, and two scores of them are no repeats.
+    lines = [line for line in part.splitlines() if line.startswith("| w.h5 ")]
+    assert len(lines) == 2
+    assert all("| n = 1 |" in line for line in lines)
+    assert lines[1].endswith("split.kind leave-one-subject-out, split.fold 1, epochs 7 |")
+    assert PAPER_SPLIT not in part  # nor are they the same experiment on the paper split
+    assert "Empty" not in part
+    assert "Not run: no reference predictor on the paper split" in text
 
 
 def test_what_survives_follows_from_the_rows(text):
@@ -183,7 +250,30 @@ def test_scores_on_other_slices_never_share_a_table():
     split = {"dataset.split.kind": "scans", "dataset.split.train": [0], "dataset.split.val": [8]}
     text = page([first, exports.run("tried", settings=split, slices=[(8, 0)])])
     assert "tried" not in section(text, "Retrained here")
-    assert rows(section(text, "With every subject left out in turn"))["tried"][0] == "n = 1"
+    assert rows(section(text, SUBJECTS))["tried"][0] == "n = 1"
+
+
+def test_weight_files_and_references_are_no_repeats_of_one_experiment():
+    split = {"dataset.split.kind": "scans", "dataset.split.train": [0], "dataset.split.val": [8]}
+    small = {"evaluation.min_lesion": 10}
+    text = page(
+        [
+            exports.run("DA", settings=small),
+            *(exports.run(f"{name}.h5", "rescore", imported=True, settings=small) for name in "ab"),
+            *(exports.run(f"{name}.h5", "evaluate", imported=True, settings=split, slices=[(8, 0)]) for name in "cd"),
+            exports.run("trained", settings=split, slices=[(8, 0)]),
+            exports.run("again", "rescore", seed=1, settings=split, slices=[(8, 0)]),
+            exports.run("Empty", "reference", predictor="empty", settings=split, slices=[(8, 0)]),
+            exports.run("Perfect", "reference", predictor="perfect", settings=split, slices=[(8, 0)]),
+        ]
+    )
+    others = rows(section(text, "Retrained here"))
+    assert [others[name][0] for name in ("a.h5", "b.h5")] == ["n = 1"] * 2
+    elsewhere = rows(section(text, SUBJECTS))
+    del elsewhere["Name"], elsewhere["---"]
+    assert {name: cells[0] for name, cells in elsewhere.items()} == dict.fromkeys(
+        ("c.h5", "d.h5", "trained", "again"), "n = 1"
+    )
 
 
 def test_what_a_reader_must_know_is_said():
