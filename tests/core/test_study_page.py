@@ -2,15 +2,18 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from liverseg_core.errors import DataError
 from liverseg_core.presets import PAPER_2019_ROWS
+from liverseg_core.study import read_folder
 from liverseg_core.study_page import PAPER_SPLIT, page
 from liverseg_core.study_verdicts import concordant, direction, spread, verdict
 from tests.core import exports
 
+DOCS = Path(__file__).parents[2] / "docs"
 SUBJECTS = "With every subject left out in turn"
 NO_LESION = {"n02": 0, "n12": 0, "n22": 0, "n21": 10, "n11": 27}
 
@@ -191,6 +194,12 @@ def test_folds_hold_what_was_trained_without_somebody_and_nothing_else():
     assert PAPER_SPLIT not in part  # nor are they the same experiment on the paper split
     assert "Empty" not in part
     assert "Not run: no reference predictor on the paper split" in text
+
+
+def test_the_page_of_the_committed_records_is_the_committed_page():
+    made = page(read_folder(DOCS / "study"))
+    # Lines, because a difference of two long texts takes pytest minutes. `liverseg study report` makes the page.
+    assert made.split("\n") == (DOCS / "study.md").read_text(encoding="utf-8").split("\n")
 
 
 def test_what_survives_follows_from_the_rows(text):
