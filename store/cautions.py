@@ -20,6 +20,7 @@ ON_SPARED_VAL = (
 
 PAPER_SPLIT = "paper split (very likely the same person on both sides)"
 SUBJECT_LEVEL = "subject-level"
+SCAN_LEVEL = "scan-level: nobody said who the subjects are"
 
 SOFTMAX = (
     "Runs with the softmax head are scored under paper-2019 with their labels as 0, .5 and .999, since they have no "
@@ -98,7 +99,7 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
 def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Entry | None, paper: bool) -> list[str]:
     """What the scores are; ``split``: run id -> its sides; ``paper``: whether the study's columns are shown."""
     found = _parts(entries)
-    found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
+    found += [*_on_both_sides(entries, split), *_pools(entries, split), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
         found.append(SOFTMAX.format(runs=named_runs(softmax)))
@@ -180,14 +181,14 @@ def _on_both_sides(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list
     return found
 
 
-def _pools(entries: Sequence[Entry]) -> list[str]:
+def _pools(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list[str]:
     found = []
     for _, entry in walk(entries):
         if entry.what == "folds":
             kind = entry.settings["dataset.split.kind"]
-            level = f" ({SUBJECT_LEVEL})" if kind in FOLD_KINDS else ""
+            level = SCAN_LEVEL if any(split[run].assumed for run in entry.ids) else SUBJECT_LEVEL
             found.append(
-                f"{named_runs(entry.ids).capitalize()}: folds of one set, {kind}{level}; their row pools the "
+                f"{named_runs(entry.ids).capitalize()}: folds of one set, {kind} ({level}); their row pools the "
                 f"held-out slices of {len(entry.inside)} folds, each scored by the run that had not seen it."
             )
     return found

@@ -329,16 +329,27 @@ def test_fewest_subjects_of_several_data_sets(six):
     assert cautions.fewest_subjects(choice[:1]) == 6
 
 
+def fold(number, scan, hit):
+    """A run that left one scan out, beside a test part that its folds share."""
+    rows = [factories.slice_score("val", scan, 0, **lesion(hit, 10 - hit)), factories.slice_score("test", 0, 0)]
+    split = {"kind": "leave-one-subject-out", "fold": number}
+    return ledger.finished(rows, spec=factories.tiny_spec() | {"dataset": {"id": "people", "split": split}})
+
+
+@pytest.mark.parametrize(
+    ("assumed", "told"),
+    [(False, "(subject-level); "), (True, "(scan-level: nobody said who the subjects are); ")],
+)
+def test_folds_are_of_subjects_only_where_somebody_said_who_they_are(database, assumed, told):
+    people("ab", assumed=assumed)
+    table = asked(*(fold(number, number + 1, 5) for number in range(2)))
+    (note,) = [one for one in table.notes if "folds of one set" in one]
+    assert f"leave-one-subject-out {told}" in note
+
+
 def test_folds_are_pooled_over_what_each_held_out_not_over_a_test_part_they_share(database):
     """Hits 5, 6 and 7 of 10 lesion pixels: Dice 2 * 18 / (2 * 18 + 12)."""
     people("abc")
-
-    def fold(number, scan, hit):
-        rows = [factories.slice_score("val", scan, 0, **lesion(hit, 10 - hit)), factories.slice_score("test", 0, 0)]
-        split = {"kind": "leave-one-subject-out", "fold": number}
-        return ledger.finished(
-            rows, spec={**factories.tiny_spec("people"), "dataset": {"id": "people", "split": split}}
-        )
 
     table = asked(*(fold(number, number + 1, hit) for number, hit in enumerate([5, 6, 7])))
     pooled = table.rows[0]
