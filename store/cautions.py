@@ -30,10 +30,15 @@ SOFTMAX = (
 SEEDS = "Rows over several seeds show mean and standard deviation (n - 1) over the seeds; no best seed is picked."
 
 NO_REFERENCES = (
-    "Reference predictors (empty, whole liver as lesion, perfect, shifted) have not been scored on the slices and at "
-    "the image size of {runs}, so nothing shows a column's floor and ceiling there, and none of them can be called "
-    "collapsed."
+    "Reference predictors ({missing}) have no scores with the slices, subjects, image size and lesion rules of "
+    "{runs}, so nothing shows there {untold}."
 )
+UNTOLD = {
+    "empty": "whether a row has collapsed",
+    "liver-as-lesion": "whether a column scores the whole liver as lesion high",
+    "perfect": "whether a column scores a perfect prediction low",
+}
+"""Reference predictor -> what nobody can tell without it."""
 
 MOST = 8
 """How many pairs of rows are told to differ in several settings, before the rest is only counted."""
@@ -103,10 +108,24 @@ def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Ent
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
         found.append(SOFTMAX.format(runs=named_runs(softmax)))
-    bare = [run for entry in entries if entry.members and not entry.references for run in entry.ids]
-    if bare:
-        found.append(NO_REFERENCES.format(runs=named_runs(bare)))
-    return [*found, *_several_factors(entries, baseline)]
+    return [*found, *_without_references(entries), *_several_factors(entries, baseline)]
+
+
+def _without_references(entries: Sequence[Entry]) -> list[str]:
+    """Which reference predictors are missing beside which runs, and what cannot be told for want of them."""
+    lacking: dict[tuple[str, ...], list[int]] = {}
+    for _, entry in walk(entries):
+        missing = tuple(name for name in UNTOLD if name not in entry.references)
+        if entry.what == "run" and entry.members and missing:
+            lacking.setdefault(missing, []).extend(entry.ids)
+    return [
+        NO_REFERENCES.format(
+            missing=", ".join(name.replace("-", " ") for name in missing),
+            runs=named_runs(runs),
+            untold=" or ".join(UNTOLD[name] for name in missing),
+        )
+        for missing, runs in lacking.items()
+    ]
 
 
 def _parts(entries: Sequence[Entry]) -> list[str]:
