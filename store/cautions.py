@@ -8,7 +8,7 @@ from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import FOLD_KINDS, DatasetChoice
 from store.datasets import manifest_of
 from store.entries import Entry, factors, walk
-from store.models import Dataset
+from store.models import Dataset, Run
 from store.words import named_runs, numbers
 
 ON_TEST = "Scores are on the test part."
@@ -143,13 +143,17 @@ def _spares_val(settings: Mapping[str, Any]) -> bool:
     return kept == "last" and settings.get("training.early_stopping.patience") is None
 
 
-def overrides(entries: Sequence[Entry]) -> list[str]:
+def override(run: Run) -> str:
+    """Why its split may have a person or a picture on both sides, as it was written; empty where nothing was."""
+    return str(run.spec["dataset"].get("split", {}).get("override", "")).strip()
+
+
+def overrides(runs: Iterable[Run]) -> list[str]:
     """Every written override of a split, with the runs that it touches."""
     touched: dict[str, list[int]] = {}
-    for _, entry in walk(entries):
-        written = entry.settings.get("dataset.split.override")
-        if entry.what == "run" and written:
-            touched.setdefault(str(written), []).extend(entry.ids)
+    for run in runs:
+        if written := override(run):
+            touched.setdefault(written, []).append(run.id)
     return [f"{named_runs(runs).capitalize()}: split override: {written}" for written, runs in touched.items()]
 
 
