@@ -162,13 +162,13 @@ class Client:
     def images_text(
         self,
         run: int,
-        format: Literal["csv", "md", "latex"],  # noqa: A002 - the API's own name
+        format: Literal["csv", "md", "latex", "json"],  # noqa: A002 - the API's own name
         *,
         sort: str = "scan",
         descending: bool = False,
         limit: int | None = None,
     ) -> str:
-        """The study's table of images (its Figure 4) in percent, all images unless limited."""
+        """The study's table of images (its Figure 4) in percent, all images unless limited; in JSON the API's own."""
         params = _given({"format": format, "sort": sort, "descending": descending, "limit": limit})
         return self._send("GET", f"/v1/runs/{run}/images", again=True, params=params).text
 

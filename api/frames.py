@@ -150,6 +150,7 @@ def matrix(client: Client, of: Iterable[int], column: str = "lesion_dice") -> pd
     """One score of every evaluated image (rows) under every run (columns, called by their ids): 0..1, float64.
 
     Indexed by ``part``, ``subject``, ``scan`` and ``slice``, in this order; NaN where nothing can be said.
+    ``attrs["overrides"]``: the written overrides of splits, with the runs that each touches.
 
     Args:
         client: a connection.
@@ -166,6 +167,7 @@ def matrix(client: Client, of: Iterable[int], column: str = "lesion_dice") -> pd
     made = {run: _of("float64", [line["values"][place] for line in lines]) for place, run in enumerate(ids)}
     levels = {"part": "string", "subject": "string", "scan": "int64", "slice": "int64"}
     frame = pd.DataFrame(made, index=_index([line["place"] for line in lines], levels))
+    frame.attrs["overrides"] = page["overrides"]
     return frame.rename_axis(columns="run")
 
 

@@ -35,7 +35,7 @@ def to_latex(comparison: Comparison) -> str:
     notes = [*comparison.warnings, *tables.remarks(comparison)]
     blocks = [_parameters(comparison), _scores(comparison), *_statistics(comparison)]
     needs = "% needs \\usepackage{booktabs,graphicx}; LuaLaTeX where names hold letters that pdfLaTeX does not know\n"
-    return needs + "\n\n".join([*blocks, _words(notes)]) + "\n"
+    return needs + "\n\n".join([*blocks, words(notes)]) + "\n"
 
 
 def escape(text: str) -> str:
@@ -43,6 +43,11 @@ def escape(text: str) -> str:
     shown = "".join(ESCAPED.get(char, char) for char in " ".join(text.split()) if char.isprintable())
     shown = re.sub(r"([-,'])(?=\1)", r"\1{}", shown)  # else two of them become one other sign
     return f"{{}}{shown}" if shown.startswith(("[", "*")) else shown  # else it is an option of the command before it
+
+
+def words(lines: Sequence[str]) -> str:
+    """Paragraphs below a table; ragged, since names have no hyphenation."""
+    return "\n".join(f"{{\\footnotesize\\raggedright {escape(line)}\\par}}" for line in lines)
 
 
 def _parameters(comparison: Comparison) -> str:
@@ -67,13 +72,8 @@ def _statistics(comparison: Comparison) -> list[str]:
         return []
     body = [tables.contrast(one, found.unit) for one in found.contrasts]
     table = _tabular(f"{tables.heading(found)} by subject against {found.baseline}", tables.STATISTICS, [body])
-    words = [*(tables.dots(one, found.unit) for one in found.contrasts), *found.skipped, *found.notes]
-    return [*([table] if body else []), _words(words)]
-
-
-def _words(lines: Sequence[str]) -> str:
-    """Paragraphs below a table; ragged, since names have no hyphenation."""
-    return "\n".join(f"{{\\footnotesize\\raggedright {escape(line)}\\par}}" for line in lines)
+    told = [*(tables.dots(one, found.unit) for one in found.contrasts), *found.skipped, *found.notes]
+    return [*([table] if body else []), words(told)]
 
 
 def _tabular(caption: str, header: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> str:

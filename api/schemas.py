@@ -294,9 +294,13 @@ class EpochList(BaseModel):
 
 
 class ImageList(BaseModel):
-    """Rows of the per-image table: stored counts and what is derived from them, null where nothing can be said."""
+    """Rows of the per-image table: stored counts and what is derived from them, null where nothing can be said.
+
+    ``override``: why the run's split may have a person or a picture on both sides, as it was written.
+    """
 
     images: list[dict[str, Any]]
+    override: str
 
 
 class ArtifactList(BaseModel):

@@ -151,12 +151,18 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line a row, with its test against the baseline; texts that a spreadsheet would run are neutralised."""
+    """One line a row, with its test against the baseline; texts that a spreadsheet would run are neutralised.
+
+    What else must be known stands in columns at the end, where there is something to know.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     aside = [name for name in ASIDE if any(getattr(row, name) for row in comparison.rows)]
-    for line in (_header(comparison, aside), *(_cells(comparison, row, aside) for row in lines(comparison))):
-        writer.writerow([neutral(cell) for cell in line])
+    told = [_told(comparison, row) for row in lines(comparison)]
+    known = [name for name in TOLD if any(cells[name] for cells in told)]
+    writer.writerow(map(neutral, [*_header(comparison, aside), *known]))
+    for row, cells in zip(lines(comparison), told, strict=True):
+        writer.writerow(map(neutral, [*_cells(comparison, row, aside), *(cells[name] for name in known)]))
     return out.getvalue()
 
 
@@ -164,7 +170,7 @@ def to_markdown(comparison: Comparison) -> str:
     """A table with its statistics, warnings and notes below."""
     header = [*FACTS, *comparison.parameters, *map(heading, comparison.columns)]
     body = [_printed(comparison, row) for row in lines(comparison)]
-    below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(_paragraph, remarks(comparison))]
+    below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(paragraph, remarks(comparison))]
     return "\n\n".join([_table(header, body), *_statistics(comparison), *below]) + "\n"
 
 
@@ -227,6 +233,19 @@ def _cells(comparison: Comparison, row: Row, aside: Sequence[str]) -> list[str]:
     return [*_facts(comparison, row), *numbers, *_tested(comparison.statistics, row)]
 
 
+TOLD = ("collapsed", "override", "warnings")
+
+
+def _told(comparison: Comparison, row: Row) -> dict[str, str]:
+    """The cells of ``TOLD``; the table's warnings stand in each row of runs, wherever a row may be copied to."""
+    if not row.runs:
+        return dict.fromkeys(TOLD, "")
+    # A comparison that was frozen before rows had their overrides has them all below it.
+    unplaced = [] if any(one.override for one in comparison.rows) else comparison.overrides
+    warnings = " ".join([*comparison.warnings, *unplaced])
+    return {"collapsed": "yes" if row.collapsed else "", "override": row.override, "warnings": warnings}
+
+
 def _tested(found: Statistics | None, row: Row) -> list[str]:
     """The cells of the row's contrast but its name; empty ones where it has none."""
     if found is None:
@@ -257,7 +276,7 @@ def _statistics(comparison: Comparison) -> list[str]:
     title = f"{_plain(heading(found))} by subject against {_plain(found.baseline)}"
     table = [_table(list(STATISTICS), [contrast(one, found.unit) for one in found.contrasts])]
     below = [*(dots(one, found.unit) for one in found.contrasts), *found.skipped, *found.notes]
-    return [title, *(table if found.contrasts else []), *map(_paragraph, below)]
+    return [title, *(table if found.contrasts else []), *map(paragraph, below)]
 
 
 def _table(header: list[str], body: list[list[str]]) -> str:
@@ -274,6 +293,6 @@ def _plain(cell: str) -> str:
     return SPECIAL.sub(r"\\\g<0>", " ".join(cell.split()))
 
 
-def _paragraph(line: str) -> str:
+def paragraph(line: str) -> str:
     """The same as a paragraph, whatever it begins with."""
     return re.sub(r"^(\d{1,9}(?=[.)])|(?=[-+#>=]))", r"\1\\", _plain(line))

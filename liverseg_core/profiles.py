@@ -52,6 +52,8 @@ class Column:
         level: the level that this column is always computed at, whatever is asked for.
         over: how the units' values become one: their mean, or the root of their mean square.
         judges_lesions: a high value claims that lesions are drawn well.
+        judges_collapse: near the empty prediction's value hardly anything is found; no precision says that, which a
+            single pixel can make 1.
     """
 
     key: str
@@ -64,6 +66,7 @@ class Column:
     level: Level | None = None
     over: Literal["mean", "rms"] = "mean"
     judges_lesions: bool = False
+    judges_collapse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ DEFINITIONS = 2
 """Raised whenever a column, a level, a formula or what is kept of them changes: nothing older then passes for it."""
 
 EPSILON = 1e-3
-"""How near to the empty prediction a collapsed run scores, in the units of each column."""
+"""How near to the empty prediction a collapsed run scores, as a fraction."""
 
 BOTH_EMPTY = "both empty: left out; one empty: 0"
 STUDY_EMPTY = "no slice is ever empty: 1 is added above and below"
@@ -100,6 +103,7 @@ def _overlap(target: Target, name: str, formula: measures.Formula, words: str, e
         empty_rule=empty_rule,
         measure=measures.of_class(formula, target),
         judges_lesions=target == "lesion" and name in ("Dice", "IoU"),
+        judges_collapse=name != "precision",
     )
 
 
@@ -139,7 +143,7 @@ def _lesion_wise(threshold: float) -> tuple[Column, ...]:
         Column(
             key=f"lesions_{name.lower()}_{threshold:g}", label=f"Lesion-wise {name}, IoU > {threshold:g}",
             unit="fraction", better="higher", formula=f"{words} at IoU > {threshold:g}; {LESIONS}", empty_rule=empty,
-            measure=measures.of_lesions(formula, threshold),
+            measure=measures.of_lesions(formula, threshold), judges_collapse=name != "precision",
         )
         for name, formula, words, empty in names
     )  # fmt: skip
@@ -189,7 +193,7 @@ PAPER = (
     Column("dice", "Dice Coef.", "fraction", "higher", f"D(y, p); {D}", STUDY_EMPTY, measures.soft("dice"), "slice"),
     Column(
         "precision", "Precision", "fraction", "higher", f"TP / (TP + FP) {TOGETHER}", "nothing predicted: 0",
-        measures.study_ratio(measures.precision), "pooled",
+        measures.study_ratio(measures.precision), "pooled", judges_collapse=False,
     ),
     Column(
         "recall", "Recall", "fraction", "higher", f"TP / (TP + FN) {TOGETHER}", "nothing there: 0",
@@ -226,6 +230,7 @@ def _figure_4(label: int, name: str) -> tuple[Column, ...]:
             formula=f"{word.lower()} of quantised label {label} against the rest, mean over slices",
             empty_rule="truth of the slice lacks the label: left out; not predicted: 0",
             measure=measures.of_label(formula, label), level="slice", judges_lesions=label == 2 and word == "Dice",
+            judges_collapse=word != "Precision",
         )
         for word, formula in formulas.items()
     )  # fmt: skip
@@ -364,9 +369,18 @@ def _value(column: Column, units: Units) -> Value:
 # --- what reference predictors say about a table ------------------------------------------------------------------
 
 
-def collapsed(values: Mapping[str, Value], empty_values: Mapping[str, Value]) -> bool:
-    """Whether a run scores as the empty prediction does: within ``EPSILON`` in every column that both have."""
-    pairs = [(values[key].value, other.value) for key, other in empty_values.items() if key in values]
+def collapsed(profile: str, values: Mapping[str, Value], empty_values: Mapping[str, Value]) -> bool:
+    """Whether a run scores as the empty prediction does: within ``EPSILON`` in every fraction that judges it.
+
+    Columns in pixels or ratios do not judge, so that a profile that has some judges as those that have none do.
+
+    Args:
+        profile: whose columns.
+        values: of the run, by column.
+        empty_values: of the empty prediction; a column where either has no value does not judge.
+    """
+    judging = [one.key for one in named(profile).columns if one.unit == "fraction" and one.judges_collapse]
+    pairs = [(values[key].value, empty_values[key].value) for key in judging if key in values and key in empty_values]
     both = [(one, other) for one, other in pairs if one is not None and other is not None]
     return bool(both) and all(abs(one - other) <= EPSILON for one, other in both)
 

@@ -8,7 +8,7 @@ from liverseg_core.data.manifest import Manifest, fold_subjects, select
 from liverseg_core.spec import FOLD_KINDS, DatasetChoice
 from store.datasets import manifest_of
 from store.entries import Entry, factors, walk
-from store.models import Dataset
+from store.models import Dataset, Run
 from store.words import named_runs, numbers
 
 ON_TEST = "Scores are on the test part."
@@ -20,6 +20,7 @@ ON_SPARED_VAL = (
 
 PAPER_SPLIT = "paper split (very likely the same person on both sides)"
 SUBJECT_LEVEL = "subject-level"
+SCAN_LEVEL = "scan-level: nobody said who the subjects are"
 
 SOFTMAX = (
     "Runs with the softmax head are scored under paper-2019 with their labels as 0, .5 and .999, since they have no "
@@ -29,10 +30,15 @@ SOFTMAX = (
 SEEDS = "Rows over several seeds show mean and standard deviation (n - 1) over the seeds; no best seed is picked."
 
 NO_REFERENCES = (
-    "Reference predictors (empty, whole liver as lesion, perfect, shifted) have not been scored on the slices and at "
-    "the image size of {runs}, so nothing shows a column's floor and ceiling there, and none of them can be called "
-    "collapsed."
+    "Reference predictors ({missing}) have no scores with the slices, subjects, image size and lesion rules of "
+    "{runs}, so nothing shows there {untold}."
 )
+UNTOLD = {
+    "empty": "whether a row has collapsed",
+    "liver-as-lesion": "whether a column scores the whole liver as lesion high",
+    "perfect": "whether a column scores a perfect prediction low",
+}
+"""Reference predictor -> what nobody can tell without it."""
 
 MOST = 8
 """How many pairs of rows are told to differ in several settings, before the rest is only counted."""
@@ -98,14 +104,28 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
 def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Entry | None, paper: bool) -> list[str]:
     """What the scores are; ``split``: run id -> its sides; ``paper``: whether the study's columns are shown."""
     found = _parts(entries)
-    found += [*_on_both_sides(entries, split), *_pools(entries), *_repeats(entries)]
+    found += [*_on_both_sides(entries, split), *_pools(entries, split), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
         found.append(SOFTMAX.format(runs=named_runs(softmax)))
-    bare = [run for entry in entries if entry.members and not entry.references for run in entry.ids]
-    if bare:
-        found.append(NO_REFERENCES.format(runs=named_runs(bare)))
-    return [*found, *_several_factors(entries, baseline)]
+    return [*found, *_without_references(entries), *_several_factors(entries, baseline)]
+
+
+def _without_references(entries: Sequence[Entry]) -> list[str]:
+    """Which reference predictors are missing beside which runs, and what cannot be told for want of them."""
+    lacking: dict[tuple[str, ...], list[int]] = {}
+    for _, entry in walk(entries):
+        missing = tuple(name for name in UNTOLD if name not in entry.references)
+        if entry.what == "run" and entry.members and missing:
+            lacking.setdefault(missing, []).extend(entry.ids)
+    return [
+        NO_REFERENCES.format(
+            missing=", ".join(name.replace("-", " ") for name in missing),
+            runs=named_runs(runs),
+            untold=" or ".join(UNTOLD[name] for name in missing),
+        )
+        for missing, runs in lacking.items()
+    ]
 
 
 def _parts(entries: Sequence[Entry]) -> list[str]:
@@ -123,13 +143,17 @@ def _spares_val(settings: Mapping[str, Any]) -> bool:
     return kept == "last" and settings.get("training.early_stopping.patience") is None
 
 
-def overrides(entries: Sequence[Entry]) -> list[str]:
+def override(run: Run) -> str:
+    """Why its split may have a person or a picture on both sides, as it was written; empty where nothing was."""
+    return str(run.spec["dataset"].get("split", {}).get("override", "")).strip()
+
+
+def overrides(runs: Iterable[Run]) -> list[str]:
     """Every written override of a split, with the runs that it touches."""
     touched: dict[str, list[int]] = {}
-    for _, entry in walk(entries):
-        written = entry.settings.get("dataset.split.override")
-        if entry.what == "run" and written:
-            touched.setdefault(str(written), []).extend(entry.ids)
+    for run in runs:
+        if written := override(run):
+            touched.setdefault(written, []).append(run.id)
     return [f"{named_runs(runs).capitalize()}: split override: {written}" for written, runs in touched.items()]
 
 
@@ -180,14 +204,14 @@ def _on_both_sides(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list
     return found
 
 
-def _pools(entries: Sequence[Entry]) -> list[str]:
+def _pools(entries: Sequence[Entry], split: Mapping[int, Sides]) -> list[str]:
     found = []
     for _, entry in walk(entries):
         if entry.what == "folds":
             kind = entry.settings["dataset.split.kind"]
-            level = f" ({SUBJECT_LEVEL})" if kind in FOLD_KINDS else ""
+            level = SCAN_LEVEL if any(split[run].assumed for run in entry.ids) else SUBJECT_LEVEL
             found.append(
-                f"{named_runs(entry.ids).capitalize()}: folds of one set, {kind}{level}; their row pools the "
+                f"{named_runs(entry.ids).capitalize()}: folds of one set, {kind} ({level}); their row pools the "
                 f"held-out slices of {len(entry.inside)} folds, each scored by the run that had not seen it."
             )
     return found

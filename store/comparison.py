@@ -78,7 +78,7 @@ def compare(
         printed=printed,
         statistics=_statistics(chosen, entries, measure, tested),
         warnings=[*cautions.warnings(entries), *_column_warnings(measure, misleading), *_unseen(tables, printed)],
-        overrides=cautions.overrides(entries),
+        overrides=cautions.overrides(run for entry in entries for run in entry.runs),
         notes=cautions.notes(entries, split, baseline=chosen, paper=profile in STUDYS),
     )
 
@@ -186,6 +186,7 @@ def _rows(
         row = scored_row(entry, measure, shown)
         row.depth, row.runs, row.dataset = depth, entry.ids, datasets[first.dataset_id].name
         row.collapsed = measure.collapsed(entry)
+        row.override = "; ".join(dict.fromkeys(filter(None, map(cautions.override, entry.runs))))
         if entry.what == "run":
             row.run, row.state, row.kind, row.reused_from = first.id, first.state, first.kind, first.reused_from
             row.epochs, row.best_epoch = epochs.get(source(first)), best[first.id]

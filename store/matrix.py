@@ -9,6 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
+from store import cautions
 from store.models import Dataset, Run
 from store.scores import RATIOS
 from store.views import source
@@ -64,7 +65,10 @@ class Head(BaseModel):
 
 
 class Matrix(BaseModel):
-    """``lines`` from ``offset`` on, of ``total``; ``formula``: of an image, and of the pooled images of a row."""
+    """``lines`` from ``offset`` on, of ``total``; ``formula``: of an image, and of the pooled images of a row.
+
+    ``overrides``: every written override of a split, with the runs that it touches.
+    """
 
     column: str
     label: str
@@ -74,6 +78,7 @@ class Matrix(BaseModel):
     runs: list[Head]
     lines: list[Line]
     total: int
+    overrides: list[str]
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 
         runs=heads,
         lines=shown,
         total=len(lines),
+        overrides=cautions.overrides(runs),
     )
 
 

@@ -95,7 +95,7 @@ class Measure:
         empty = entry.references.get("empty")
         if empty is None or not entry.members:
             return False
-        return all(profiles.collapsed(one.scores, empty.scores) for one in entry.members)
+        return all(profiles.collapsed(self.profile.key, one.scores, empty.scores) for one in entry.members)
 
     def misleading(self, references: Mapping[str, "Result"]) -> dict[str, str]:
         """Column -> what the reference predictors show to be wrong with it."""

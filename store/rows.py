@@ -34,7 +34,7 @@ class Row(BaseModel):
     standard deviations (n - 1). ``folds``: the held-out slices of ``size`` folds (of ``expected``), pooled. The rows
     taken together follow, one deeper. Scores are in the column's unit, null where nothing can be said.
     ``differences``: the scores less the baseline's, null without a baseline, in its own row, and in rows that were
-    scored on other slices.
+    scored on other slices. ``override``: why the split may have a person or a picture on both sides, as written.
     """
 
     what: Literal["run", "seeds", "folds", "reference", "printed"]
@@ -61,6 +61,7 @@ class Row(BaseModel):
     differences: dict[str, float | None] | None = None
     counts: dict[str, Count] | None = None
     collapsed: bool = False
+    override: str = ""
     notes: list[str] = []
 
 

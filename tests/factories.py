@@ -39,7 +39,7 @@ def import_phantom(folder: Path, name: str = "phantom", **options: Any) -> Datas
         return datasets.add(session, DEFAULT_PROJECT, name, manifest, stored.sha256)
 
 
-def tiny_spec(dataset: str = "phantom", **changes: Any) -> dict[str, Any]:
+def tiny_spec(dataset: str = "phantom", /, **changes: Any) -> dict[str, Any]:
     """A spec that trains in a second or two; ``changes`` are whole sections."""
     spec: dict[str, Any] = {
         "dataset": {"id": dataset},

@@ -1,11 +1,12 @@
 """The subcommands about runs: submit, runs, show, images, watch, cancel, pause, resume, requeue, workers."""
 
 import csv
+import io
 import json
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import click
 
@@ -17,6 +18,7 @@ from api.commands.watch import viewing, watch
 from store.states import State
 
 Json = dict[str, Any]
+Form = Literal["table", "csv", "md", "latex", "json"]
 
 PAGE = 500
 RUN = click.IntRange(1)
@@ -205,31 +207,35 @@ _LISTS = (
 
 @click.command()
 @click.argument("run", type=RUN)
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "csv", "md", "latex", "json"])
-)
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(get_args(Form)))
 @click.option("--sort", default="scan", show_default=True, help="a column of the JSON form, e.g. lesion_dice")
 @click.option("--descending", is_flag=True, help="largest first")
 @click.option("--limit", type=click.IntRange(1, 5000), help="how many images  [default: all; 500 in JSON]")
 @click.option("--json", "as_json", is_flag=True, help="the same as --format json: counts, and ratios as fractions")
-def images(run: int, form: str, sort: str, descending: bool, limit: int | None, as_json: bool) -> None:
+def images(run: int, form: Form, sort: str, descending: bool, limit: int | None, as_json: bool) -> None:
     """Print the scores of every image of RUN as the study's Figure 4 does, in percent.
 
     One label against the rest on quantised values; blank where the truth of the slice lacks the label.
     """
-    order: Json = {"sort": sort, "descending": descending}
+    form = "json" if as_json else form
+    wanted = "csv" if form == "table" else form
     with connect() as client:
-        if as_json or form == "json":
-            show.print_json({"images": client.images(run, **order, limit=limit or 500)})
-            return
-        text = client.images_text(
-            run, "md" if form == "md" else "latex" if form == "latex" else "csv", **order, limit=limit
-        )
-    if form != "table":
+        text = client.images_text(run, wanted, sort=sort, descending=descending, limit=limit)
+    if form == "json":
+        show.print_json(json.loads(text))
+    elif form == "table":
+        _print_images(*csv.reader(io.StringIO(text, newline="")))
+    else:
         click.echo(text, nl=not text.endswith("\n"))
-        return
-    header, *rows = csv.reader(text.splitlines())
-    show.print_sheet(show.Sheet(header, [list(row) for row in rows], frozenset(header) - {"Image"}))
+
+
+def _print_images(header: list[str], *rows: list[str]) -> None:
+    """The table, and below it the override that its CSV has in every line."""
+    width = len(header) - ("override" in header)
+    shown = header[:width]
+    show.print_sheet(show.Sheet(shown, [row[:width] for row in rows], frozenset(shown) - {"Image"}))
+    for written in dict.fromkeys(row[width] for row in rows if len(row) > width):
+        click.echo(f"\n{textwrap.fill(f'WARNING: split override: {show.clean(written)}', show.NOTE_WIDTH)}")
 
 
 @click.command()

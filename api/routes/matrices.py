@@ -57,12 +57,16 @@ def read(
 
 
 def to_csv(found: Matrix) -> str:
-    """One line an image, one column a run; text cells that a spreadsheet program would run are neutralised."""
+    """One line an image, one column a run; text cells that a spreadsheet program would run are neutralised.
+
+    Where a split has a written override, every line ends with all of them.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     heads = [f"{head.run} {head.name}".strip() for head in found.runs]
-    writer.writerow(["part", "scan", "slice", "subject", "images", *map(tables.neutral, heads), "difference"])
-    writer.writerows(_cells(line) for line in found.lines)
+    more = {"override": tables.neutral(" ".join(found.overrides))} if found.overrides else {}
+    writer.writerow(["part", "scan", "slice", "subject", "images", *map(tables.neutral, heads), "difference", *more])
+    writer.writerows([*_cells(line), *more.values()] for line in found.lines)
     return out.getvalue()
 
 

@@ -29,6 +29,7 @@ from api.schemas import (
 from liverseg_core.crash_points import crash_point
 from liverseg_core.submission import check_storable
 from store import artifacts, scores, usage, views, wishes
+from store.cautions import override
 from store.database import looking, transaction
 from store.deleted import deleted_runs, without_maps
 from store.models import Run
@@ -143,13 +144,16 @@ def images(
         raise refused("sort", f"must be {SORTS}", sort)
     most = 500 if limit is None and format == "json" else limit
     with transaction() as session:
-        source = views.source(known_run(session, project, run))
-        rows = scores.images(session, source, sort=sort, descending=descending, limit=most, offset=offset)
+        known = known_run(session, project, run)
+        rows = scores.images(
+            session, views.source(known), sort=sort, descending=descending, limit=most, offset=offset
+        )
+        written = override(known)
     if format == "json":
-        return JSONResponse(ImageList(images=rows).model_dump(mode="json"))
+        return JSONResponse(ImageList(images=rows, override=written).model_dump(mode="json"))
     media, ending, write = figure4.TEXTS[format]
     headers = {"Content-Disposition": f'attachment; filename="run-{run}-images.{ending}"'}
-    return Response(write(figure4.lines(rows)), media_type=f"{media}; charset=utf-8", headers=headers)
+    return Response(write(figure4.lines(rows, written)), media_type=f"{media}; charset=utf-8", headers=headers)
 
 
 @router.get("/{run}/artifacts")

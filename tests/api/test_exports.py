@@ -1,5 +1,7 @@
 """What is exported is what is on the screen: every number of a comparison read back from every form."""
 
+import csv
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from store import scores
 from store.database import transaction
 from store.endings import Ending
 from store.queue import Work
+from store.rows import Comparison
 from tests.api import exports
 from tests.api.exports import Shown
 from tests.factories import slice_score, tiny_spec
@@ -168,7 +171,7 @@ def test_only_rows_with_all_words_are_shown_and_exported(web: httpx.Client, comp
     "name", ["# a", "- a", "1. a", "+ a", "> a", "=a", "---", "12) a", "_a_ _", "a_b", "&lt;", "R&D;"]
 )
 def test_a_line_of_markdown_begins_nothing_else(name: str):
-    _, (paragraph, *_) = exports.from_markdown("| a | best_epoch | b] |\n|---|---|---|\n\n" + tables._paragraph(name))
+    _, (paragraph, *_) = exports.from_markdown("| a | best_epoch | b] |\n|---|---|---|\n\n" + tables.paragraph(name))
     assert paragraph == name
 
 
@@ -184,3 +187,53 @@ def test_names_and_notes_are_read_back_as_they_are(web: httpx.Client, compared: 
     for form in ("md", "latex"):
         own = ("difference by subject: ", " by subject against ")  # in details and a heading on the page
         assert sorted(text for text in texts[form] if not any(word in text for word in own)) == sorted(notes), form
+
+
+def test_what_must_be_known_stands_in_columns_of_the_csv_where_there_is_something(
+    web: httpx.Client, finished: Callable[..., int], claim: Callable[[], Work]
+):
+    """Two seeds that found nothing on a split with an override, one run without, and the empty reference."""
+    nothing = {"counts": (60, 0, 0, 30, 0, 0, 10, 0, 0), "tp": 0, "fp": 0, "dice": 0.1, "dice_liver": 0.1}
+    for seed, reason in enumerate(["=on purpose", "as before"]):
+        split = {"id": "phantom", "split": {"override": reason}}
+        finished(spec={"dataset": split, "training": {"batch_size": 4, "epochs": 2, "seed": seed}}, **nothing)
+    finished(spec={"model": {"filters": 3, "depth": 2}})
+    web.post("/v1/references", json={"spec": tiny_spec()})
+    work = claim()
+    with transaction() as session:
+        rows = [slice_score(e.part, e.scan, e.slice, **nothing) for e in work.manifest.slices if e.part != "train"]
+        scores.finish(session, work.claim, rows, {}, None, Ending(exit_code=0))
+    header, rows = told(web.get("/v1/comparisons?runs=1,2,3&format=csv").text)
+    assert header[-2:] == ["collapsed", "override"]
+    assert [(row["run"], row["collapsed"], row["override"]) for row in rows] == [
+        ("1 2", "yes", "'=on purpose; as before"),
+        ("1", "yes", "'=on purpose"),
+        ("2", "yes", "as before"),
+        ("3", "", ""),
+        ("", "", ""),
+    ]
+    header, _ = told(web.get("/v1/comparisons?runs=3&format=csv").text)
+    assert not {"collapsed", "override", "warnings"} & set(header)
+
+
+def told(text: str) -> tuple[list[str], list[dict[str, str]]]:
+    read = csv.DictReader(io.StringIO(text))
+    return list(read.fieldnames or []), list(read)
+
+
+def test_the_csv_has_the_warnings_in_every_row_of_runs(
+    web: httpx.Client, finished: Callable[..., int], submit: Callable[..., list[int]]
+):
+    done = finished(spec={"dataset": {"id": "phantom", "split": {"override": "on purpose"}}})
+    (waits,) = submit(spec={"name": "waits"}, reuse=False)
+    address = f"/v1/comparisons?runs={done},{waits}"
+    warning = f"Without scores (yet): runs {waits}."
+    _, rows = told(web.get(f"{address}&format=csv").text)
+    assert [(row["override"], row["warnings"]) for row in rows] == [("on purpose", warning), ("", warning)]
+    # Frozen when rows had no override of their own.
+    older = web.get(address).json()
+    for row in older["rows"]:
+        del row["override"]
+    header, rows = told(tables.to_csv(Comparison.model_validate(older)))
+    assert "override" not in header
+    assert {row["warnings"] for row in rows} == {f"{warning} Run {done}: split override: on purpose"}

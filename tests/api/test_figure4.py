@@ -1,6 +1,8 @@
 """The study's table of images as text, over HTTP and by command."""
 
 import csv
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +62,28 @@ def test_sorted_and_cut_as_the_json_is(web: httpx.Client, finished: Callable[...
     assert [row[1] for row in rows] == [f"{one['part']}/{one['scan']}_{one['slice']}" for one in images]
 
 
+WRITTEN = {"dataset": {"id": "phantom", "split": {"override": "=as in the study,\non purpose"}}}
+
+
+def test_a_written_override_stands_with_the_table_in_every_form(web: httpx.Client, finished: Callable[..., int]):
+    run = finished(spec=WRITTEN)
+    texts = {form: web.get(f"/v1/runs/{run}/images?format={form}").text for form in ("csv", "md", "latex", "json")}
+    header, *rows = csv.reader(io.StringIO(texts["csv"], newline=""))
+    assert header == [*HEADER, "override"]
+    assert {tuple(row[2:]) for row in rows} == {(*SCORES, "'=as in the study,\non purpose")}
+    assert texts["md"].splitlines()[-2:] == ["", "Split override: =as in the study, on purpose"]
+    below = texts["latex"].partition("\\end{longtable}}\n")[2]
+    assert below == "{\\footnotesize\\raggedright Split override: =as in the study, on purpose\\par}\n"
+    assert json.loads(texts["json"])["override"] == WRITTEN["dataset"]["split"]["override"]
+
+
+def test_without_an_override_nothing_is_added(web: httpx.Client, finished: Callable[..., int]):
+    run = finished()
+    for form in ("csv", "md", "latex"):
+        assert "override" not in web.get(f"/v1/runs/{run}/images?format={form}").text
+    assert web.get(f"/v1/runs/{run}/images").json()["override"] == ""
+
+
 def test_a_run_without_scores_is_a_heading_alone(web: httpx.Client, submit: Callable[..., list[int]]):
     (run,) = submit()
     assert web.get(f"/v1/runs/{run}/images?format=csv").text.splitlines() == [",".join(HEADER)]
@@ -82,3 +106,9 @@ def test_by_command(database: Path, api_url: str, finished: Callable[..., int], 
     text = CliRunner().invoke(main, ["images", run, "--format", "csv"]).stdout
     assert next(csv.reader(text.splitlines())) == HEADER
     assert CliRunner().invoke(main, ["images", run, "--json", "--limit", "2"]).stdout.count('"n00"') == 2
+    split = {"override": "as in the study: on purpose"}
+    written = str(finished(spec={"dataset": {"id": "phantom", "split": split}}))
+    lines = CliRunner().invoke(main, ["images", written, "--limit", "1"]).stdout.splitlines()
+    assert [lines[0].split(), lines[1].split()[2:]] == [" ".join(HEADER).split(), SCORES]
+    assert lines[2:] == ["", "WARNING: split override: as in the study: on purpose"]
+    assert '"override": "as in' in CliRunner().invoke(main, ["images", written, "--json"]).stdout

@@ -199,7 +199,8 @@ def test_where_nothing_is_there_the_columns_are(client: Client, submit: Callable
     assert {"state", "dice", "created_at"} <= set(none.columns)
     assert types(none)["created_at"] == "datetime64[us, UTC]"
     waiting = submit()
-    assert frames.matrix(client, waiting).shape == (0, 1)
+    nothing = frames.matrix(client, waiting)
+    assert (nothing.shape, nothing.attrs["overrides"]) == ((0, 1), [])
     with pytest.raises(InputError, match="is none of overview, modern"):
         frames.runs(client, profile="best")
 

@@ -69,6 +69,8 @@ def test_a_table_of_images_compiles(web: httpx.Client, finished: Callable[..., i
     exported = figure4.to_latex(figure4.lines(many))
     assert exported.count("& 100.000") == 7 * len(many)
     assert complaints(tmp_path, exported) == []
+    for override in (*NAMES, "as in the study: scans of one person may lie on both sides, and this goes on. " * 3):
+        assert complaints(tmp_path, figure4.to_latex(figure4.lines([one], override))) == [], override
 
 
 @pytest.mark.latex

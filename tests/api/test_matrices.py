@@ -8,6 +8,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from tests.api import exports
+
 HTML = {"accept": "text/html"}
 SEED = {"seed": 1, "batch_size": 4, "epochs": 2}
 WHOLE, MISSED = (8, 0, 0, 0, 0, 0, 0, 0, 2), (8, 0, 0, 0, 0, 0, 2, 0, 0)
@@ -48,6 +50,22 @@ def test_the_page_leads_from_a_number_to_its_image(web: httpx.Client, runs: list
     assert web.get(found[1], headers=HTML).status_code == 200
     assert "0 / " in answer.text
     assert "Image by image" in web.get(f"/comparisons?runs={runs[0]}", headers=HTML).text
+
+
+def test_a_written_override_stands_below_the_page_and_in_every_line(web: httpx.Client, finished: Callable[..., int]):
+    split = {"override": "as in <the> study"}
+    runs = [finished(counts=WHOLE), finished(spec={"dataset": {"id": "phantom", "split": split}}, counts=MISSED)]
+    told = f"Run {runs[1]}: split override: as in <the> study"
+    assert web.get(f"/v1{address(runs)}").json()["overrides"] == [told]
+    notes = exports.html(web.get(address(runs, "&by=scan"), headers=HTML).text).notes
+    assert notes == [told]
+    header, *rows = csv.reader(io.StringIO(web.get(f"/v1{address(runs, '&format=csv')}").text))
+    assert header[-2:] == ["difference", "override"]
+    assert {tuple(row[-2:]) for row in rows} == {("-1.0", told)}
+    alone = [runs[0]]
+    assert web.get(f"/v1{address(alone)}").json()["overrides"] == []
+    assert "override" not in web.get(f"/v1{address(alone, '&format=csv')}").text
+    assert "footnotes" not in web.get(address(alone), headers=HTML).text
 
 
 def test_scans_have_one_row(web: httpx.Client, runs: list[int]):

@@ -237,9 +237,42 @@ def test_a_run_as_empty_as_the_empty_prediction_is_collapsed():
     empty = profiles.scores("overview", "slice", facts([score(counts=(12, 0, 0, 4, 0, 0, 4, 0, 0), tp=0, fp=0)]))
     one_pixel = [score(counts=(12, 0, 0, 4, 0, 0, 4, 0, 0), tp=0, fp=0, dice=0.5005)]
     liver = [score(counts=(12, 0, 0, 0, 4, 0, 4, 0, 0))]
-    assert profiles.collapsed(profiles.scores("overview", "slice", facts(one_pixel)), empty)
-    assert not profiles.collapsed(profiles.scores("overview", "slice", facts(liver)), empty)
-    assert not profiles.collapsed({}, empty)
+    assert profiles.collapsed("overview", profiles.scores("overview", "slice", facts(one_pixel)), empty)
+    assert not profiles.collapsed("overview", profiles.scores("overview", "slice", facts(liver)), empty)
+    assert not profiles.collapsed("overview", {}, empty)
+
+
+TRUTH = np.zeros((32, 32), np.uint8)
+TRUTH[10:20, 10:20] = 1
+WITH_LESION = TRUTH.copy()
+WITH_LESION[12:16, 12:17] = 2
+
+
+def predicted(number, labels):
+    """One of 500 slices of 5 scans, half of them with a lesion, under a prediction."""
+    truth = WITH_LESION if number % 2 else TRUTH
+    soft = metrics.soft_facts(np.array([0, 127, 255])[truth] / 255, metrics.as_grey(labels))
+    counts = metrics.count_3x3(truth, labels)
+    return score(number // 100, number, counts, **{name: getattr(soft, name) for name in soft.__slots__})
+
+
+@pytest.mark.parametrize(("pixel", "label"), [((0, 0), 1), ((0, 0), 2), ((10, 10), 1), ((10, 10), 2)])
+def test_one_pixel_more_than_nothing_is_collapsed_under_every_profile(pixel, label):
+    """False and true pixels, of liver and of lesion, in one of 500 slices."""
+    nothing = np.zeros_like(TRUTH)
+    dot = nothing.copy()
+    dot[pixel] = label
+    empty = [predicted(number, nothing) for number in range(500)]
+    half = [predicted(number, np.where(np.arange(32) < 14, TRUTH, nothing)) for number in range(500)]
+    true = [lesion(20, 0, n // 100, n) for n in range(1, 500, 2)] + [lesion(1000, 0, scan) for scan in range(5)]
+    drawn = [lesion(1, 0, 0, 0, predicted=True), lesion(1, 0, 0, predicted=True)] if label == 2 else []
+    cases = {True: facts([predicted(0, dot), *empty[1:]], true + drawn), False: facts(half, true)}
+    for profile in profiles.PROFILES.values():
+        for level in profile.levels:
+            of_empty = profiles.scores(profile.key, level, facts(empty, true))
+            for expected, scored in cases.items():
+                values = profiles.scores(profile.key, level, scored)
+                assert profiles.collapsed(profile.key, values, of_empty) == expected, (profile.key, level)
 
 
 def test_columns_are_computed_without_a_python_call_a_slice():

@@ -252,12 +252,52 @@ def test_references_stand_at_the_foot_and_judge_columns_and_runs(six):
     assert not any("Reference predictors" in note for note in table.notes)
 
 
-def test_references_of_another_size_are_not_this_runs(six):
-    reference("empty", **EMPTY)
-    one, other = run([9] * 6), run([9] * 6, data={"image_size": 64})
-    (note,) = [note for note in asked(one, other).notes if note.startswith("Reference predictors")]
-    assert f"at the image size of run {other}, so" in note
+def without_references(*runs):
+    return [note for note in asked(*runs).notes if note.startswith("Reference predictors")]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"data": {"image_size": 64}}, {"evaluation": {"min_lesion": 5}}], ids=["size", "lesion rule"]
+)
+def test_references_that_were_scored_otherwise_are_not_this_runs(six, changed):
+    for name in ("empty", "perfect", "liver-as-lesion"):
+        reference(name, **EMPTY)
+    one, other = run([9] * 6), run([9] * 6, **changed)
+    (note,) = without_references(one, other)
+    assert note == (
+        "Reference predictors (empty, liver as lesion, perfect) have no scores with the slices, subjects, image size "
+        f"and lesion rules of run {other}, so nothing shows there whether a row has collapsed or whether a column "
+        "scores the whole liver as lesion high or whether a column scores a perfect prediction low."
+    )
     assert asked(other).references == []
+
+
+def test_what_cannot_be_told_without_one_reference_is_said(six):
+    """The empty one failed or was deleted; the others are there."""
+    one = run([9] * 6)
+    kept = [reference(name, **EMPTY) for name in ("empty", "perfect", "liver-as-lesion")]
+    assert without_references(one) == []
+    ledger.execute("UPDATE runs SET state = 'failed' WHERE id = :i", i=kept[0])
+    (note,) = without_references(one)
+    assert note.startswith("Reference predictors (empty) have no scores")
+    assert note.endswith(f"of run {one}, so nothing shows there whether a row has collapsed.")
+    ledger.execute("UPDATE runs SET state = 'failed' WHERE id = :i", i=kept[1])
+    (note,) = without_references(one)
+    assert "(empty, perfect)" in note
+    assert note.endswith("whether a row has collapsed or whether a column scores a perfect prediction low.")
+
+
+def test_a_fold_without_a_reference_is_named_alone(database):
+    people("ab")
+    runs = [fold(number, number + 1, 5) for number in range(2)]
+    manifest = Manifest.from_json(ledger.rows("SELECT manifest FROM datasets WHERE name = 'people'")[0][0])
+    scored = {"val": (1,), "test": ()}
+    made = ledger.finished([factories.slice_score("val", 1, 0, **EMPTY)], spec=factories.tiny_spec("people"))
+    digest = reference_hash("empty", manifest.people_hash, 32, scored, {})
+    ledger.execute("UPDATE runs SET kind = 'reference', training_hash = :h WHERE id = :i", h=digest, i=made)
+    notes = without_references(*runs)
+    assert [note.partition(" of ")[2].partition(", so")[0] for note in notes] == [f"run {one}" for one in runs]
+    assert ["(empty, " in note for note in notes] == [False, True]
 
 
 def test_the_same_person_on_both_sides_is_said(database):
@@ -329,16 +369,27 @@ def test_fewest_subjects_of_several_data_sets(six):
     assert cautions.fewest_subjects(choice[:1]) == 6
 
 
+def fold(number, scan, hit):
+    """A run that left one scan out, beside a test part that its folds share."""
+    rows = [factories.slice_score("val", scan, 0, **lesion(hit, 10 - hit)), factories.slice_score("test", 0, 0)]
+    split = {"kind": "leave-one-subject-out", "fold": number}
+    return ledger.finished(rows, spec=factories.tiny_spec() | {"dataset": {"id": "people", "split": split}})
+
+
+@pytest.mark.parametrize(
+    ("assumed", "told"),
+    [(False, "(subject-level); "), (True, "(scan-level: nobody said who the subjects are); ")],
+)
+def test_folds_are_of_subjects_only_where_somebody_said_who_they_are(database, assumed, told):
+    people("ab", assumed=assumed)
+    table = asked(*(fold(number, number + 1, 5) for number in range(2)))
+    (note,) = [one for one in table.notes if "folds of one set" in one]
+    assert f"leave-one-subject-out {told}" in note
+
+
 def test_folds_are_pooled_over_what_each_held_out_not_over_a_test_part_they_share(database):
     """Hits 5, 6 and 7 of 10 lesion pixels: Dice 2 * 18 / (2 * 18 + 12)."""
     people("abc")
-
-    def fold(number, scan, hit):
-        rows = [factories.slice_score("val", scan, 0, **lesion(hit, 10 - hit)), factories.slice_score("test", 0, 0)]
-        split = {"kind": "leave-one-subject-out", "fold": number}
-        return ledger.finished(
-            rows, spec={**factories.tiny_spec("people"), "dataset": {"id": "people", "split": split}}
-        )
 
     table = asked(*(fold(number, number + 1, hit) for number, hit in enumerate([5, 6, 7])))
     pooled = table.rows[0]
