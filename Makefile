@@ -22,6 +22,7 @@ help: ## Print this list
 setup: $(VENV)/.ready ## Make the virtual environment (other targets do it themselves)
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@echo "installing TensorFlow and the tools for checks and tests into $(VENV): 3.5 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .

@@ -359,11 +359,12 @@ class ExperimentSpec(Section):
 
     @model_validator(mode="after")
     def _size_fits_the_poolings(self) -> "ExperimentSpec":
-        step = 2**self.model.depth
-        if self.data.image_size % step:
+        step, size = 2**self.model.depth, self.data.image_size
+        if size % step:
+            below = size // step * step
             raise ValueError(
                 f"data.image_size must be divisible by {step} (2 to the power of model.depth {self.model.depth}); "
-                f"received {self.data.image_size}, nearest: {max(step, self.data.image_size // step * step)}"
+                f"received {size}, take {f'{below} or ' if below else ''}{below + step}"
             )
         return self
 

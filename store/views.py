@@ -182,6 +182,7 @@ def ahead(session: Session, run: Run) -> int:
 
 
 def counts_by_state(session: Session, project_id: int) -> dict[str, int]:
-    """How many runs of the project are in each state."""
-    query = select(Run.state, func.count()).where(Run.project_id == project_id).group_by(Run.state)
+    """How many runs of the project are in each state; without reference predictors, as the list is."""
+    query = select(Run.state, func.count()).where(Run.project_id == project_id, Run.kind != "reference")
+    query = query.group_by(Run.state)
     return dict(session.execute(query).all())

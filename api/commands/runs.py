@@ -87,7 +87,9 @@ def submit(
 def _submit(body: Json, dry_run: bool, wait: bool, as_json: bool) -> None:
     with connect() as client:
         if not dry_run:
-            follow(client, client.submit(body), wait, as_json)
+            experiment = client.submit(body)
+            _tell_reused(experiment["runs"])
+            follow(client, experiment, wait, as_json)
             return
         plan = client.submit(body, dry_run=True)
     print_plan(plan, as_json)
@@ -116,12 +118,27 @@ def follow(client: Client, experiment: Json, wait: bool, as_json: bool) -> None:
     ids = [run["id"] for run in experiment["runs"]]
     if not as_json:
         click.echo(f"experiment {experiment['id']}: {_runs(ids)}")
+        _tell_if_nobody_works(client, experiment["runs"])
     if wait:
         experiment["runs"] = _watched(client, ids)
     if as_json:
         show.print_json(experiment)
     if wait:
         _demand_success(experiment["runs"])
+
+
+def _tell_reused(runs: Sequence[Json]) -> None:
+    for run in runs:
+        if run["reused_from"]:
+            told = f"run {run['id']} shows the results of run {run['reused_from']}, which has the same settings"
+            click.echo(f"{told}; --no-reuse trains anew", err=True)
+
+
+def _tell_if_nobody_works(client: Client, runs: Sequence[Json]) -> None:
+    waiting = next((run["id"] for run in runs if run["state"] == State.QUEUED), None)
+    waits = client.run(waiting)["waits"] if waiting else None
+    if waits and waits.startswith("no worker"):
+        click.echo(f"run {waiting}: {waits}", err=True)
 
 
 def _runs(ids: Sequence[int]) -> str:

@@ -26,6 +26,7 @@ from store.datasets import manifest_of
 from store.deleted import sentence, without_maps
 from store.models import CONFUSION, Dataset, Run, SliceScore
 from store.settings import settings
+from store.states import State
 
 if TYPE_CHECKING:
     from liverseg_core.figures import Panels
@@ -137,6 +138,8 @@ def _kept(session: Session, project: int, run: int, wanted: Sequence[tuple[str, 
     source = views.run(session, project, views.source(asked)) or asked
     rows = [session.get(SliceScore, (source.id, *one)) for one in wanted]
     if not rows or None in rows:
+        if asked.state != State.SUCCEEDED:
+            raise Problem(404, f"run {run} is {asked.state}; only succeeded runs have evaluated slices")
         raise not_found("evaluated slice", ", ".join(f"{part}/{a}_{b}" for part, a, b in wanted) or None)
     dataset = session.get_one(Dataset, source.dataset_id)
     # By scan and slice: a split of its own may score a slice as another part than the data set has it in.

@@ -75,7 +75,7 @@ def test_bad_values_are_named_by_their_path(sections, path):
 
 
 def test_an_image_size_that_cannot_be_pooled_names_the_nearest():
-    with pytest.raises(SpecError, match=r"divisible by 16 .* received 250, nearest: 240"):
+    with pytest.raises(SpecError, match=r"divisible by 16 .* received 250, take 240 or 256"):
         spec(data={"image_size": 250})
 
 
