@@ -68,6 +68,7 @@ def _environment() -> Environment:
     made.filters.update(
         in_unit=tables.in_unit,
         difference=tables.difference,
+        counted=tables.counted,
         contrast=tables.contrast,
         remarks=tables.remarks,
         dot=tables.dot,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from store.rows import Column, Comparison, Contrast, Row, Statistics
+from store.rows import Column, Comparison, Contrast, Count, Row, Statistics
 from store.words import told_apart
 
 FACTS = ("run", "name", "row", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
@@ -128,12 +128,27 @@ def lines(comparison: Comparison) -> Iterator[Row]:
 def score(row: Row, column: Column) -> str:
     """A score as printed, of seeds with its standard deviation, with its difference to the baseline in brackets.
 
-    Empty where nothing can be said.
+    Then over how many it was taken, where these are not all that its row has. Empty where nothing can be said.
     """
     value = in_unit((row.scores or {}).get(column.key), column.unit)
     spread = in_unit((row.deviations or {}).get(column.key), column.unit)
     apart = difference((row.differences or {}).get(column.key), column.unit)
-    return value + (f" ± {spread}" if value and spread else "") + (f" ({apart})" if apart else "")
+    fewer = counted((row.counts or {}).get(column.key))
+    told = value + (f" ± {spread}" if value and spread else "")
+    return " ".join(filter(None, [told, f"({apart})" if apart else "", f"({fewer})" if fewer else ""]))
+
+
+COUNTED = (
+    "(n = ...): the score was taken over so many of the row's slices, scans, subjects or seeds alone; of the others "
+    "nothing could be said, or their facts are missing (failed)."
+)
+
+
+def counted(count: Count | None) -> str:
+    """``n = 2``, or ``n = 2, 1 failed``, where a score was taken over fewer than its row has; else empty."""
+    if count is None or not (count.failed or (count.n and count.empty)):
+        return ""
+    return f"n = {count.n}" + (f", {count.failed} failed" if count.failed else "")
 
 
 def set_in(row: Row, path: str) -> str:
@@ -147,7 +162,8 @@ def remarks(comparison: Comparison) -> list[str]:
     names = told_apart([named(row) for row in comparison.rows], [row.runs for row in comparison.rows])
     collapsed = [name for name, row in zip(names, comparison.rows, strict=True) if row.collapsed]
     told = [f"Collapsed, scores like an empty prediction: {', '.join(collapsed)}."] if collapsed else []
-    return [*told, *comparison.overrides, *printed, *comparison.notes]
+    fewer = [COUNTED] if any(counted(one) for row in lines(comparison) for one in (row.counts or {}).values()) else []
+    return [*told, *comparison.overrides, *printed, *comparison.notes, *fewer]
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -158,11 +174,13 @@ def to_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     aside = [name for name in ASIDE if any(getattr(row, name) for row in comparison.rows)]
+    counting = _counting(comparison)
     told = [_told(comparison, row) for row in lines(comparison)]
     known = [name for name in TOLD if any(cells[name] for cells in told)]
-    writer.writerow(map(neutral, [*_header(comparison, aside), *known]))
+    writer.writerow(map(neutral, [*_header(comparison, aside, counting), *known]))
     for row, cells in zip(lines(comparison), told, strict=True):
-        writer.writerow(map(neutral, [*_cells(comparison, row, aside), *(cells[name] for name in known)]))
+        more = [cells[name] for name in known]
+        writer.writerow(map(neutral, [*_cells(comparison, row, aside, counting), *more]))
     return out.getvalue()
 
 
@@ -216,21 +234,33 @@ ASIDE = {"deviations": "sd", "differences": "less baseline"}
 """What a row may have beside each score -> what the CSV calls it."""
 
 
-def _header(comparison: Comparison, aside: Sequence[str]) -> list[str]:
+def _header(comparison: Comparison, aside: Sequence[str], counting: Sequence[Column]) -> list[str]:
     more = [f"{one.label} {ASIDE[name]} [{shown_unit(one.unit)}]" for name in aside for one in comparison.columns]
+    more += [f"{one.label} {name}" for one in counting for name in COUNTS]
     found = comparison.statistics
     tests = [f"{found.label} by subject: {name}" for name in STATISTICS[1:]] if found else []
     return [*FACTS, *comparison.parameters, *map(heading, comparison.columns), *more, *tests]
 
 
-def _cells(comparison: Comparison, row: Row, aside: Sequence[str]) -> list[str]:
-    """A line of the CSV: scores, standard deviations and differences in columns of their own."""
+def _cells(comparison: Comparison, row: Row, aside: Sequence[str], counting: Sequence[Column]) -> list[str]:
+    """A line of the CSV: scores, standard deviations, differences and counts in columns of their own."""
     numbers = [
         in_unit((getattr(row, name) or {}).get(column.key), column.unit)
         for name in ("scores", *aside)
         for column in comparison.columns
     ]
+    counts = [(row.counts or {}).get(column.key) for column in counting]
+    numbers += [str(getattr(one, name)) if one else "" for one in counts for name in COUNTS]
     return [*_facts(comparison, row), *numbers, *_tested(comparison.statistics, row)]
+
+
+COUNTS = ("n", "empty", "failed")
+
+
+def _counting(comparison: Comparison) -> list[Column]:
+    """The columns in which some row's score was not taken over all that the row has."""
+    counts = [row.counts for row in lines(comparison) if row.counts]
+    return [one for one in comparison.columns if any(some[one.key].empty or some[one.key].failed for some in counts)]
 
 
 TOLD = ("collapsed", "override", "warnings")

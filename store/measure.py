@@ -84,7 +84,7 @@ class Measure:
         repeats = {key: [one[key].value for one in members] for key in keys}
         return Scored(
             {key: _mean(values) for key, values in repeats.items()},
-            {key: _over_repeats(values) for key, values in repeats.items()},
+            {key: _over_repeats([one[key] for one in members]) for key in keys},
             {key: _deviation(values) for key, values in repeats.items()},
         )
 
@@ -122,7 +122,8 @@ def _deviation(values: list[float | None]) -> float | None:
     return sqrt(fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
 
 
-def _over_repeats(values: list[float | None]) -> Count:
-    """Of seeds: how many have a value."""
-    known = sum(value is not None for value in values)
-    return Count(n=known, empty=len(values) - known, failed=0)
+def _over_repeats(values: "list[Value]") -> Count:
+    """Of seeds: how many have a value, and how many have none since facts of theirs failed."""
+    missing = [one for one in values if one.value is None]
+    failed = sum(one.failed > 0 for one in missing)
+    return Count(n=len(values) - len(missing), empty=len(missing) - failed, failed=failed)

@@ -25,7 +25,8 @@ from api.commands.show import (
     rich_table,
     setting,
 )
-from api.tables import difference
+from api.tables import COUNTED, counted, difference
+from store.rows import Count
 
 Json = dict[str, Any]
 
@@ -144,7 +145,8 @@ def comparison_sheet(comparison: Json) -> Sheet:
             *(setting(row["settings"][path]) if path in row["settings"] else "" for path in shown),
             *(_score(row, column) for column in columns),
         ]
-        for row in (*comparison["rows"], *comparison["references"], *comparison["printed"])
+        for name in KINDS
+        for row in comparison[name]
     ]
     headers = ["Run", "Name", *map(label, shown), *_headings(columns)]
     return Sheet(headers, rows, frozenset(headers) - {"Name", *map(label, shown)})
@@ -192,6 +194,7 @@ def statistics_sheets(comparison: Json) -> Iterator[Sheet]:
     yield Sheet(headers, dots, frozenset(headers[2:]))
 
 
+KINDS = ("rows", "references", "printed")
 PAIR = ("baseline", "value", "difference")
 
 
@@ -221,6 +224,7 @@ def comparison_notes(comparison: Json) -> list[str]:
         *map(clean, (*tests["skipped"], *tests["notes"])),
         *dict.fromkeys(clean(f"{row['table']}: {note}") for row in comparison["printed"] for note in row["notes"]),
         *map(clean, comparison["notes"]),
+        *([COUNTED] if any(_counted(row) for name in KINDS for row in comparison[name]) else []),
     ]
 
 
@@ -242,7 +246,14 @@ def _score(row: Json, column: Json) -> str:
     spread = (row["deviations"] or {}).get(column["key"])
     apart = difference((row.get("differences") or {}).get(column["key"]), column["unit"])
     value += "" if spread is None else f" ± {_in_unit(spread, column['unit'])}"
-    return f"{value} ({apart})" if apart else value
+    fewer = _counted(row).get(column["key"])
+    return " ".join([value, *(f"({told})" for told in (apart, fewer) if told)])
+
+
+def _counted(row: Json) -> dict[str, str]:
+    """Score -> over how many it was taken, where these are not all that its row has."""
+    counts = {key: counted(Count.model_validate(one)) for key, one in (row.get("counts") or {}).items()}
+    return {key: told for key, told in counts.items() if told}
 
 
 def _headings(columns: Sequence[Json]) -> list[str]:

@@ -118,6 +118,7 @@ def page(text: str) -> tuple[Shown, _Html]:
         best, _, last = facts[3].partition(" of ")
         epochs = (_dash(best), last)
         shown = [re.sub(r"\s*±\s*", " ± ", score).replace("(", " (") for score in scores]
+        shown = [score.removeprefix("\N{EN DASH} ") for score in shown]
         lines.append(Line(name, shown, settings, facts[0], facts[1].replace(",", ""), facts[2], epochs))
     tests = [table for table in others if table[0][0] == "Row"]
     pairs = [(row[0], row[3]) for table in others if table[0][0] == "Subject" for row in table[1:]]
@@ -151,7 +152,7 @@ def from_csv(text: str) -> Shown:
             for name in headings
         ]
         scores = [
-            cell[name] + (f" ± {sd}" if sd else "") + (f" ({_signed(apart)})" if apart else "")
+            _score(cell[name], sd, apart, [cell.get(f"{name.rpartition(' [')[0]} {one}", "") for one in COUNTS])
             for name, (sd, apart) in zip(headings, beside, strict=True)
         ]
         settings = [cell[path] for path in paths]
@@ -160,6 +161,20 @@ def from_csv(text: str) -> Shown:
         name = cell["name"]
         lines.append(Line(name[1:] if name[:2] in ("'=", "'+", "'-", "'@") else name, scores, settings, *facts))
     return Shown(headings, lines, tests)
+
+
+COUNTS = ("n", "empty", "failed")
+
+
+def _score(value: str, sd: str, apart: str, counts: list[str]) -> str:
+    """The parts as the page puts them together."""
+    n, empty, failed = (int(count or 0) for count in counts)
+    told = value + (f" ± {sd}" if sd else "") + (f" ({_signed(apart)})" if apart else "")
+    if failed:
+        told += f" (n = {n}, {failed} failed)"
+    elif n and empty:
+        told += f" (n = {n})"
+    return told.strip()
 
 
 def from_markdown(text: str) -> tuple[Shown, list[str]]:
@@ -256,10 +271,8 @@ def from_json(text: str) -> Shown:
         apart = [
             _rounded((row.get("differences") or {}).get(key), unit) for key, unit in zip(keys, units, strict=True)
         ]
-        scores = [
-            one + (f" ± {sd}" if sd else "") + (f" ({_signed(less)})" if less else "")
-            for one, sd, less in zip(values, spreads, apart, strict=True)
-        ]
+        counts = [[str((row["counts"] or {}).get(key, {}).get(one, "")) for one in COUNTS] for key in keys]
+        scores = [_score(*told) for told in zip(values, spreads, apart, counts, strict=True)]
         settings = [_setting(row["settings"], path) for path in found["parameters"]]
         epochs = (str(row["best_epoch"] or ""), str(row["epochs"] or ""))
         facts = (row["part"] or "", str(row["slices"] or ""), str(row["subjects"] or ""), epochs)

@@ -1,6 +1,7 @@
 import click
 from click.testing import CliRunner
 
+from api import tables
 from api.commands import compare, show
 
 LABELS = {
@@ -128,6 +129,22 @@ def test_differences_stand_beside_scores():
     row = {**COMPARISON["rows"][0], "differences": {"dice": -0.0125}}
     text = show.plain(compare.comparison_sheet({**COMPARISON, "rows": [row]}))
     assert " (-1.250)" in text.splitlines()[1]
+
+
+def test_a_score_over_fewer_than_its_row_has_says_so():
+    counts = {"dice": {"n": 2, "empty": 1, "failed": 0}, "area": {"n": 1, "empty": 1, "failed": 1}}
+    counts |= {"loss": {"n": 3, "empty": 0, "failed": 0}, "lesion": {"n": 0, "empty": 3, "failed": 0}}
+    some = row(3, "a", {}, [0.5, 0.25, 0.5, 12.5, None], counts=counts)
+    found = COMPARISON | {"rows": [some]}
+    assert compare.comparison_sheet(found).rows[0][2:] == [
+        "50.000",
+        "25.000 (n = 2)",
+        "50.000",
+        "12.500 (n = 1, 1 failed)",
+        "-",
+    ]
+    assert compare.comparison_notes(found)[-1] == tables.COUNTED
+    assert tables.COUNTED not in compare.comparison_notes(COMPARISON)
 
 
 def test_the_printed_table_is_not_cut_and_its_notes_are_wrapped():

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import Result
 
 from api import tables
 from liverseg_core.data.manifest import SliceEntry
@@ -21,6 +22,7 @@ from tests.factories import slice_score, tiny_spec
 
 HTML = {"accept": "text/html"}
 HOSTILE = r"%_&#{}~^\$ \alpha ~~x~~ _y_ *z* `c` --- <b> &amp; [d](e) | 'f'"
+FOUND = (58, 2, 0, 3, 26, 1, 0, 4, 6)
 PRINTED = "Name  Batch size  Loss  Dice  Recall\nOld one  32  3.663  96.337  66.6\n"
 
 
@@ -237,3 +239,39 @@ def test_the_csv_has_the_warnings_in_every_row_of_runs(
     header, rows = told(tables.to_csv(Comparison.model_validate(older)))
     assert "override" not in header
     assert {row["warnings"] for row in rows} == {f"{warning} Run {done}: split override: on purpose"}
+
+
+def test_a_mean_over_fewer_than_its_row_says_so_in_every_form(
+    web: httpx.Client, finished: Callable[..., int], liverseg: Callable[..., Result]
+):
+    """Three seeds, of which one predicts no lesion: precision 6/7 of two. Nobody looked for lesions one by one."""
+    for seed, counts in enumerate([FOUND, FOUND, (58, 2, 0, 3, 27, 0, 0, 10, 0)]):
+        finished(spec={"training": {"batch_size": 4, "epochs": 2, "seed": seed}}, counts=counts)
+    query = "runs=1,2,3&profile=modern"
+    shown, forms, texts = read(web, f"/comparisons?{query}")
+    precision, f1 = (shown.headings.index(f"Lesion{name} [%]") for name in (" precision", "-wise F1, IoU > 0"))
+    assert [line.scores[precision] for line in shown.lines] == ["85.714 ± 0.000 (n = 2)", "85.714", "85.714", ""]
+    failed = ["(n = 0, 3 failed)", *["(n = 0, 8 failed)"] * 3]
+    assert [line.scores[f1] for line in shown.lines] == failed
+    for form, one in forms.items():
+        assert [line.scores for line in one.lines] == [line.scores for line in shown.lines], form
+    for form, notes in texts.items():
+        assert notes.count(tables.COUNTED) == 1, form
+    header, rows = told(web.get(f"/v1/comparisons?{query}&format=csv").text)
+    of_precision = [tuple(row[f"Lesion precision {name}"] for name in ("n", "empty", "failed")) for row in rows]
+    assert of_precision == [("2", "1", "0"), ("8", "0", "0"), ("8", "0", "0"), ("0", "8", "0")]
+    assert not {"Lesion Dice n", "Liver precision n"} & set(header)
+    printed = liverseg("compare", "1", "2", "3", "--profile", "modern").output
+    assert printed.count("85.714 ± 0.000 (n = 2)") == 1
+    assert " ".join(printed.split()).endswith(tables.COUNTED)
+
+
+def test_a_table_whose_scores_are_over_all_says_nothing_of_n(
+    web: httpx.Client, finished: Callable[..., int], liverseg: Callable[..., Result]
+):
+    run = finished()
+    *_, texts = read(web, f"/comparisons?runs={run}")
+    header, _ = told(web.get(f"/v1/comparisons?runs={run}&format=csv").text)
+    assert not [name for name in header if name.endswith((" n", " empty", " failed"))]
+    assert tables.COUNTED not in [note for notes in texts.values() for note in notes]
+    assert "n =" not in liverseg("compare", str(run)).output
