@@ -146,10 +146,13 @@ def test_finished_runs_are_compared(liverseg: Run, phantom: str, spec: Path) -> 
 
 
 def test_an_equal_run_is_reused_unless_told_not_to(liverseg: Run, phantom: str, spec: Path) -> None:
-    liverseg("submit", spec)
+    told = "run 1: no worker is there for pool default; start one with `liverseg-worker start`\n"
+    assert liverseg("submit", spec).stderr == told
     succeed(1)
     assert "result of run 1" in liverseg("submit", spec, "--dry-run").stdout
-    assert liverseg("submit", spec, "--wait").stdout == "experiment 2: run 2\n"
+    again = liverseg("submit", spec)
+    assert again.stdout == "experiment 2: run 2\n"
+    assert again.stderr == "run 2 shows the results of run 1, which has the same settings; --no-reuse trains anew\n"
     assert "1 run, 0 done already" in liverseg("submit", spec, "--no-reuse", "--dry-run").stdout
 
 

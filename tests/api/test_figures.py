@@ -171,6 +171,14 @@ def test_the_command_writes_figures(liverseg: Callable[..., object], run: int, t
     assert list(tmp_path.glob("*figure*")) == []
 
 
+def test_a_run_that_is_not_done_has_no_slices_to_show(
+    liverseg: Callable[..., object], submit: Callable[..., list[int]], tmp_path: Path
+):
+    (queued,) = submit()
+    words = ("figure", queued, "--kind", "six", "--out", tmp_path / "figure.png")
+    assert f"run {queued} is queued; only succeeded runs have evaluated slices" in liverseg(*words, code=2).stderr
+
+
 def test_the_command_draws_the_histogram(
     liverseg: Callable[..., object], phantom: dict[str, Any], web: httpx.Client, tmp_path: Path
 ):

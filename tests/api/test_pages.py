@@ -46,6 +46,12 @@ def test_the_runs_page_shows_state_and_progress(
     assert len(rows(page(web, "/?name=&state="))) == 3
 
 
+def test_states_are_counted_as_the_list_is(web: httpx.Client, submit: Callable[..., list[int]]):
+    submit(references=True)
+    assert len(web.get("/v1/runs?kind=reference").json()["runs"]) == 4
+    assert re.findall(r"queued</span> (\d+)", page(web, "/")) == ["1"]
+
+
 def test_a_long_list_has_older_pages(web: httpx.Client, submit: Callable[..., list[int]]):
     submit(seeds=51)
     html = page(web, "/?name=")
