@@ -71,6 +71,7 @@ def _environment() -> Environment:
         counted=tables.counted,
         contrast=tables.contrast,
         remarks=tables.remarks,
+        shared=tables.shared,
         dot=tables.dot,
     )
     made.filters.update(named_runs=named_runs, zip=zip)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -149,6 +150,25 @@ def counted(count: Count | None) -> str:
     if count is None or not (count.failed or (count.n and count.empty)):
         return ""
     return f"n = {count.n}" + (f", {count.failed} failed" if count.failed else "")
+
+
+def differing(comparison: Comparison) -> list[str]:
+    """The settings in which runs or printed rows differ, by dotted path; what they share is in :func:`shared`."""
+    runs = [row.settings for row in comparison.rows if row.what == "run"]
+    printed = [row.settings for row in comparison.printed]
+
+    def values(path: str) -> set[str]:
+        told = [one.get(path) for one in runs] + [one[path] for one in printed if path in one]
+        return {json.dumps(value, sort_keys=True) for value in told}
+
+    return [path for path in comparison.parameters if len(values(path)) > 1]
+
+
+def shared(comparison: Comparison) -> str:
+    """``optimizer adam; batch size 32``: the settings shown that no row differs in; empty for none."""
+    first = next((row.settings for row in comparison.rows if row.what == "run"), None)
+    same = [path for path in comparison.parameters if path not in differing(comparison)]
+    return "" if first is None else "; ".join(f"{label(path)} {setting(first.get(path))}" for path in same)
 
 
 def set_in(row: Row, path: str) -> str:

@@ -98,6 +98,10 @@ class Shown:
 
     headings: list[str]
     lines: list[Line]
+    parameters: list[str] = field(default_factory=list)
+    """What the settings of the lines are called."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Settings that all lines of runs have, said once."""
     statistics: Table = field(default_factory=list)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     """Subject, difference."""
@@ -123,7 +127,11 @@ def page(text: str) -> tuple[Shown, _Html]:
     tests = [table for table in others if table[0][0] == "Row"]
     pairs = [(row[0], row[3]) for table in others if table[0][0] == "Subject" for row in table[1:]]
     statistics = [[_dash(cell) for cell in row] for table in tests for row in table[1:]]
-    return Shown(header[1 + parameters : 1 + parameters + columns], lines, statistics, pairs), read
+    same = next((text for text in read.paragraphs if text.startswith("The same in all rows: ")), "")
+    told = [one.strip(".") for one in same.partition(": ")[2].split("; ")] if same else []
+    shared = {label: value for one in told for label, _, value in [one.rpartition(" ")]}
+    headings = header[1 + parameters : 1 + parameters + columns]
+    return Shown(headings, lines, header[1 : 1 + parameters], shared, statistics, pairs), read
 
 
 def _width(text: str) -> int:
@@ -160,7 +168,12 @@ def from_csv(text: str) -> Shown:
         facts = (cell["part"], cell["slices"], cell["subjects"], epochs)
         name = cell["name"]
         lines.append(Line(name[1:] if name[:2] in ("'=", "'+", "'-", "'@") else name, scores, settings, *facts))
-    return Shown(headings, lines, tests)
+    return Shown(headings, lines, _labels(paths), statistics=tests)
+
+
+def _labels(paths: list[str]) -> list[str]:
+    """``training.batch_size`` as the page has it."""
+    return [path.partition(".")[2].replace(".", " ").replace("_", " ") for path in paths]
 
 
 COUNTS = ("n", "empty", "failed")
@@ -196,7 +209,8 @@ def from_markdown(text: str) -> tuple[Shown, list[str]]:
         )
         for row in rows
     ]
-    shown = Shown(headings, lines, [row for table in tests for row in table[1:]], _differences(made.paragraphs))
+    tested = [row for table in tests for row in table[1:]]
+    shown = Shown(headings, lines, _labels(header[paths]), {}, tested, _differences(made.paragraphs))
     return shown, made.paragraphs
 
 
@@ -241,7 +255,9 @@ def from_latex(text: str) -> tuple[Shown, list[str]]:
     below = [
         _unescaped(one) for one in re.findall(r"^\{\\footnotesize\\raggedright (.*)\\par\}$", text, re.MULTILINE)
     ]
-    shown = Shown(scores[0][1:], lines, [row for table in tests for row in table[1:]], _differences(below))
+    tested = [row for table in tests for row in table[1:]]
+    names = [name.lower() for name in parameters[0][1:]]
+    shown = Shown(scores[0][1:], lines, names, {}, tested, _differences(below))
     return shown, below
 
 
@@ -297,7 +313,7 @@ def from_json(text: str) -> Shown:
         ]
         for one in tested["contrasts"]
     ]
-    return Shown(headings, lines, statistics, pairs)
+    return Shown(headings, lines, _labels(found["parameters"]), {}, statistics, pairs)
 
 
 def _signed(number: str) -> str:
