@@ -4,9 +4,11 @@ Defaults are the study's Table 1. Unknown keys, wrong types and non-finite numbe
 imports more than pydantic, so it loads in milliseconds.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -416,9 +418,26 @@ def spec_error(error: ValidationError, where: str = "spec") -> SpecError:
     path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("(")) or where
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = "no such field; see the fields at /docs or in `liverseg submit --help`"
+        message = f"no such field; {_alike(path)}see the fields at /docs or in `liverseg submit --help`"
+    if problem["type"] == "model_type":
+        message = "must be a section of fields, such as `dataset: {id: my-slices}` or `training: {epochs: 30}`"
     received = problem["input"] if problem["loc"] else None  # a whole spec is no help in a message
     return SpecError(path, message, received)
+
+
+def _alike(path: str) -> str:
+    """The field beside it that is spelt most like it, as a question; empty where none is."""
+    parent, _, name = path.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    known = {one.removeprefix(prefix).partition(".")[0] for one in _every_path() if one.startswith(prefix)}
+    found = difflib.get_close_matches(name, sorted(known), 1)
+    return f"did you mean {found[0]}? Otherwise " if found else ""
+
+
+@cache
+def _every_path() -> frozenset[str]:
+    usual = ExperimentSpec.model_validate({"dataset": {"id": "any"}})
+    return frozenset({*usual.settings(), *ExperimentSpec.model_fields})
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from liverseg_core.spec import FOLD_KINDS, DatasetChoice
 from store.datasets import manifest_of
 from store.entries import Entry, factors, walk
 from store.models import Dataset, Run
-from store.words import named_runs, numbers
+from store.words import named_runs
 
 ON_TEST = "Scores are on the test part."
 ON_VAL = "Scores are on the val part, which early stopping also used; they do not measure generalisation."
@@ -97,7 +97,7 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
     found = [*_scopes(entries), *_incomplete(entries)]
     unscored = [entry.ids[0] for entry in entries if not entry.members]
     if unscored:
-        found.append(f"Without scores (yet): runs {numbers(unscored)}.")
+        found.append(f"Without scores (yet): {named_runs(unscored)}.")
     return found
 
 

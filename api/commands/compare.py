@@ -5,6 +5,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
+from urllib.parse import urlencode
 
 import click
 from rich.console import Console
@@ -72,10 +73,19 @@ def compare(
         found = client.compare(list(run) or None, experiment=experiment, format=wanted, **arrangement, **asked)
     if form == "table":
         print_comparison(found)
+        click.echo(f"\nThe same as a page: {client.url}/comparisons?{_query(run, experiment, asked | arrangement)}")
     elif form == "json":
         print_json(found)
     else:
         click.echo(found, nl=False)
+
+
+def _query(runs: Sequence[int], experiment: int | None, asked: Json) -> str:
+    """Of the page that shows the same; what is as usual is left out."""
+    chosen: Json = {"experiment": experiment} if experiment is not None else {"runs": ",".join(map(str, runs))}
+    chosen |= {name: value for name, value in asked.items() if value and (name, value) != ("profile", "overview")}
+    shown = {name: "true" if value is True else value for name, value in chosen.items()}
+    return urlencode(shown, doseq=True, safe=",")
 
 
 @click.command()

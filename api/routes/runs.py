@@ -195,7 +195,7 @@ def logs(
         told = (found.progress or {}).get("log")
         kept = None if told else scores.files(session, views.source(found)).get("log")
     if told is None and kept is None:
-        raise Problem(404, "this run has left no log (yet); what its attempts said stands with them")
+        raise Problem(404, "this run has no log: it has not begun, or it was lost; see its attempts")
     text = told if told is not None else _log(kept or "")
     return PlainTextResponse("".join(text.splitlines(keepends=True)[-lines:]))
 

@@ -308,7 +308,7 @@ def test_bad_weights(web: httpx.Client, phantom: dict[str, Any], count_rows: Cou
     [
         ("{", "spec", "no valid JSON"),
         ("[" * 20_000, "spec", "no valid JSON"),
-        ("3", "spec", "dictionary"),
+        ("3", "spec", "section of fields"),
         (json.dumps(tiny_spec(model={"filters": 0})), "model.filters", "greater than or equal to 1"),
         (json.dumps(tiny_spec(training={"learning_rate": float("nan")})), "training.learning_rate", "finite"),
     ],

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import httpx
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -127,6 +128,12 @@ def test_finished_runs_are_compared(liverseg: Run, phantom: str, spec: Path) -> 
     assert " ".join(lines[1].split()) == f"1 grid yes {expected}"
     assert " ".join(lines[2].split()) == f"2 grid no {expected}"
     assert "Scores are on the test part." in lines
+    assert lines[-1].partition("The same as a page: ")[2].endswith("/comparisons?runs=1,2")
+    words = ["--profile", "modern", "--sort", "lesion_dice", "--descending", "--filter", "grid"]
+    last = liverseg("compare", 1, 2, *words).stdout.splitlines()[-1]
+    address = last.partition("The same as a page: ")[2]
+    assert address.endswith("?runs=1,2&profile=modern&sort=lesion_dice&descending=true&filter=grid")
+    assert 'aria-sort="descending"' in httpx.get(address, headers={"accept": "text/html"}).text
     found = json.loads(liverseg("compare", "--experiment", 1, "--format", "json").stdout)
     assert [row["run"] for row in found["rows"]] == [1, 2]
     assert json.loads(liverseg("compare", 1, 2, "--json").stdout) == found

@@ -53,7 +53,7 @@ COMPARISON = {
     "printed": [pinned("printed", "old", [None, 0.9, None, None, None], table="paper", notes=["looks odd"])],
     "statistics": None,
     "notes": ["What the columns mean. " * 6],
-    "warnings": ["Without scores (yet): runs 13."],
+    "warnings": ["Without scores (yet): run 13."],
     "overrides": ["Run 3: split override: on purpose"],
 }
 TESTED = COMPARISON | {
@@ -104,7 +104,7 @@ def test_notes_say_what_is_equal_in_all_rows():
         "The same in all rows: optimizer adam."
     )
     assert note.startswith("What the columns mean.")
-    assert warning == "WARNING: Without scores (yet): runs 13."
+    assert warning == "WARNING: Without scores (yet): run 13."
     assert override == "WARNING: Run 3: split override: on purpose"
     assert printed == "paper: looks odd"
 

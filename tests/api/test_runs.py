@@ -300,7 +300,7 @@ def test_the_log_is_told_while_a_run_goes_on_and_afterwards(
 ):
     (run,) = submit()
     answer = web.get(f"/v1/runs/{run}/logs")
-    assert (answer.status_code, "no log (yet)" in answer.json()["detail"]) == (404, True)
+    assert (answer.status_code, "no log: it has not begun" in answer.json()["detail"]) == (404, True)
     with transaction() as session:
         queue.heartbeat(session, claim().claim, 60, {"phase": "training", "log": "loading\nepoch 1\nepoch 2\n"})
     answer = web.get(f"/v1/runs/{run}/logs")

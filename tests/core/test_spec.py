@@ -220,3 +220,21 @@ def test_seeds_replace_no_seed_of_a_variant():
     variants = [{"training.learning_rate": 0.01}, {"training.seed": 3}]
     with pytest.raises(SpecError, match=r"seeds: replaces variants\[1\] training.seed in every cell"):
         Submission(spec=STUDY, variants=variants, seeds=2).expand()
+
+
+@pytest.mark.parametrize(
+    ("section", "path", "said"),
+    [
+        ({"trainning": {"epochs": 3}}, "trainning", "did you mean training?"),
+        ({"training": {"learning_rat": 0.1}}, "training.learning_rat", "did you mean learning_rate?"),
+        ({"training": {"early_stopping": {"patient": 3}}}, "training.early_stopping.patient", "mean patience?"),
+        ({"model": {"xyz": 3}}, "model.xyz", "no such field; see"),
+        ({"dataset": "my-slices"}, "dataset", "such as `dataset: {id: my-slices}`"),
+        ({"training": 3}, "training", "must be a section of fields"),
+    ],
+)
+def test_what_is_misspelt_is_told_from_what_is_not_there(section, path, said):
+    with pytest.raises(SpecError) as refusal:
+        ExperimentSpec.parse({"dataset": {"id": "any"}, **section})
+    assert refusal.value.path == path
+    assert said in str(refusal.value)

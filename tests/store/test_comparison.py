@@ -146,7 +146,7 @@ def test_a_run_without_scores_has_a_row_and_a_warning():
     table = compare(waiting, done)
     assert (table.rows[0].scores, table.rows[0].slices, table.rows[0].part) == (None, 0, None)
     assert (table.rows[0].state, table.rows[0].epochs) == ("queued", None)
-    assert table.warnings == [f"Without scores (yet): runs {waiting}."]
+    assert table.warnings == [f"Without scores (yet): run {waiting}."]
 
 
 def test_no_scores_at_all_say_nothing_about_parts():
