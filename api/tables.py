@@ -167,7 +167,8 @@ def differing(comparison: Comparison) -> list[str]:
 def shared(comparison: Comparison) -> str:
     """``optimizer adam; batch size 32``: the settings shown that no row differs in; empty for none."""
     first = next((row.settings for row in comparison.rows if row.what == "run"), None)
-    same = [path for path in comparison.parameters if path not in differing(comparison)]
+    apart = differing(comparison)
+    same = [path for path in comparison.parameters if path not in apart]
     return "" if first is None else "; ".join(f"{label(path)} {setting(first.get(path))}" for path in same)
 
 
