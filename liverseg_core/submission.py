@@ -129,7 +129,7 @@ class Submission(Section):
             for values in itertools.product(*self.grid.values()):
                 changes = {**variant, **dict(zip(paths, values, strict=True))}
                 if self.folds is not None:
-                    _refuse_own_split(_apply(self.spec, changes))
+                    refuse_own_split(_apply(self.spec, changes))
                 yield where, changes
 
 
@@ -143,8 +143,16 @@ def _refuse_twice(path: str, values: Sequence[Any]) -> None:
         seen.add(key)
 
 
-def _refuse_own_split(spec: Mapping[str, Any]) -> None:
-    """Refuse what ``folds`` would overwrite; the written override of the leak guard may stay."""
+def refuse_own_split(spec: Mapping[str, Any], folds: str = "folds") -> None:
+    """Refuse what ``folds`` would overwrite; the written override of the leak guard may stay.
+
+    Args:
+        spec: as it was sent in.
+        folds: where the folds come from: the field, or a file.
+
+    Raises:
+        SpecError: it has a split of its own.
+    """
     dataset = spec.get("dataset")
     split = dataset.get("split") if isinstance(dataset, dict) else None
     if not isinstance(split, dict):
@@ -152,7 +160,7 @@ def _refuse_own_split(spec: Mapping[str, Any]) -> None:
     usual = Split().model_dump(mode="json")
     own = sorted(key for key, value in split.items() if key != "override" and value != usual.get(key))
     if own:
-        raise SpecError("folds", "makes the split itself; leave out folds, or dataset.split", split)
+        raise SpecError(folds, f"makes the split itself; leave out {folds}, or dataset.split", split)
 
 
 def _apply(base: Mapping[str, Any], changes: Override) -> dict[str, Any]:

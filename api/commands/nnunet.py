@@ -9,6 +9,7 @@ from api import specs
 from api.commands.connect import as_json_option, connect
 from api.commands.runs import FILE, RUN, follow, print_plan, wait_option
 from liverseg_core.errors import InputError
+from liverseg_core.submission import refuse_own_split
 
 
 @click.group()
@@ -61,7 +62,7 @@ def submit(file: Path, splits: Path, dry_run: bool, wait: bool, as_json: bool) -
         raise InputError(str(file), "describes many runs; one spec alone is wanted here", sorted(body))
     with connect() as client:
         dataset = client.dataset(_dataset_of(body["spec"]))
-        _refuse_own_split(file, body["spec"])
+        refuse_own_split(body["spec"], splits.name)
         folds = read_splits(_text(splits), [int(scan) for scan in dataset["subjects"]])
         body["variants"] = [
             {"name": f"fold {place}", "dataset.split.kind": "scans"}
@@ -79,15 +80,6 @@ def _dataset_of(spec: dict[str, Any]) -> str:
     if not isinstance(chosen, dict) or not isinstance(chosen.get("id"), str) or not chosen["id"]:
         raise InputError("dataset.id", "must name a data set, such as `dataset: {id: my-slices}`", chosen)
     return str(chosen["id"])
-
-
-def _refuse_own_split(file: Path, spec: dict[str, Any]) -> None:
-    """Refuse what the folds would overwrite; the written override of the leak guard may stay."""
-    split = spec["dataset"].get("split")
-    own = sorted(split.keys() - {"override"}) if isinstance(split, dict) else []
-    if own:
-        said = "holds a split of its own, which the folds would replace; leave out dataset.split but for its override"
-        raise InputError(str(file), said, own)
 
 
 def _text(file: Path) -> str:

@@ -70,7 +70,8 @@ def test_folds_keep_the_written_override_and_no_other_split(
     (run,) = json.loads(liverseg(*words).output)["runs"]
     assert run["settings"]["dataset.split.override"] == "as it was done"
     write({"kind": "folds", "folds": 3})
-    assert "leave out dataset.split but for its override" in liverseg(*words, code=2).output
+    told = liverseg(*words, code=2).output
+    assert "splits_final.json: makes the split itself; leave out splits_final.json, or dataset.split" in told
 
 
 def test_what_has_no_scores_has_no_summary(web: httpx.Client, submit: Callable[..., list[int]]):
