@@ -12,7 +12,7 @@ from api.callers import Asking, Project, caller_of
 from api.parameters import LARGEST_ID, Runs, SomeExperiment
 from api.routes import frozen
 from api.routes.comparisons import Asked, Filter, Level, Profile, Tables, TestedColumn, choose
-from api.tables import differing, named
+from api.tables import apart, named
 from store import printed
 from store.comparison import OVERVIEW
 from store.database import snapshot, transaction
@@ -53,7 +53,7 @@ def comparison_page(
         "comparison.html",
         comparison=found,
         rows=found.rows,
-        parameters=differing(found),
+        parameters=apart(found),
         baselines=_baselines(every),
         words=filter,
         best=_best(found),
@@ -99,7 +99,7 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
         "comparison.html",
         comparison=found,
         rows=found.rows,
-        parameters=differing(found),
+        parameters=apart(found),
         best=_best(found),
         frozen=about,
         asked=about.asked,

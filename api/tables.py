@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from store.rows import Column, Comparison, Contrast, Count, Row, Statistics
 from store.words import told_apart
+
+Settings = Mapping[str, Any]
 
 FACTS = ("run", "name", "row", "state", "dataset", "part", "slices", "scans", "subjects", "epochs", "best_epoch")
 
@@ -152,23 +154,27 @@ def counted(count: Count | None) -> str:
     return f"n = {count.n}" + (f", {count.failed} failed" if count.failed else "")
 
 
-def differing(comparison: Comparison) -> list[str]:
-    """The settings in which runs or printed rows differ, by dotted path; what they share is in :func:`shared`."""
-    runs = [row.settings for row in comparison.rows if row.what == "run"]
-    printed = [row.settings for row in comparison.printed]
+def differing(paths: Sequence[str], runs: Sequence[Settings], printed: Sequence[Settings]) -> list[str]:
+    """Those of ``paths`` in which runs or printed rows differ; printed rows may lack settings."""
 
     def values(path: str) -> set[str]:
         told = [one.get(path) for one in runs] + [one[path] for one in printed if path in one]
         return {json.dumps(value, sort_keys=True) for value in told}
 
-    return [path for path in comparison.parameters if len(values(path)) > 1]
+    return [path for path in paths if len(values(path)) > 1]
+
+
+def apart(comparison: Comparison) -> list[str]:
+    """The settings in which its rows differ, by dotted path; what they share is in :func:`shared`."""
+    runs = [row.settings for row in comparison.rows if row.what == "run"]
+    return differing(comparison.parameters, runs, [row.settings for row in comparison.printed])
 
 
 def shared(comparison: Comparison) -> str:
     """``optimizer adam; batch size 32``: the settings shown that no row differs in; empty for none."""
     first = next((row.settings for row in comparison.rows if row.what == "run"), None)
-    apart = differing(comparison)
-    same = [path for path in comparison.parameters if path not in apart]
+    different = apart(comparison)
+    same = [path for path in comparison.parameters if path not in different]
     return "" if first is None else "; ".join(f"{label(path)} {setting(first.get(path))}" for path in same)
 
 

@@ -1,6 +1,5 @@
 """``liverseg compare``: the comparison as a table in the terminal, or as text for a paper."""
 
-import json
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from api.commands.show import (
     rich_table,
     setting,
 )
-from api.tables import COUNTED, counted, difference
+from api.tables import COUNTED, counted, difference, differing
 from store.rows import Count
 
 Json = dict[str, Any]
@@ -147,7 +146,7 @@ def print_comparison(comparison: Json) -> None:
 
 def comparison_sheet(comparison: Json) -> Sheet:
     """Name, settings that differ, then the score columns, one line a row; what is pinned comes last."""
-    columns, shown = comparison["columns"], differing(comparison)
+    columns, shown = comparison["columns"], apart_in(comparison)
     rows = [
         [
             ", ".join(map(str, row["runs"])) or NOTHING,
@@ -208,19 +207,15 @@ KINDS = ("rows", "references", "printed")
 PAIR = ("baseline", "value", "difference")
 
 
-def differing(comparison: Json) -> list[str]:
-    """The settings in which the runs differ, by dotted path."""
-    rows = [row for row in comparison["rows"] if row["what"] == "run"]
-    return [
-        path
-        for path in comparison["parameters"]
-        if len({json.dumps(row["settings"].get(path), sort_keys=True) for row in rows}) > 1
-    ]
+def apart_in(comparison: Json) -> list[str]:
+    """The settings in which the rows differ, by dotted path."""
+    runs = [row["settings"] for row in comparison["rows"] if row["what"] == "run"]
+    return differing(comparison["parameters"], runs, [row["settings"] for row in comparison["printed"]])
 
 
 def comparison_notes(comparison: Json) -> list[str]:
     """What is equal in all rows, what the numbers mean, and what to beware of."""
-    rows, apart = [row for row in comparison["rows"] if row["what"] == "run"], differing(comparison)
+    rows, apart = [row for row in comparison["rows"] if row["what"] == "run"], apart_in(comparison)
     same = [
         f"{label(path).lower()} {setting(rows[0]['settings'].get(path))}"
         for path in comparison["parameters"]
