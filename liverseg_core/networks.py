@@ -62,8 +62,10 @@ class Orthogonal:
         return start
 
 
-def build_network(image_size: int, options: ModelOptions, seed: int = 0) -> keras.Model:
+def build_network(image_size: int | None, options: ModelOptions, seed: int = 0) -> keras.Model:
     """The network that ``options`` describe: [B, S, S, window] grey in 0..1 to [B, S, S, channels] in 0..1.
+
+    ``image_size`` None: of any S that is divisible by 2**depth; not for convlstm-unet.
 
     ``depth`` encoder blocks of two 3x3 convolutions (``filters``, doubled at each) and 2x2 max-pooling; dropout
     after the last of them (its output is both skip connection and pooled input) and after the bottom block.

@@ -163,6 +163,11 @@ class DataOptions(Section):
     image_size: int = Field(
         256, strict=True, ge=16, le=2048, description="network input size in pixels, square; divisible by 2**depth"
     )
+    crop: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = Field(
+        None,
+        description="train on square cut-outs of so many pixels of the slices at image_size: around a lesion where "
+        "sampling draws a slice for its lesion, anywhere else; null: whole slices. Scored are always whole slices",
+    )
     augmentation: NamedOrOwn = Field(
         "none",
         description="paper-2019: the study's, as coded (image and mask rotate independently); right-angles: the same "
@@ -360,14 +365,30 @@ class ExperimentSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _crop_fits(self) -> "ExperimentSpec":
+        crop = self.data.crop
+        if crop is None:
+            return self
+        if crop > self.data.image_size:
+            raise ValueError(f"data.crop {crop} is larger than data.image_size {self.data.image_size}; take less")
+        if self.data.augmentation in COPYING:
+            raise ValueError(f"data.crop cuts no copies; set data.augmentation to other than {' or '.join(COPYING)}")
+        if self.data.batch_by == "scan":
+            raise ValueError("data.crop cuts samples, while data.batch_by 'scan' takes whole slices; leave one out")
+        if self.model.network == "convlstm-unet":
+            raise ValueError("data.crop needs a network that takes any size: unet or unet-2.5d")
+        return self
+
+    @model_validator(mode="after")
     def _size_fits_the_poolings(self) -> "ExperimentSpec":
-        step, size = 2**self.model.depth, self.data.image_size
-        if size % step:
-            below = size // step * step
-            raise ValueError(
-                f"data.image_size must be divisible by {step} (2 to the power of model.depth {self.model.depth}); "
-                f"received {size}, take {f'{below} or ' if below else ''}{below + step}"
-            )
+        step = 2**self.model.depth
+        for name, size in (("image_size", self.data.image_size), ("crop", self.data.crop or step)):
+            if size % step:
+                below = size // step * step
+                raise ValueError(
+                    f"data.{name} must be divisible by {step} (2 to the power of model.depth {self.model.depth}); "
+                    f"received {size}, take {f'{below} or ' if below else ''}{below + step}"
+                )
         return self
 
     @classmethod

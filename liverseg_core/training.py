@@ -157,7 +157,8 @@ class _Training:
         self.train_part = TrainPart(spec, manifest, cache, chosen["train"])
         self.val_part = ValPart(spec, manifest, cache, chosen["val"])
         self.training_hash = training_hash(spec, manifest)
-        self.model = build_network(spec.data.image_size, spec.model, spec.training.seed)
+        size = None if spec.data.crop else spec.data.image_size  # val slices are whole
+        self.model = build_network(size, spec.model, spec.training.seed)
         self.steps = steps_for(self.model, spec)
         self.history: list[EpochRecord] = []
         self.best: checkpoints.Arrays = []

@@ -1,17 +1,31 @@
 """Changes of a training sample. Nothing here reads a slice; every draw comes from the generator that is given."""
 
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from liverseg_core.metrics import LESION
 from liverseg_core.spec import Augmentation
 
 Images = NDArray[np.float32]
+
+Placement = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Matrix and offset: where an output pixel reads."""
 
 MAX_BRIGHTNESS = 0.1
 """The study's code; its text says 0.05."""
 
 SMALL_ROTATIONS = Augmentation(rotation=15, scale=0.1, shift=0.1, brightness=0.05, contrast=0.05)
 """What another placement of the same patient could look like. Without flips, since the liver lies on one side."""
+
+
+class Cut(NamedTuple):
+    """A square cut-out of a sample: its side in pixels, and whether it is to lie around one of its lesions."""
+
+    side: int
+    lesion: bool
 
 
 def section_of(augmentation: str | Augmentation) -> Augmentation | None:
@@ -53,35 +67,46 @@ def copy_corrected(
 
 
 def augment(
-    images: Images, plane: NDArray[np.generic], section: Augmentation, random: np.random.Generator
+    images: Images,
+    plane: NDArray[np.generic],
+    section: Augmentation,
+    random: np.random.Generator,
+    cut: Cut | None = None,
 ) -> tuple[Images, NDArray[np.generic]]:
     """One sample changed: the whole window and its mask move by one draw, grey values change in the window alone.
 
     Args:
         images: float32 ``[width, S, S]``, 0..1.
-        plane: ``[S, S]``: labels (uint8) where :func:`moves_between_pixels`, else labels or the grey mask.
+        plane: ``[S, S]``: labels (uint8) where :func:`moves_between_pixels` or ``cut``, else labels or the grey mask.
         section: what to do and how far; each number is drawn evenly from -most..most.
-        random: gives eight numbers, then the noise.
+        random: gives eight numbers, two more for ``cut``, then the noise.
+        cut: what of the changed sample to keep; None: all.
 
     Returns:
-        Both, of the same shapes; grey values unclipped; 0 where something outside the slice came into view.
+        Both, of the same shapes (cut: with its side for S); grey values unclipped; 0 where something outside the
+        slice came into view.
     """
     quarters, flip, *rest = random.random(8)
-    angle, scale, down, right, bright, contrast = (2 * draw - 1 for draw in rest)
+    angle, scale, *away, bright, contrast = (2 * draw - 1 for draw in rest)
     if section.right_angles:
         images, plane = (np.rot90(pixels, int(4 * quarters), axes=(-2, -1)) for pixels in (images, plane))
     if section.flip and flip < 0.5:
         images, plane = images[..., ::-1], plane[..., ::-1]
+    shift = np.array(away) * section.shift * plane.shape[0]
+    placement = _placement(section.rotation * angle, 1 + section.scale * scale, shift, plane.shape[0])
+    corner, side = (0, 0), plane.shape[0]
+    if cut is not None:
+        corner, side = _corner(plane, cut, placement, random.random(2)), cut.side
     if moves_between_pixels(section):
-        shift = np.array([down, right]) * section.shift * plane.shape[0]
-        matrix, offset = _placement(section.rotation * angle, 1 + section.scale * scale, shift, plane.shape[0])
-        images, plane = np.stack([_move(one, matrix, offset, 1) for one in images]), _move(plane, matrix, offset, 0)
+        move = partial(_move, placement=placement, corner=corner, side=side)
+        images, plane = np.stack([move(one, order=1) for one in images]), move(plane, order=0)
+    elif cut is not None:
+        down, right = (slice(start, start + side) for start in corner)
+        images, plane = images[..., down, right], plane[down, right]
     return _grey_changed(images, section, bright, contrast, random), plane
 
 
-def _placement(
-    angle: float, size: float, shift: NDArray[np.float64], side: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _placement(angle: float, size: float, shift: NDArray[np.float64], side: int) -> Placement:
     """Where an output pixel reads: input = matrix @ output + offset. About the slice's centre, then shifted."""
     turned = np.deg2rad(angle)
     matrix = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]]) / size
@@ -89,13 +114,36 @@ def _placement(
     return matrix, centre - matrix @ (centre + shift)
 
 
+def _corner(
+    plane: NDArray[np.generic], cut: Cut, placement: Placement, draws: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Top and left of a cut-out of what ``placement`` makes of ``plane``, inside it.
+
+    Around the place of any lesion pixel of ``plane`` (each as likely), as far as the border allows; where there is
+    none or none is asked for, every corner is as likely.
+    """
+    most = plane.shape[0] - cut.side
+    lesion = np.flatnonzero(plane == LESION) if cut.lesion else np.empty(0)
+    if lesion.size == 0:
+        top, left = (draws * (most + 1)).astype(int)
+    else:
+        matrix, offset = placement
+        pixel = np.array(divmod(int(lesion[int(draws[0] * lesion.size)]), plane.shape[1]))
+        middle = np.linalg.solve(matrix, pixel - offset)
+        top, left = np.clip(np.rint(middle - cut.side / 2), 0, most).astype(int)
+    return int(top), int(left)
+
+
 def _move(
-    pixels: NDArray[np.generic], matrix: NDArray[np.float64], offset: NDArray[np.float64], order: int
+    pixels: NDArray[np.generic], order: int, placement: Placement, corner: tuple[int, int], side: int
 ) -> NDArray[np.generic]:
-    """Read ``[S, S]`` by nearest neighbour (order 0) or bilinear (1)."""
+    """Read ``[S, S]`` by nearest neighbour (order 0) or bilinear (1): ``[side, side]`` from ``corner`` on."""
     from scipy import ndimage
 
-    moved: NDArray[np.generic] = ndimage.affine_transform(pixels, matrix, offset, order=order, mode="constant")
+    matrix, offset = placement
+    moved: NDArray[np.generic] = ndimage.affine_transform(
+        pixels, matrix, offset + matrix @ corner, (side, side), order=order, mode="constant"
+    )
     return moved
 
 

@@ -1,12 +1,13 @@
 """How slices become batches: pure functions of (seed, epoch, sample), so that any step can be made again alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from liverseg_core.data.augmentation import (
+    Cut,
     augment,
     copy_as_coded,
     copy_corrected,
@@ -19,7 +20,7 @@ from liverseg_core.data.targets import Planes, Targets, small_lesions
 from liverseg_core.data.windows import channels_last, look, read_images, windows
 from liverseg_core.errors import SpecError
 from liverseg_core.metrics import LESION
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import Augmentation, ExperimentSpec
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 Numbers = NDArray[np.int64]
@@ -50,9 +51,10 @@ class TrainPart:
 
     def __init__(self, spec: ExperimentSpec, manifest: Manifest, cache: SliceCache, train: Sequence[int]) -> None:
         self.spec, self.cache, self.rows = spec, cache, np.asarray(train)
-        self.section = section_of(spec.data.augmentation)
+        crop = spec.data.crop is not None
+        self.section = section_of(spec.data.augmentation) or (Augmentation() if crop else None)
         relabelled = small_lesions(cache, train, spec.data.min_lesion)
-        self.targets = Targets(cache, spec.model.head, moves_between_pixels(self.section), relabelled)
+        self.targets = Targets(cache, spec.model.head, moves_between_pixels(self.section) or crop, relabelled)
         self.windows = windows(manifest, spec.model.window, train)
         self.scans = _places_by_scan(manifest, train) if spec.data.batch_by == "scan" else []
         self.lesions = self._lesions(manifest) if spec.data.sampling != "uniform" else []
@@ -102,20 +104,23 @@ class TrainPart:
         kinds, places = np.divmod(chosen, len(self.rows))
         rows = self.rows[places]
         images, planes = look(self.cache, self.windows[rows]), self.targets.planes(rows)
-        self._change(images, planes, kinds, epoch, chosen if draws is None else draws)
+        if self.section or kinds.any():
+            changed = self._changed(images, planes, kinds, epoch, chosen if draws is None else draws)
+            images, planes = (np.stack(pixels) for pixels in zip(*changed, strict=True))
         return channels_last(images), self.targets.encode(planes)
 
-    def _change(
+    def _changed(
         self, images: NDArray[np.float32], planes: Planes, kinds: Numbers, epoch: int, draws: Numbers
-    ) -> None:
+    ) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
         copy = copy_as_coded if self.spec.data.augmentation == "paper-2019" else copy_corrected
-        for place in range(len(images)) if self.section else np.flatnonzero(kinds):
-            random = _generator(self.spec.training.seed, _SAMPLE, epoch, int(draws[place]))
-            images[place], planes[place] = (
-                augment(images[place], planes[place], self.section, random)
-                if self.section
-                else copy(kinds[place], images[place], planes[place], random)
-            )
+        crop = self.spec.data.crop
+        for window, plane, kind, draw in zip(images, planes, kinds, draws, strict=True):
+            random = _generator(self.spec.training.seed, _SAMPLE, epoch, int(draw))
+            if self.section:
+                cut = Cut(crop, lesion=bool(self.lesions) and draw % 2 == 1) if crop else None
+                yield augment(window, plane, self.section, random, cut)
+            else:
+                yield copy(kind, window, plane, random) if kind else (window, plane)
 
     def _scan(self, epoch: int, step: int) -> Numbers:
         order = epoch_order(len(self.scans), self.spec.training.seed, epoch, self.spec.data.shuffle)
