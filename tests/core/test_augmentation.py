@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from liverseg_core.data.augmentation import SMALL_ROTATIONS, augment, section_of
+from liverseg_core.data.augmentation import SMALL_ROTATIONS, Cut, augment, section_of
 from liverseg_core.data.cache import SliceCache
 from liverseg_core.data.manifest import Manifest, SliceEntry
 from liverseg_core.data.sampling import TrainPart
@@ -164,6 +164,73 @@ def test_small_rotations_are_small_and_reach_their_limits():
     assert 1.08 < sizes.max() < 1.105
     assert abs(np.mean(angles)) < 3
     assert 4 < np.abs(np.array(found)[:, 2:]).max() < 6.4 + 1.6  # a tenth of 64, and the turn about the centre
+
+
+@settings(deadline=None)
+@given(sections, st.integers(0, 2**32), st.integers(16, SIDE), st.booleans())
+def test_a_cut_out_is_a_part_of_what_would_have_been(section, seed, side, lesion):
+    labels = dotted()
+    number = np.arange(1, SIDE * SIDE + 1, dtype=np.float32).reshape(SIDE, SIDE)
+    images = np.stack([LEVELS[labels], number])
+    whole, whole_mask = augment(images, labels, section, np.random.default_rng(seed))
+    part, mask = augment(images, labels, section, np.random.default_rng(seed), Cut(side, lesion))
+    assert (part.shape, part.dtype, mask.shape) == ((2, side, side), np.float32, (side, side))
+    # Places are worked out from another corner, so they may round to another pixel, where two are equally near.
+    places = [
+        (top, left)
+        for top in range(SIDE - side + 1)
+        for left in range(SIDE - side + 1)
+        if np.abs(whole[:, top : top + side, left : left + side] - part).max() < 0.05
+        and (whole_mask[top : top + side, left : left + side] != mask).mean() < 0.02
+    ]
+    assert places
+    if lesion and section.shift == 0 and section.scale == 0:
+        assert (mask == 2).any()
+
+
+def test_a_cut_out_without_a_lesion_in_mind_lies_anywhere_as_often():
+    corners = {(top, left): 0 for top in range(3) for left in range(3)}
+    number = np.arange(18 * 18, dtype=np.float32).reshape(1, 18, 18)
+    for seed in range(900):
+        part, _ = augment(
+            number, np.full((18, 18), 2, np.uint8), Augmentation(), np.random.default_rng(seed), Cut(16, False)
+        )
+        corners[divmod(int(part[0, 0, 0]), 18)] += 1
+    assert all(50 < times < 150 for times in corners.values())  # 100 each, standard deviation 9.4
+
+
+def test_a_cut_out_around_a_lesion_has_one_of_its_pixels_in_the_middle():
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[30, 20:22], labels[40, 41] = 2, 2
+    labels[2, 60] = 2  # too near the border
+    number = np.arange(SIDE * SIDE, dtype=np.float32).reshape(1, SIDE, SIDE)
+    middles = []
+    for seed in range(400):
+        part, mask = augment(number, labels, Augmentation(), np.random.default_rng(seed), Cut(16, True))
+        assert np.array_equal(mask, labels.ravel()[part[0].astype(int)])
+        middles.append(divmod(int(part[0, 8, 8]), SIDE))
+    assert set(middles) == {(30, 20), (30, 21), (40, 41), (8, 56)}
+    assert all(50 < middles.count(place) < 150 for place in set(middles))  # 100 each, standard deviation 8.7
+
+
+def test_the_lesion_is_in_the_middle_after_any_movement():
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[28:31, 34:37] = 2
+    section = Augmentation(rotation=180.0, scale=0.2, shift=0.1, flip=True, right_angles=True)
+    for seed in range(100):
+        _, mask = augment(LEVELS[labels][None], labels, section, np.random.default_rng(seed), Cut(16, True))
+        middle = np.array(ndimage.center_of_mass(mask == 2))
+        assert np.abs(middle - 8).max() < 2.5  # a corner of the lesion is 1.4 pixels from its middle, enlarged 1.7
+
+
+def test_a_cut_out_of_a_slice_without_lesion_lies_anywhere():
+    labels = np.ones((SIDE, SIDE), np.uint8)
+    number = np.arange(SIDE * SIDE, dtype=np.float32).reshape(1, SIDE, SIDE)
+    seen = [
+        augment(number, labels, Augmentation(), np.random.default_rng(seed), Cut(16, True))[0][0, 0, 0]
+        for seed in range(50)
+    ]
+    assert len(set(seen)) > 40
 
 
 def test_flips_mirror_left_and_right_half_of_the_time():

@@ -52,7 +52,15 @@ lesions = lesion_network()
 cache = open_cache(archive, manifest, 16, workdir / "cache")
 result = run_experiment(spec, manifest, cache, workdir, Quiet())
 resumed = run_experiment(spec, manifest, cache, workdir, Quiet(), workdir / "checkpoints" / "epoch-00001.npz")
+cut = ExperimentSpec.parse({
+    "dataset": {"id": "tiny"}, "data": {"image_size": 32, "crop": 16, "sampling": "lesion-balanced"},
+    "model": {"filters": 1, "depth": 1, "dropout": 0.0, "head": "softmax", "normalization": "batch"},
+    "training": {"epochs": 1, "batch_size": 3, "loss": "dice-cross-entropy"},
+})
+whole = open_cache(archive, manifest, 32, workdir / "cache")
+cut_scores = run_experiment(cut, manifest, whole, workdir, Quiet()).scores
 print(json.dumps({
+    "cut": [sum(score.counts) for score in cut_scores], "cut_loss": Quiet.losses.pop(),
     "backend": keras.backend.backend(), "losses": Quiet.losses,
     "counts": [score.counts for score in result.scores], "dice": [score.dice for score in result.scores],
     "lesions": lesions, "resumed": resumed.scores == result.scores,
@@ -102,6 +110,12 @@ def test_they_agree_on_a_softmax_lstm_network_with_a_lesion_loss(runs):
     tensorflow, jax = runs["tensorflow"]["lesions"], runs["jax"]["lesions"]
     assert jax == pytest.approx(tensorflow, abs=1e-4)
     assert jax[2] < jax[1] < jax[0]
+
+
+def test_they_agree_on_cut_outs_and_score_whole_slices(runs):
+    tensorflow, jax = runs["tensorflow"], runs["jax"]
+    assert jax["cut_loss"] == pytest.approx(tensorflow["cut_loss"], abs=1e-4)
+    assert jax["cut"] == tensorflow["cut"] == [32 * 32] * len(tensorflow["counts"])
 
 
 def test_jax_resumes_exactly(runs):

@@ -330,6 +330,37 @@ def test_balanced_samples_draw_their_own_changes(labelled):
     assert np.array_equal(again[0], x)
 
 
+@pytest.mark.parametrize("head", ["grey-sigmoid", "softmax"])
+def test_cut_outs_lie_around_the_lesion_a_slice_was_drawn_for(head):
+    """Slices of 64 pixels with one lesion pixel each; every second sample of a batch must show it."""
+    labels = np.zeros((N, 64, 64), np.uint8)
+    for index in range(N):
+        labels[index, 5 * index + 8, 60 - 4 * index] = 2
+    grey = np.array([0, 127, 255], np.float32)[labels] / np.float32(255)
+    model = {"head": head, "network": "unet-2.5d", "window": 3}
+    chosen = ExperimentSpec.parse(
+        {
+            "dataset": {"id": "x"},
+            "data": {"image_size": 64, "crop": 16, "sampling": "lesion-balanced"},
+            "training": {"batch_size": 4},
+            "model": model,
+        }
+    )
+    part = part_of(SliceCache(grey, grey, labels), range(N), chosen)
+    shown = []
+    for epoch in range(1, 21):
+        for step in range(part.steps):
+            x, y = part.piece(epoch, step)
+            assert (x.shape, y.shape) == ((4, 16, 16, 3), (4, 16, 16, 3 if head == "softmax" else 1))
+            lesion = y[..., 2] if head == "softmax" else y[..., 0]
+            assert np.array_equal(x[..., 1], lesion)  # the picture is its mask
+            shown += [bool(one.any()) for one in lesion]
+    assert all(shown[1::2])
+    assert 0 < np.mean(shown[0::2]) < 0.2  # anywhere: a 16th of the places around a pixel, more or less
+    again = part_of(SliceCache(grey, grey, labels), range(N), chosen)
+    assert np.array_equal(again.piece(20, 1)[0], x)
+
+
 @pytest.mark.parametrize("sampling", ["lesion-balanced", "lesion-scan-balanced"])
 @pytest.mark.parametrize("train", [(0, 2, 4), (8, 9)])
 def test_balancing_without_lesions_is_refused(labelled, train, sampling):

@@ -80,6 +80,24 @@ def test_an_image_size_that_cannot_be_pooled_names_the_nearest():
 
 
 @pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"crop": 72}}, r"data.crop must be divisible by 16 .* received 72, take 64 or 80"),
+        ({"data": {"crop": 272}}, "data.crop 272 is larger than data.image_size 256"),
+        ({"data": {"crop": 64, "augmentation": "right-angles"}}, "set data.augmentation to other than paper-2019 or"),
+        ({"data": {"crop": 64, "batch_by": "scan"}}, "data.batch_by 'scan' takes whole slices; leave one out"),
+        (
+            {"data": {"crop": 64}, "model": {"network": "convlstm-unet", "window": 3}},
+            "needs a network that takes any",
+        ),
+    ],
+)
+def test_cut_outs_that_cannot_be(sections, message):
+    with pytest.raises(SpecError, match=message):
+        spec(**sections)
+
+
+@pytest.mark.parametrize(
     ("split", "message"),
     [
         ({"train": [1]}, "belong to kind 'scans'"),

@@ -341,8 +341,10 @@ SCANS = {
     "training": {"epochs": 2, "loss": "focal-tversky", "schedule": {"kind": "exponential"}},
 }
 
+CUT = {**RICH, "data": {**RICH["data"], "crop": 16}}
 
-@pytest.mark.parametrize("options", [RICH, SCANS], ids=["rich", "scans"])
+
+@pytest.mark.parametrize("options", [RICH, SCANS, CUT], ids=["rich", "scans", "cut-outs"])
 def test_every_option_resumes_to_the_same_bits(tiny, tmp_path, listen, options):
     chosen = spec(**options)
     whole = listen()
