@@ -13,6 +13,9 @@ from liverseg_core.records import LesionComponent, SliceScore
 Numbers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 Level = Literal["slice", "scan", "subject", "pooled"]
+Matrix = Literal["counts", "quantised"]
+Hits = tuple[Reals, Reals, Reals]
+"""TP, FP, FN, each ``[g]``"""
 
 LEVELS: tuple[Level, ...] = ("slice", "scan", "subject", "pooled")
 """What a mean is taken over: slices; pooled scans; pooled persons; nothing, since all pixels are pooled."""
@@ -128,6 +131,7 @@ class Units:
         names = {"scan": facts.scan, "subject": facts.subject, "pooled": np.zeros(len(facts), np.int64)}
         self.index = np.arange(len(facts)) if level == "slice" else np.unique(names[level], return_inverse=True)[1]
         self.size = int(self.index.max(initial=-1)) + 1
+        self._hits: dict[tuple[Matrix, tuple[int, ...]], Hits] = {}
 
     def sum(self, values: NDArray[Any]) -> Reals:
         """``[n]`` or ``[n, k]`` added up in each unit: ``[g]`` or ``[g, k]``."""
@@ -147,6 +151,21 @@ class Units:
     def quantised(self) -> Reals:
         """``[g, 3, 3]`` of the study's quantised labels."""
         return self.sum(self.facts.quantised).reshape(-1, 3, 3)
+
+    @cached_property
+    def pixels(self) -> Reals:
+        """``[g]`` pixels at native size."""
+        summed: Reals = self.counts.sum(axis=(1, 2))
+        return summed
+
+    def hits(self, matrix: Matrix, labels: tuple[int, ...]) -> Hits:
+        """TP, FP, FN of the class made of ``labels``."""
+        if (matrix, labels) not in self._hits:
+            counts, chosen = getattr(self, matrix), list(labels)
+            tp = counts[:, chosen][:, :, chosen].sum(axis=(1, 2))
+            found = counts[:, :, chosen].sum(axis=(1, 2)) - tp
+            self._hits[matrix, labels] = tp, found, counts[:, chosen].sum(axis=(1, 2)) - tp
+        return self._hits[matrix, labels]
 
     @cached_property
     def lesion_free(self) -> Reals:
@@ -174,6 +193,33 @@ class Units:
             return None
         components, units = self.lesions
         return np.bincount(units[chosen(components)], minlength=self.size).astype(np.float64)
+
+
+class Sums:
+    """Facts and all their units, each summed up when first asked for: what several profiles share.
+
+    Attributes:
+        facts: what is summed.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self._units: dict[Level, Units] = {}
+
+    @classmethod
+    def of(cls, facts: "Facts | Sums") -> "Sums":
+        return facts if isinstance(facts, Sums) else cls(facts)
+
+    def units(self, level: Level) -> Units:
+        if level not in self._units:
+            self._units[level] = Units(self.facts, level)
+        return self._units[level]
+
+    @cached_property
+    def by_subject(self) -> dict[str, "Sums"]:
+        """Person -> the sums of that person's slices and lesions alone, by rising name."""
+        people = [str(one) for one in np.unique(self.facts.subject)]
+        return {one: self if len(people) == 1 else Sums(self.facts.only(one)) for one in people}
 
 
 def _codes(scan: Numbers, number: Numbers | int) -> Numbers:

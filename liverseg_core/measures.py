@@ -4,7 +4,7 @@ Each takes :class:`liverseg_core.facts.Units` and returns ``[g]``: NaN where not
 infinity where a fact is missing or broken (failed).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,9 +13,6 @@ from liverseg_core.facts import Components, Reals, Units
 from liverseg_core.metrics import CLASSES, LESION, Target
 
 Measure = Callable[[Units], Reals]
-Matrix = Literal["counts", "quantised"]
-Hits = tuple[Reals, Reals, Reals]
-"""TP, FP, FN, each ``[g]``"""
 
 
 def ratio(part: Reals, whole: Reals) -> Reals:
@@ -50,16 +47,9 @@ Formula = Callable[[Reals, Reals, Reals], Reals]
 # --- on pixels ----------------------------------------------------------------------------------------------------
 
 
-def hits(counts: Reals, labels: Sequence[int]) -> Hits:
-    """TP, FP, FN of the class made of ``labels`` out of ``[g, 3, 3]``."""
-    chosen = list(labels)
-    tp = counts[:, chosen][:, :, chosen].sum(axis=(1, 2))
-    return tp, counts[:, :, chosen].sum(axis=(1, 2)) - tp, counts[:, chosen].sum(axis=(1, 2)) - tp
-
-
 def of_class(formula: Formula, target: Target) -> Measure:
     """A formula of a class's pixels at native size."""
-    return lambda units: formula(*hits(units.counts, CLASSES[target]))
+    return lambda units: formula(*units.hits("counts", CLASSES[target]))
 
 
 def specificity(units: Units) -> Reals:
@@ -78,7 +68,7 @@ def volume_difference(target: Target) -> Measure:
     """(predicted - true) / true pixels."""
 
     def measure(units: Units) -> Reals:
-        tp, fp, fn = hits(units.counts, CLASSES[target])
+        tp, fp, fn = units.hits("counts", CLASSES[target])
         return ratio(fp - fn, tp + fn)
 
     return measure
@@ -156,7 +146,7 @@ def of_label(formula: Formula, label: int) -> Measure:
     """One quantised label against the rest; NaN where the truth lacks it, else 0 where nothing was predicted."""
 
     def measure(units: Units) -> Reals:
-        tp, fp, fn = hits(units.quantised, [label])
+        tp, fp, fn = units.hits("quantised", (label,))
         values = formula(tp, fp, fn)
         return np.where(tp + fn == 0, np.nan, np.where(np.isnan(values), 0.0, values))
 
@@ -183,7 +173,7 @@ def nnunet(metric: str, label: int) -> Measure:
     """A metric of one label (1 parenchyma, 2 lesion), as nnU-Net v2's evaluation computes it for a case."""
 
     def measure(units: Units) -> Reals:
-        tp, fp, fn = hits(units.counts, [label])
-        return NNUNET[metric](tp, fp, fn, units.counts.sum(axis=(1, 2)) - tp - fp - fn)
+        tp, fp, fn = units.hits("counts", (label,))
+        return NNUNET[metric](tp, fp, fn, units.pixels - tp - fp - fn)
 
     return measure

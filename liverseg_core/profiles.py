@@ -12,10 +12,7 @@ import numpy as np
 
 from liverseg_core import measures
 from liverseg_core.errors import InputError
-from liverseg_core.facts import LEVELS as LEVELS
-from liverseg_core.facts import Facts as Facts
-from liverseg_core.facts import Level as Level
-from liverseg_core.facts import Units
+from liverseg_core.facts import Facts, Level, Sums, Units
 from liverseg_core.measures import Measure
 from liverseg_core.metrics import Target
 
@@ -319,7 +316,7 @@ def _refuse_distances(where: str, key: str) -> None:
         raise InputError(where, reason, key)
 
 
-def scores(profile: str, level: str, facts: Facts, only: str | None = None) -> dict[str, Value]:
+def scores(profile: str, level: str, facts: Facts | Sums, only: str | None = None) -> dict[str, Value]:
     """Column key -> value of a run and part.
 
     Args:
@@ -335,12 +332,12 @@ def scores(profile: str, level: str, facts: Facts, only: str | None = None) -> d
     if level not in chosen.levels:
         raise InputError("level", f"profile {profile} has {' and '.join(chosen.levels)}", level)
     columns = chosen.columns if only is None else (column(profile, only),)
-    units = {one: Units(facts, one) for one in LEVELS if one in {c.level or level for c in columns}}
-    return {one.key: _value(one, units[one.level or level]) for one in columns}
+    sums = Sums.of(facts)
+    return {one.key: _value(one, sums.units(one.level or level)) for one in columns}
 
 
 def per_subject(
-    profile: str, facts: Facts, level: str | None = None, only: str | None = None
+    profile: str, facts: Facts | Sums, level: str | None = None, only: str | None = None
 ) -> dict[str, dict[str, Value]]:
     """Subject -> column key -> value over that person's slices alone.
 
@@ -351,7 +348,7 @@ def per_subject(
         only: as of :func:`scores`.
     """
     chosen = level or named(profile).levels[0]
-    return {str(one): scores(profile, chosen, facts.only(one), only) for one in np.unique(facts.subject)}
+    return {one: scores(profile, chosen, own, only) for one, own in Sums.of(facts).by_subject.items()}
 
 
 def _value(column: Column, units: Units) -> Value:

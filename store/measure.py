@@ -10,7 +10,7 @@ from liverseg_core.errors import InputError
 from store.rows import Count
 
 if TYPE_CHECKING:
-    from liverseg_core.facts import Facts
+    from liverseg_core.facts import Facts, Sums
     from liverseg_core.profiles import Profile, Value
     from store.entries import Entry
     from store.results import Result
@@ -62,7 +62,7 @@ class Measure:
         known = [column.key for column in self.profile.columns]
         return next((key for key in PREFERRED if key in known), known[0])
 
-    def values(self, facts: "Facts") -> dict[str, "Value"]:
+    def values(self, facts: "Facts | Sums") -> dict[str, "Value"]:
         from liverseg_core import profiles
 
         return profiles.scores(self.profile.key, self.level, facts)

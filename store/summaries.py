@@ -13,7 +13,7 @@ from store.results import Scope
 from store.states import State
 
 if TYPE_CHECKING:
-    from liverseg_core.facts import Facts
+    from liverseg_core.facts import Facts, Sums
 
 
 def keep(session: Session, runs: Sequence[Run]) -> None:
@@ -51,15 +51,16 @@ def missing(session: Session, limit: int) -> Sequence[Run]:
 
 
 def _rows(run: int, parts: "Mapping[str, Facts]") -> Iterator[dict[str, Any]]:
+    from liverseg_core.facts import Sums
     from liverseg_core.profiles import DEFINITIONS, PROFILES
 
     for part, scored in parts.items():
-        scope = vars(Scope.of(scored))
+        scope, sums = vars(Scope.of(scored)), Sums(scored)
         for profile in PROFILES.values():
             for level in profile.levels:
-                values = Measure(profile, level).values(scored)
+                values = Measure(profile, level).values(sums)
                 scores = {key: [one.value, one.n, one.empty, one.failed] for key, one in values.items()}
-                people = _people(profile.key, scored) if level == profile.levels[0] else None
+                people = _people(profile.key, sums) if level == profile.levels[0] else None
                 yield {
                     "run_id": run,
                     "part": part,
@@ -72,7 +73,7 @@ def _rows(run: int, parts: "Mapping[str, Facts]") -> Iterator[dict[str, Any]]:
                 }
 
 
-def _people(profile: str, scored: "Facts") -> dict[str, dict[str, float | None]]:
+def _people(profile: str, scored: "Sums") -> dict[str, dict[str, float | None]]:
     from liverseg_core.profiles import per_subject
 
     found = per_subject(profile, scored)
