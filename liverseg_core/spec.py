@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from liverseg_core.errors import SpecError
 
@@ -434,16 +435,23 @@ class ExperimentSpec(Section):
 
 
 def spec_error(error: ValidationError, where: str = "spec") -> SpecError:
-    """The first problem of a pydantic error as a :class:`SpecError`."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("(")) or where
+    """The first problem of a pydantic error as a :class:`SpecError`, which names where the others are."""
+    problem, *others = error.errors(include_url=False, include_context=False)
+    path = _path(problem, where)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = f"no such field; {_alike(path)}see the fields at /docs or in `liverseg submit --help`"
     if problem["type"] == "model_type":
         message = "must be a section of fields, such as `dataset: {id: my-slices}` or `training: {epochs: 30}`"
     received = problem["input"] if problem["loc"] else None  # a whole spec is no help in a message
+    more = [one for one in dict.fromkeys(_path(one, where) for one in others) if one != path]
+    if more:
+        message += f"; also wrong: {', '.join(more[:10])}{' and more' if len(more) > 10 else ''}"
     return SpecError(path, message, received)
+
+
+def _path(problem: ErrorDetails, where: str) -> str:
+    return ".".join(str(part) for part in problem["loc"] if not str(part).startswith("(")) or where
 
 
 def _alike(path: str) -> str:

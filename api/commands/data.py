@@ -14,6 +14,7 @@ from api import specs
 from api.client import Progress as Sent
 from api.commands import alike, show
 from api.commands.connect import as_json_option, connect, yes_option
+from api.commands.figure import out_option
 from api.commands.runs import follow
 from api.tables import size
 
@@ -48,7 +49,9 @@ def list_(as_json: bool) -> None:
     """List the data sets, newest first."""
     with connect() as client:
         found = client.datasets()
-    show.print_json({"datasets": found}) if as_json else show.print_sheet(show.datasets_sheet(found))
+    show.print_json({"datasets": found}) if as_json else show.print_sheet(
+        show.datasets_sheet(found), "no data set yet; `liverseg dataset import FOLDER --name NAME` makes one"
+    )
 
 
 @dataset.command("show")
@@ -80,7 +83,7 @@ def check(name: str, as_json: bool) -> None:
 @click.option(
     "--by", default="scan", show_default=True, type=click.Choice(["scan", "subject"]), help="a bar for each"
 )
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="the PNG to write")
+@out_option
 def histogram(name: str, by: str, out: Path) -> None:
     """Draw how many slices the data set NAME has of each scan, by part: the study's Table 4."""
     with connect() as client:

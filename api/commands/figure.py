@@ -11,6 +11,21 @@ from api.commands.runs import RUN
 from liverseg_core.errors import InputError
 
 
+def _png(_context: click.Context, _option: click.Parameter, out: Path) -> Path:
+    if out.suffix.lower() != ".png":
+        raise click.BadParameter(f"must end in .png, since that is what is written. Received: {out}")
+    return out
+
+
+out_option = click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_png,
+    help="the PNG to write",
+)
+
+
 @click.command()
 @click.argument("run", type=RUN)
 @click.option("--kind", default="curves", show_default=True, type=click.Choice(["curves", "four", "six"]))
@@ -18,7 +33,7 @@ from liverseg_core.errors import InputError
 @click.option(
     "--worst", type=click.IntRange(1, 12), help="that many slices with the lowest lesion Dice  [default: 6]"
 )
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="the PNG to write")
+@out_option
 def figure(run: int, kind: str, image: str | None, worst: int | None, out: Path) -> None:
     """Draw a figure of RUN.
 

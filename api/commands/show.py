@@ -47,12 +47,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def print_sheet(sheet: Sheet) -> None:
-    """Print a table; on a terminal too narrow for it, wide cells wrap."""
+def print_sheet(sheet: Sheet, empty: str = "nothing to list") -> None:
+    """Print a table; on a terminal too narrow for it, wide cells wrap. Without rows ``empty`` says so on stderr."""
     if sys.stdout.isatty():
         Console().print(rich_table(sheet))
     else:
         click.echo(plain(sheet))
+    if not sheet.rows:
+        click.echo(empty, err=True)
 
 
 def print_card(facts: Iterable[tuple[str, str]]) -> None:

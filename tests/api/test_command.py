@@ -58,6 +58,9 @@ def fail(run_id: int) -> None:
 
 
 def test_a_data_set_is_drawn_imported_and_shown(liverseg: Run, tmp_path: Path) -> None:
+    before = liverseg("dataset", "list")
+    assert before.stdout.split() == ["Name", "Height", "x", "width", "Slices", "(scans)", "Subjects", "Content"]
+    assert before.stderr == "no data set yet; `liverseg dataset import FOLDER --name NAME` makes one\n"
     folder = tmp_path / "ph"
     liverseg("dataset", "phantom", folder, "--subjects", 4, "--slices", 8, "--size", 32)
     told = liverseg("dataset", "import", folder, "--name", "mine").stdout

@@ -168,6 +168,8 @@ def test_the_command_writes_figures(liverseg: Callable[..., object], run: int, t
         "no such evaluated slice"
         in liverseg("figure", run, "--kind", "six", "--image", "val/9_9", "--out", out, code=2).stderr
     )
+    refused = liverseg("figure", run, "--out", tmp_path / "figure.jpg", code=2).stderr
+    assert "--out': must end in .png, since that is what is written. Received: " in refused
     assert list(tmp_path.glob("*figure*")) == []
 
 

@@ -74,6 +74,13 @@ def test_bad_values_are_named_by_their_path(sections, path):
     assert caught.value.path == path
 
 
+def test_everything_wrong_is_named_at_once():
+    with pytest.raises(SpecError, match=r"depth: Input should .* 1; also wrong: training.epochs, training.lr\. Rec"):
+        spec(model={"depth": 0}, training={"epochs": 0, "lr": 0.1})
+    with pytest.raises(SpecError, match=r"also wrong: (training\.a\d+, ){9}training\.a10 and more"):
+        spec(training={f"a{number}": 1 for number in range(20)})
+
+
 def test_an_image_size_that_cannot_be_pooled_names_the_nearest():
     with pytest.raises(SpecError, match=r"divisible by 16 .* received 250, take 240 or 256"):
         spec(data={"image_size": 250})
