@@ -174,11 +174,17 @@ class _Training:
         """Train to the end, then put the wanted epoch's weights into the model."""
         self.events.phase("training")
         options = self.spec.training
-        pace = _Pace(options.epochs, self.train_part.steps, self.train_part.samples)
+        pace = _Pace(options.epochs, self.train_part.steps, self.train_part.samples, self._validation_steps())
         while len(self.history) < options.epochs and not self._stops():
             self._finish(self._epoch(len(self.history) + 1, pace))
         if options.early_stopping.restore == "best":
             self.model.set_weights(self.best)
+
+    def _validation_steps(self) -> float:
+        """About how many steps take as long as validation: one way through the network is a third of a step."""
+        slices = sum(len(piece) for group in self.val_part.groups for piece in group)
+        larger = (self.spec.data.image_size / (self.spec.data.crop or self.spec.data.image_size)) ** 2
+        return slices * larger / 3 / (self.train_part.samples / self.train_part.steps)
 
     def _stops(self) -> bool:
         rule = self.spec.training.early_stopping
@@ -202,7 +208,7 @@ class _Training:
         trained = time.monotonic() - start
         self._refuse_broken_weights(epoch)
         val_loss, val_study_loss = self._validate(epoch)
-        pace.epoch_done(time.monotonic() - start)
+        pace.epoch_done(time.monotonic() - start - trained)
         return EpochRecord(
             epoch=epoch,
             loss=loss,
@@ -306,23 +312,25 @@ def _one_ahead(make: Callable[[Job], Batch], jobs: Sequence[Job]) -> Iterator[Ba
 
 @dataclass
 class _Pace:
-    """How fast it goes and how long it still takes, from the last steps and epochs.
+    """How fast it goes and how long it still takes, from the last steps and the last validation.
 
-    ``steps`` and ``samples`` are those of one epoch.
+    ``steps`` and ``samples`` are those of one epoch; ``validation_steps`` is what validation takes, guessed, in
+    steps.
     """
 
     epochs: int
     steps: int
     samples: int
+    validation_steps: float
     marks: deque[float] = field(default_factory=lambda: deque([time.monotonic()], maxlen=21))
-    epoch_seconds: float | None = None
+    validation_seconds: float | None = None
 
     def step_done(self) -> None:
         self.marks.append(time.monotonic())
 
-    def epoch_done(self, seconds: float) -> None:
+    def epoch_done(self, validation_seconds: float) -> None:
         """Start afresh after the pause for validation."""
-        self.epoch_seconds = seconds
+        self.validation_seconds = validation_seconds
         self.marks.clear()
         self.marks.append(time.monotonic())
 
@@ -336,5 +344,8 @@ class _Pace:
 
     def seconds_left(self, epoch: int, step: int) -> float:
         """To the end of the last epoch, as if nothing stopped early."""
-        whole = self.epoch_seconds or self.steps * self.step_seconds
-        return (self.steps - step) * self.step_seconds + (self.epochs - epoch) * whole
+        validation = self.validation_seconds
+        if validation is None:
+            validation = self.validation_steps * self.step_seconds
+        later = (self.epochs - epoch) * (self.steps * self.step_seconds + validation)
+        return (self.steps - step) * self.step_seconds + validation + later

@@ -11,6 +11,7 @@ from liverseg_core.networks import build_network
 from liverseg_core.records import EpochRecord
 from liverseg_core.spec import EarlyStopping, ExperimentSpec, ModelOptions
 from liverseg_core.training import (
+    _Pace,
     _Training,
     best_epoch,
     evaluate_weights,
@@ -70,7 +71,7 @@ def test_events_tell_the_whole_story(straight, tiny):
     assert listener.phases == ["building", "training", "evaluating"]
     assert [step[:3] for step in listener.steps] == [(e, s, steps) for e in range(1, 5) for s in range(1, steps + 1)]
     assert all(rate > 0 and left >= 0 for *_, rate, left in listener.steps)
-    assert listener.steps[-1][4] == 0
+    assert 0 < listener.steps[-1][4] < listener.steps[steps][4]  # the last validation is still to come
     assert [record.epoch for record in listener.records] == [1, 2, 3, 4]
     for record in listener.records:
         assert record.dice == pytest.approx(1 - record.loss)
@@ -326,6 +327,26 @@ def test_the_curve_is_the_batch_dice_of_the_first_step(tiny, tmp_path, listen, b
     assert record.dice == pytest.approx(expected, abs=1e-6)
     assert record.loss == pytest.approx(1 - (expected if batch_dice else np.mean(each)), abs=1e-6)
     assert np.mean(each) != pytest.approx(expected, abs=1e-3)
+
+
+def test_the_time_left_counts_validation_from_the_first_epoch_on():
+    pace = _Pace(epochs=3, steps=4, samples=8, validation_steps=1.5)
+    pace.marks.extend(pace.marks[0] + seconds for seconds in (2.0, 4.0))
+    # Two of four steps are done at 2 s each; a validation is guessed at 3 s.
+    assert pace.seconds_left(1, 2) == pytest.approx(2 * 2 + 3 + 2 * (4 * 2 + 3))
+    pace.epoch_done(validation_seconds=7.0)
+    pace.marks.append(pace.marks[0] + 1.0)
+    assert pace.seconds_left(2, 1) == pytest.approx(3 * 1 + 7 + 1 * (4 * 1 + 7))
+
+
+def test_a_validation_is_guessed_in_steps(tiny, tmp_path, listen):
+    manifest, cache = tiny
+    val = sum(entry.part == "val" for entry in manifest.slices)
+    for crop, larger in ((None, 1), (16, 4)):
+        chosen = spec(data={"image_size": 32, "crop": crop, "sampling": "lesion-balanced"})
+        training = _Training(chosen, manifest, cache, tmp_path, listen())
+        # Slices in batches of 4, one of three ways through the network; a cut-out of half the side is a quarter.
+        assert training._validation_steps() == pytest.approx(val / 4 / 3 * larger)
 
 
 # --- options beyond the study -------------------------------------------------------------------------------------
