@@ -15,6 +15,9 @@ from store.settings import settings
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8421
 
+SHORTEST_TOKEN = 32
+"""Characters of a LIVERSEG_TOKEN that opens the API to other machines; as hexadecimal digits, 128 random bits."""
+
 
 class RefusedToListen(LiversegError):
     """The address may not be listened on without a token."""
@@ -25,15 +28,21 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
 
     Raises:
         RefusedToListen: ``host`` is beyond loopback, ``LIVERSEG_TOKEN`` is not set and there is no other token; or
-            it is set to a token of another ledger, so that nobody could get in.
+            it is set, but so short that it could be guessed; or to a token of another ledger, so that nobody could
+            get in.
     """
-    local = is_loopback(host)
-    if not local and not settings().token and not _has_token():
+    local, token = is_loopback(host), settings().token
+    if not local and token and len(token) < SHORTEST_TOKEN:
+        raise RefusedToListen(
+            f"{host} can be reached from other machines, and LIVERSEG_TOKEN has {len(token)} characters, which can "
+            f"be guessed: set it to {SHORTEST_TOKEN} random ones or more, such as `openssl rand -hex 32` prints"
+        )
+    if not local and not token and not _has_token():
         raise RefusedToListen(
             f"{host} can be reached from other machines, so a token is needed: set LIVERSEG_TOKEN to a long random "
             "text, make a token with `liverseg token create`, or listen on 127.0.0.1"
         )
-    if settings().token and _opens_nothing(settings().token or ""):
+    if token and _opens_nothing(token):
         raise RefusedToListen(
             "LIVERSEG_TOKEN holds a token that was made elsewhere, and there is none here, so nobody could get in: "
             "unset it, or set it to another long random text"

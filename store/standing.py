@@ -32,12 +32,7 @@ def standing(session: Session, run: Run) -> Standing:
     if state == State.STOPPING:
         return Standing(None, _end(run))
     if state == State.RUNNING:
-        left = settings().max_crashes - run.crashes
-        crashes = f" It has crashed {_times(run.crashes)}; {_times(left)} more and it is dead." if run.crashes else ""
-        return Standing(
-            (run.progress or {}).get("waits"),
-            f"Should its worker die, it goes on {_place(run)} within a minute.{crashes}",
-        )
+        return Standing((run.progress or {}).get("waits"), _should_it_die(run))
     return Standing(None, ADVICE.get(run.reason or ""))
 
 
@@ -69,6 +64,14 @@ def _pause(run: Run) -> str:
 def _end(run: Run) -> str:
     asked = "It was asked to pause" if run.wish == Wish.PAUSE else "It was cancelled"
     return f"{asked}; its worker ends the trainer within {settings().grace_s:g} s."
+
+
+def _should_it_die(run: Run) -> str:
+    left = settings().max_crashes - run.crashes
+    if left <= 1:
+        return f"It has crashed {_times(run.crashes)}; should its worker die, it is dead."
+    crashes = f" It has crashed {_times(run.crashes)}; {_times(left)} more and it is dead." if run.crashes else ""
+    return f"Should its worker die, it goes on {_place(run)} within a minute.{crashes}"
 
 
 def _place(run: Run) -> str:

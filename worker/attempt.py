@@ -167,6 +167,7 @@ class Supervisor:
         self._beaten = 0.0
         self._stored = 0.0
         self._stopping = False
+        self._patience_ends: float | None = None
         self._child = self._start(work, threads, [slot.fileno()] if slot else [])
 
     def run(self) -> None:
@@ -281,9 +282,15 @@ class Supervisor:
         return {**self._progress, "log": log} if log else self._progress
 
     def _obey(self) -> None:
-        if (self._stopping or draining.is_set()) and not self._child.ended():
-            self._stopping = True
-            self._child.terminate(settings().grace_s)
+        """Ask the trainer to end, once; kill it when the grace is over. Heartbeats go on meanwhile."""
+        if not (self._stopping or draining.is_set()) or self._child.ended():
+            return
+        now = time.monotonic()
+        if self._patience_ends is None:
+            self._stopping, self._patience_ends = True, now + settings().grace_s
+            self._child.ask()
+        elif now > self._patience_ends:
+            self._child.kill()
 
     def _conclude(self) -> None:
         status = self._child.kill()

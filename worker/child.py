@@ -75,12 +75,9 @@ class Child:
             if found:
                 self.peak_memory_mb = int(found[1]) // 1024
 
-    def terminate(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL to the whole group after ``grace_s`` seconds."""
+    def ask(self) -> None:
+        """SIGTERM: end at the next step."""
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(grace_s)
-        self.kill()
 
     def kill(self) -> int:
         """End the whole group (grandchildren too) and return the trainer's exit status."""

@@ -51,13 +51,12 @@ class Inside:
     def note_memory(self) -> None:
         """The worker's own memory says nothing about one run."""
 
-    def terminate(self, grace_s: float) -> None:
-        """Ask it to end at its next step and wait for that, at most ``grace_s`` seconds."""
+    def ask(self) -> None:
+        """Ask it to end at its next step."""
         self._stop.set()
-        self._thread.join(grace_s)
 
     def kill(self) -> int:
-        """As :meth:`terminate`, but wait to the end: a thread cannot be killed. Its status."""
+        """As :meth:`ask`, but wait for it: a thread cannot be killed. Its status."""
         self._stop.set()
         self._thread.join()
         return self._status

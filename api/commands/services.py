@@ -61,11 +61,11 @@ def verify(files: bool) -> None:
     """
     from sqlalchemy.exc import OperationalError  # as above
 
-    from store.database import transaction
+    from store.database import snapshot
     from store.verify import verify as check
 
     try:
-        with transaction() as session:
+        with snapshot() as session:  # what moves between two looks would be told as broken
             found = check(session, files)
     except OperationalError as error:
         raise click.ClickException(f"the database cannot be reached: {error.orig}") from None

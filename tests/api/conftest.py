@@ -70,7 +70,7 @@ def count_rows(count_rows: Callable[[], dict[str, int]], web: httpx.Client) -> C
     return count
 
 
-BOOTSTRAP = "correct-horse-battery"
+BOOTSTRAP = "correct-horse-battery-staple-and-more"
 
 
 @pytest.fixture(scope="package")

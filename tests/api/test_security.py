@@ -135,6 +135,15 @@ def test_beyond_loopback_a_token_is_needed(services: Path, host: str):
     assert "Traceback" not in done.stderr
 
 
+def test_beyond_loopback_a_token_must_be_long(services: Path):
+    command = [sys.executable, "-m", "api.serve", "--host", "0.0.0.0", "--port", "0"]
+    surroundings = os.environ | {"LIVERSEG_TOKEN": "short-enough-to-be-guessed-12345"[:-1]}
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "LIVERSEG_TOKEN has 31 characters" in done.stderr
+    assert "short-enough" not in done.stderr
+
+
 def test_a_token_that_was_made_elsewhere_would_let_nobody_in(database: Path):
     command = [sys.executable, "-m", "api.serve", "--port", "0"]
     surroundings = os.environ | {"LIVERSEG_TOKEN": "lvs_made-elsewhere"}

@@ -1,6 +1,9 @@
 """One attempt with a real trainer process, a real database, and no Celery in between."""
 
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
 from tests import factories, processes
-from tests.conftest import SERVERS
+from tests.conftest import SERVERS, forget_caches
 from worker import attempt as attempts
 from worker.attempt import attempt
 
@@ -138,6 +141,56 @@ def test_a_damaged_data_set_fails_the_run_with_the_reason(database: Path, tmp_pa
     run = processes.get_run(run_id)
     assert (run.state, run.reason) == ("failed", "bad-input")
     assert outcomes(run_id) == ["failed"]
+
+
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def quick(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Heartbeats every tenth of a second, a lease of one second, a grace of three."""
+    for name, value in (("HEARTBEAT_S", "0.1"), ("LEASE_S", "1"), ("GRACE_S", "3")):
+        monkeypatch.setenv(f"LIVERSEG_{name}", value)
+    forget_caches()
+    yield
+    monkeypatch.undo()
+    forget_caches()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stubborn_trainer_is_killed_after_the_grace_while_its_lease_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grace is longer than the lease: without heartbeats meanwhile the reaper would call it lost."""
+    factories.import_phantom(tmp_path)
+    run_id = submit()
+    monkeypatch.setattr("worker.child.TRAINER", (sys.executable, "-c", DEAF))
+    working = threading.Thread(target=once)
+    working.start()
+    log = settings().checkpoints / str(run_id) / "attempt-1" / "trainer.log"
+    processes.wait_for("the trainer", lambda: log.is_file() and log.read_text() == "deaf\n")
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
+    asked, expired = time.monotonic(), 0
+    while working.is_alive():
+        expired += reaped()
+        time.sleep(0.05)
+    assert 3 <= time.monotonic() - asked < 20
+    assert expired == 0
+    assert processes.get_run(run_id).state == "cancelled"
+    assert outcomes(run_id) == ["cancelled"]
+
+
+def reaped() -> int:
+    """How many leases the reaper would find expired."""
+    with transaction() as session:
+        query = "SELECT count(*) FROM runs WHERE state = 'stopping' AND lease_until < clock_timestamp()"
+        return int(session.scalar(text(query)) or 0)
 
 
 def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(

@@ -72,13 +72,15 @@ def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
     return Child(job(tmp_path), tmp_path / "log")
 
 
-def test_a_stubborn_trainer_and_its_children_are_killed_after_the_grace(stubborn: Child) -> None:
+def test_a_stubborn_trainer_and_its_children_are_killed_as_a_group(stubborn: Child) -> None:
     assert stubborn.next_event(timeout=30) == {"event": "progress", "phase": "training"}
     group = [psutil.Process(stubborn.pid), *psutil.Process(stubborn.pid).children(recursive=True)]
     assert len(group) == 2
-    started = time.monotonic()
-    stubborn.terminate(grace_s=0.5)
-    assert time.monotonic() - started < 10
+    stubborn.ask()
+    time.sleep(0.5)
+    assert all(_alive(process) for process in group)
+    assert not stubborn.ended()
+    stubborn.kill()
     processes.wait_for("the group to end", lambda: not any(_alive(process) for process in group), timeout=10)
     assert stubborn.ended()  # the torn last line was dropped
 

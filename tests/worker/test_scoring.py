@@ -218,7 +218,7 @@ def test_work_inside_ends_at_its_next_step_when_asked_to() -> None:
     signs: list[int] = []
     work = Inside(for_ever, lambda: signs.append(1))
     assert began.wait(5)
-    work.terminate(5)
+    work.ask()
     assert work.kill() == INTERRUPTED != DONE
     assert signs  # else a long scoring would be taken for a hang
     assert work.next_event(1) == {"event": "progress", "phase": "scoring"}
