@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.submission import Submission
@@ -133,6 +133,13 @@ class AttemptOut(Out):
     provenance: dict[str, Any] | None
     started_at: datetime
     ended_at: datetime | None
+
+    @computed_field(description="what computed: the GPU's model, or else the processor's; null: not known")  # type: ignore[prop-decorator]
+    @property
+    def device(self) -> str | None:
+        known = self.provenance or {}
+        device: str | None = known.get("device")
+        return known.get("processor", device) if device is None or device.startswith("cpu") else device
 
 
 class EventOut(Out):

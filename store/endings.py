@@ -6,11 +6,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from store.models import Attempt, Run
-from store.queue import Claim, locking, move, owned
+from store.queue import Claim, Known, locking, move, note, owned
 from store.states import OWNED, Outcome, State, Wish
 
 REAPER = "reaper"
@@ -23,8 +23,7 @@ class Ending:
     Attributes:
         exit_code: of the process; negative: minus the signal.
         message: for people.
-        peak_memory_mb: largest resident size, MiB.
-        provenance: host, device, versions.
+        peak_memory_mb, provenance: as in :class:`store.queue.Known`; None: what heartbeats have told of them stays.
         reason: one of ``store.reasons.ADVICE``.
         died_at: phase, epoch and step of its last sign of life.
     """
@@ -39,20 +38,10 @@ class Ending:
 
 def end_attempt(session: Session, claim: Claim, outcome: Outcome, ending: Ending) -> None:
     """Close the attempt's row; the caller has made sure that the claim holds."""
-    session.execute(
-        update(Attempt)
-        .where(Attempt.run_id == claim.run_id, Attempt.number == claim.fence)
-        .values(
-            outcome=outcome,
-            ended_at=func.clock_timestamp(),
-            exit_code=ending.exit_code,
-            message=ending.message,
-            peak_memory_mb=ending.peak_memory_mb,
-            provenance=ending.provenance,
-            reason=ending.reason,
-            died_at=ending.died_at,
-        )
-    )
+    attempt = note(session, claim, Known(ending.provenance, ending.peak_memory_mb))
+    attempt.outcome, attempt.ended_at = outcome, func.clock_timestamp()
+    attempt.exit_code, attempt.message = ending.exit_code, ending.message
+    attempt.reason, attempt.died_at = ending.reason, ending.died_at
 
 
 def fail(session: Session, claim: Claim, reason: str, ending: Ending) -> None:

@@ -35,6 +35,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a supervisor knows of its attempt long before it ends; None: not yet.
+
+    Attributes:
+        provenance: host, device, versions.
+        peak_memory_mb: largest resident size so far, MiB.
+    """
+
+    provenance: dict[str, Any] | None = None
+    peak_memory_mb: int | None = None
+
+
+@dataclass(frozen=True)
 class Work:
     """What a worker needs to carry a claimed run through."""
 
@@ -223,8 +236,21 @@ def archive_after(session: Session, run_id: int, epoch: int) -> None:
         )
 
 
-def heartbeat(session: Session, claim: Claim, lease_s: float, progress: dict[str, Any] | None = None) -> State:
+def heartbeat(
+    session: Session,
+    claim: Claim,
+    lease_s: float,
+    progress: dict[str, Any] | None = None,
+    news: Known | None = None,
+) -> State:
     """Renew the lease and learn whether to go on (``running``) or to end (``stopping``).
+
+    Args:
+        session: an open session.
+        claim: whose lease.
+        lease_s: how long it holds from now, seconds.
+        progress: what is shown of the run meanwhile; None leaves what was told last.
+        news: what has become known of the attempt since the last heartbeat.
 
     Raises:
         LeaseLost: the run is no longer this claim's.
@@ -233,8 +259,23 @@ def heartbeat(session: Session, claim: Claim, lease_s: float, progress: dict[str
     if progress is not None:
         values["progress"] = progress
     renewal = update(Run).where(Run.id == claim.run_id, Run.fence == claim.fence, Run.state.in_(OWNED))
-    state = session.scalar(renewal.values(values).returning(Run.state))
-    return State(state) if state else State(owned(session, claim).state)
+    state = session.scalar(renewal.values(values).returning(Run.state)) or owned(session, claim).state
+    if news is not None:
+        note(session, claim, news)
+    return State(state)
+
+
+def note(session: Session, claim: Claim, known: Known) -> Attempt:
+    """Keep what is known of an attempt, so that it outlives a worker that is never heard of again; its row.
+
+    The caller has made sure that the claim holds. What is not known leaves what was.
+    """
+    attempt = session.get_one(Attempt, (claim.run_id, claim.fence))
+    if known.provenance is not None:
+        attempt.provenance = known.provenance
+    if known.peak_memory_mb is not None:
+        attempt.peak_memory_mb = known.peak_memory_mb
+    return attempt
 
 
 MINE = locking(select(Run).where(Run.id == bindparam("run")))

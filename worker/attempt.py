@@ -30,7 +30,7 @@ from store.artifacts import Stored
 from store.batches import Batch, Finished, Steps
 from store.database import is_outage, transaction
 from store.endings import Ending
-from store.queue import LeaseLost, Work
+from store.queue import Known, LeaseLost, Work
 from store.settings import settings
 from store.states import State
 from worker import resumption, scoring
@@ -163,6 +163,7 @@ class Supervisor:
         self._steps: list[Steps] = []
         self._progress: dict[str, Any] = {"phase": "starting"}
         self._provenance: dict[str, Any] | None = None
+        self._noted = Known()
         self._last_word: dict[str, Any] | None = None
         self._beaten = 0.0
         self._stored = 0.0
@@ -267,14 +268,17 @@ class Supervisor:
             return
         self._beaten = now
         self._child.note_memory()
+        known = Known(self._provenance, self._child.peak_memory_mb)
+        news = known if known != self._noted else None
         try:
             with transaction() as session:
-                state = queue.heartbeat(session, self.claim, settings().lease_s, self._told_so_far())
+                state = queue.heartbeat(session, self.claim, settings().lease_s, self._told_so_far(), news)
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
             log.warning("run %s: the database is away; training goes on", self.claim.run_id)
         else:
+            self._noted = known
             self._stopping = self._stopping or state == State.STOPPING
 
     def _told_so_far(self) -> dict[str, Any]:

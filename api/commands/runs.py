@@ -207,17 +207,22 @@ _LISTS = (
         "attempts",
         {
             "number": "Attempt",
-            "worker": "Worker",
             "outcome": "Outcome",
+            "host": "Host",
+            "device": "Device",
+            "exit_code": "Exit code",
             "resumed_from": "Resumed from epoch",
-            "exit_code": "Exit status",
             "peak_memory_mb": "Peak memory, MiB",
             "started_at": "Started",
             "ended_at": "Ended",
             "message": "Message",
         },
     ),
-    ("History", "events", {"at": "At", "move": "Move", "state": "State", "attempt": "Attempt", "detail": "Detail"}),
+    (
+        "History",
+        "events",
+        {"at": "At", "move": "Move", "state": "State", "attempt": "Attempt", "actor": "By", "detail": "Detail"},
+    ),
     ("Files", "artifacts", {"kind": "Kind", "bytes": "Bytes", "sha256": "SHA-256"}),
 )
 

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from store import artifacts, endings, queue, scores
 from store.database import transaction
 from store.endings import Ending
 from store.models import Run
-from store.queue import WORK_VERSION, Work
+from store.queue import WORK_VERSION, Known, Work
 from store.reasons import ADVICE
+from tests import factories
 from tests.api.conftest import Command
 
 Submit = Callable[..., list[int]]
@@ -143,6 +145,39 @@ def test_every_stop_says_why_and_what_next(web: httpx.Client, submit: Submit):
         ("signal", place, 700)
     ] * 2
     assert web.post(f"/v1/runs/{run}/requeue").json()["state"] == "queued"
+
+
+def test_lost_and_preempted_attempts_are_listed_with_what_is_known_of_them(
+    web: httpx.Client, submit: Submit, claim: Callable[[], Work], liverseg: Command
+):
+    """A trainer on a GPU whose host vanished, then one on a processor that was asked to stop."""
+    submit()
+    lost = claim().claim
+    on_gpu = {"host": "host-1", "processor": "Some Processor 7", "device": "Some GPU"}
+    with transaction() as session:
+        factories.store_epoch(session, lost, factories.epoch_record(1), {"epoch": 1})
+        queue.heartbeat(session, lost, 60, None, Known(on_gpu, 3200))
+        session.execute(text("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'"))
+    with transaction() as session:
+        endings.reap(session, 0, 3)  # where the API was not quicker
+    preempted = claim().claim
+    with transaction() as session:
+        endings.release(session, preempted, Ending(4, None, 1500, on_gpu | {"device": "cpu:0"}))
+    attempts = web.get(f"/v1/runs/{lost.run_id}").json()["attempts"]
+    columns = ("outcome", "host", "device", "exit_code", "resumed_from", "peak_memory_mb")
+    assert [tuple(one[name] for name in columns) for one in attempts] == [
+        ("lost", "host-1", "Some GPU", None, 0, 3200),
+        ("preempted", "host-1", "Some Processor 7", 4, 1, 1500),
+    ]
+    told = [" ".join(line.split()) for line in liverseg("show", lost.run_id).stdout.splitlines()]
+    assert "Attempt Outcome Host Device Exit code Resumed from epoch Peak memory, MiB Started Ended Message" in told
+    assert any(line.startswith("1 lost host-1 Some GPU - 0 3,200 ") for line in told)
+    assert any(line.startswith("2 preempted host-1 Some Processor 7 4 1 1,500 ") for line in told)
+    html = web.get(f"/runs/{lost.run_id}", headers={"accept": "text/html"}).text
+    found = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL)]
+    assert "Attempt Outcome Host Device Exit code Resumed after Time Peak memory" in found
+    assert any(re.fullmatch(r"1 lost: lost host-1 Some GPU \u2013 \u2013 .+ 3,200 MiB", row) for row in found)
+    assert any(re.fullmatch(r"2 preempted host-1 Some Processor 7 4 epoch 1 .+ 1,500 MiB", row) for row in found)
 
 
 def test_a_full_disk_pauses_with_the_reason(web: httpx.Client, submit: Submit):

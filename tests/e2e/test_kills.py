@@ -72,7 +72,10 @@ def test_sigkill_of_the_whole_worker_tree(dataset: Dataset, tmp_path: Path, upke
     with processes.worker(log):
         assert assert_succeeded_once(run_id, dataset, log) == ["lost", "succeeded"]
     with transaction() as session:
-        assert views.attempts(session, run_id)[1].resumed_from >= 3
+        first, second = views.attempts(session, run_id)
+    assert second.resumed_from >= 3
+    assert {"host", "device", "processor"} <= first.provenance.keys()  # its last heartbeats told it
+    assert first.peak_memory_mb > 100
 
 
 def test_sigkill_of_the_worker_alone_ends_its_trainer(dataset: Dataset, tmp_path: Path, upkeep: Upkeep) -> None:

@@ -8,7 +8,7 @@ from store.batches import Batch, Finished, Steps
 from store.database import transaction
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Run
-from store.queue import Claim, LeaseLost
+from store.queue import Claim, Known, LeaseLost
 from store.states import IllegalMove, Outcome, State
 from tests import factories
 from tests.store import ledger
@@ -101,6 +101,7 @@ def test_an_attempt_knows_where_it_resumes():
 
 WRITES = {
     "heartbeat": lambda s, c: queue.heartbeat(s, c, 30, {"phase": "training"}),
+    "heartbeat with news": lambda s, c: queue.heartbeat(s, c, 30, None, Known({"device": "Some GPU"}, 700)),
     "record_epoch": lambda s, c: factories.store_epoch(s, c, factories.epoch_record(2), ledger.CHECKPOINT),
     "fall_back": batches.fall_back,
     "hold": lambda s, c: endings.hold(s, c, Ending(5, reason="disk-full")),
@@ -175,6 +176,27 @@ def test_an_owner_may_come_back_while_nobody_has_taken_its_run():
     expire(held.run_id)
     assert write(queue.heartbeat, held, 30) == State.RUNNING
     assert reap() == []
+
+
+def test_what_heartbeats_told_of_an_attempt_outlives_its_worker():
+    held = ledger.claimed()
+    seen = "SELECT provenance, peak_memory_mb FROM attempts"
+    write(queue.heartbeat, held, 30, None, Known(None, 300))
+    assert ledger.rows(seen) == [(None, 300)]
+    write(queue.heartbeat, held, 30, None, Known({"device": "Some GPU"}, 700))
+    write(queue.heartbeat, held, 30)
+    assert ledger.rows(seen) == [({"device": "Some GPU"}, 700)]
+    expire(held.run_id)
+    assert reap() == [held.run_id]
+    assert ledger.rows("SELECT outcome, exit_code FROM attempts") == [("lost", None)]
+    assert ledger.rows(seen) == [({"device": "Some GPU"}, 700)]
+
+
+def test_what_is_known_at_an_end_counts_over_what_heartbeats_told():
+    held = ledger.claimed()
+    write(queue.heartbeat, held, 30, None, Known({"device": "Some GPU"}, 700))
+    write(endings.crash, held, Ending(-9, peak_memory_mb=900), 3)
+    assert ledger.rows("SELECT provenance, peak_memory_mb FROM attempts") == [({"device": "Some GPU"}, 900)]
 
 
 # --- the ends of an attempt ------------------------------------------------------------------------------------

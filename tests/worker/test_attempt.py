@@ -215,6 +215,26 @@ def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(
     assert outcomes(run_id) == ["running"]
 
 
+def test_heartbeats_tell_what_a_lost_worker_could_not_tell_at_its_end(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit(factories.tiny_spec(training=LONG))
+    thread = threading.Thread(target=once)
+    thread.start()
+
+    def told() -> bool:
+        with transaction() as session:
+            (row,) = views.attempts(session, run_id)
+        return row.provenance is not None and "device" in row.provenance and (row.peak_memory_mb or 0) > 100
+
+    processes.wait_for("host, device and memory of a running attempt", told)
+    with transaction() as session:  # as the reaper and another worker would
+        session.execute(text("UPDATE runs SET fence = fence + 1 WHERE id = :run"), {"run": run_id})
+    thread.join(30)
+    assert not thread.is_alive()
+    assert outcomes(run_id) == ["running"]  # it wrote nothing at its end
+    assert told()
+
+
 def test_training_goes_on_while_postgres_is_killed_and_comes_back(database: Path, tmp_path: Path) -> None:
     factories.import_phantom(tmp_path)
     run_id = submit(
