@@ -172,9 +172,13 @@ class Client:
         params = _given({"format": format, "sort": sort, "descending": descending, "limit": limit})
         return self._send("GET", f"/v1/runs/{run}/images", again=True, params=params).text
 
-    def logs(self, run: int, lines: int = 200) -> str:
-        """The last lines of a run's log, as it trains or as it was left; 404 where there is none."""
-        return self._send("GET", f"/v1/runs/{run}/logs", again=True, params={"lines": lines}).text
+    def logs(self, run: int, lines: int = 200, attempt: int | None = None) -> str:
+        """The last lines of a run's log, as it trains or as it was left; 404 where there is none.
+
+        ``attempt``: of this one, which left no result.
+        """
+        params = _given({"lines": lines, "attempt": attempt})
+        return self._send("GET", f"/v1/runs/{run}/logs", again=True, params=params).text
 
     def download(self, run: int, kind: str, to: Path) -> Path:
         """Fetch an artifact (``weights``, ``probabilities``) into the file ``to``, whole or not at all."""

@@ -133,6 +133,7 @@ class AttemptOut(Out):
     provenance: dict[str, Any] | None
     started_at: datetime
     ended_at: datetime | None
+    has_log: bool = Field(description="whether the end of its log was kept: /v1/runs/{id}/logs?attempt={number}")
 
     @computed_field(description="what computed: the GPU's model, or else the processor's; null: not known")  # type: ignore[prop-decorator]
     @property

@@ -3,6 +3,7 @@
 (A success is ``store.scores.finish``.) A cancel or pause that came first decides what becomes of the run.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from store.models import Attempt, Run
-from store.queue import Claim, Known, locking, move, note, owned
+from store.queue import Claim, Known, LeaseLost, locking, move, note, owned
 from store.states import OWNED, Outcome, State, Wish
 
 REAPER = "reaper"
@@ -26,6 +27,7 @@ class Ending:
         peak_memory_mb, provenance: as in :class:`store.queue.Known`; None: what heartbeats have told of them stays.
         reason: one of ``store.reasons.ADVICE``.
         died_at: phase, epoch and step of its last sign of life.
+        log: the end of the trainer's log.
     """
 
     exit_code: int | None = None
@@ -34,6 +36,7 @@ class Ending:
     provenance: dict[str, Any] | None = None
     reason: str | None = None
     died_at: dict[str, Any] | None = None
+    log: str | None = None
 
 
 def end_attempt(session: Session, claim: Claim, outcome: Outcome, ending: Ending) -> None:
@@ -41,7 +44,7 @@ def end_attempt(session: Session, claim: Claim, outcome: Outcome, ending: Ending
     attempt = note(session, claim, Known(ending.provenance, ending.peak_memory_mb))
     attempt.outcome, attempt.ended_at = outcome, func.clock_timestamp()
     attempt.exit_code, attempt.message = ending.exit_code, ending.message
-    attempt.reason, attempt.died_at = ending.reason, ending.died_at
+    attempt.reason, attempt.died_at, attempt.log = ending.reason, ending.died_at, ending.log or None
 
 
 def fail(session: Session, claim: Claim, reason: str, ending: Ending) -> None:
@@ -69,6 +72,14 @@ def release(session: Session, claim: Claim, ending: Ending) -> None:
         return _obey(session, run, claim, Outcome.PREEMPTED, ending)
     move(session, run, "release", attempt=claim.fence)
     return end_attempt(session, claim, Outcome.PREEMPTED, ending)
+
+
+def unclaim(session: Session, ticket: str) -> None:
+    """Give back what was claimed with ``ticket``, if anything was: its worker never learnt of it."""
+    found = session.scalar(select(Attempt).where(Attempt.ticket == ticket, Attempt.outcome == Outcome.RUNNING))
+    if found is not None:
+        with contextlib.suppress(LeaseLost):  # the reaper came first
+            release(session, Claim(found.run_id, found.number), Ending(message="the answer to its claim was lost"))
 
 
 def hold(session: Session, claim: Claim, ending: Ending) -> None:
@@ -103,10 +114,12 @@ def reap(session: Session, lease_s: float, max_crashes: int) -> list[int]:
     query = select(Run).where(Run.state.in_(OWNED), Run.lease_until < func.clock_timestamp(), up_long_enough)
     lost = session.scalars(locking(query, skip_locked=True), {"lease": lease_s}).all()
     for run in lost:
+        told = dict(run.progress or {})
         ending = Ending(
             message="no heartbeat for a whole lease: the worker or its host is gone",
             reason="lost",
-            died_at=run.progress,
+            log=told.pop("log", None),
+            died_at=told or None,
         )
         _crashed(session, run, Claim(run.id, run.fence), Outcome.LOST, ending, max_crashes)
     return [run.id for run in lost]

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
 DEFAULT_PROJECT = 1
 
@@ -181,6 +181,11 @@ class Attempt(Base):
     provenance: Mapped[dict[str, Any] | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     ended_at: Mapped[datetime | None]
+    log: Mapped[str | None] = mapped_column(deferred=True)
+    """The end of its log; null while it runs, and where its whole log became a file of the run."""
+    ticket: Mapped[str | None]
+    """What its worker made up before it claimed, so that it can find a claim whose answer was lost."""
+    has_log: Mapped[bool] = column_property(log.is_not(None))
 
 
 class RunEvent(Base):

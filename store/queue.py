@@ -188,8 +188,8 @@ CLAIM = text("""
         INSERT INTO run_events (run_id, move, state, attempt, actor)
         SELECT id, 'claim', state, fence, :worker FROM taken
     ), begun AS (
-        INSERT INTO attempts (run_id, number, worker, host, outcome, resumed_from)
-        SELECT id, fence, :worker, :host, 'running', resumed_from FROM taken
+        INSERT INTO attempts (run_id, number, worker, host, outcome, resumed_from, ticket)
+        SELECT id, fence, :worker, :host, 'running', resumed_from, :ticket FROM taken
     )
     SELECT taken.id, fence, kind, spec, weights, checkpoint, scored_from, predictor, images, best_epoch, resumed_from,
         dataset_id, datasets.created_at, content_hash, artifact
@@ -201,10 +201,19 @@ The state is no parameter: only so does a plan that is made once use the index o
 
 
 def claim(
-    session: Session, pool: str, worker: str, host: str, lease_s: float, version: int = WORK_VERSION
+    session: Session,
+    pool: str,
+    worker: str,
+    host: str,
+    lease_s: float,
+    version: int = WORK_VERSION,
+    ticket: str | None = None,
 ) -> Work | None:
-    """Take the best queued run of ``pool`` (priority, then age) that a worker of ``version`` can carry, or None."""
-    who = {"pool": pool, "version": version, "worker": worker, "host": host, "lease_s": lease_s}
+    """Take the best queued run of ``pool`` (priority, then age) that a worker of ``version`` can carry, or None.
+
+    ``ticket``: a word that nobody else uses, with which :func:`store.endings.unclaim` finds the claim.
+    """
+    who = {"pool": pool, "version": version, "worker": worker, "host": host, "lease_s": lease_s, "ticket": ticket}
     run = session.execute(CLAIM, who).one_or_none()
     if run is None:
         return None

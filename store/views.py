@@ -158,6 +158,14 @@ def attempts(session: Session, run_id: int) -> Sequence[Attempt]:
     return session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.number)).all()
 
 
+def attempt_log(session: Session, run_id: int, number: int | None) -> str | None:
+    """The end of the log of an attempt that left no result; ``number`` None: of the last one that has any."""
+    query = select(Attempt.log).where(Attempt.run_id == run_id, Attempt.log.is_not(None))
+    if number is not None:
+        query = query.where(Attempt.number == number)
+    return session.scalar(query.order_by(Attempt.number.desc()).limit(1))
+
+
 def events(session: Session, run_id: int) -> Sequence[RunEvent]:
     """What happened to a run, in order."""
     return session.scalars(select(RunEvent).where(RunEvent.run_id == run_id).order_by(RunEvent.id)).all()

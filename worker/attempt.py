@@ -6,12 +6,14 @@ nothing more.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +46,9 @@ from worker.watch import Watch
 
 log = logging.getLogger(__name__)
 
-LOG_SHOWN = 1500
-"""Bytes of a trainer's log that go with a heartbeat, for whoever watches its run."""
+LOG_SHOWN, LOG_KEPT = 1500, 2**16
+"""Bytes of a trainer's log that go with a heartbeat, for whoever watches its run, and that are kept of an attempt
+without a result."""
 
 draining = threading.Event()
 """Set when this worker is asked to end: every attempt gives its run back."""
@@ -114,8 +117,7 @@ def _wait(trouble: str) -> None:
 
 
 def _claim_and_carry(pool: str, worker: str, threads: int, slot: IO[str] | None) -> int | None:
-    with transaction() as session:
-        work = queue.claim(session, pool, worker, socket.gethostname(), settings().lease_s)
+    work = _claim(pool, worker)
     if work is None:
         return None
     crash_point("claimed")
@@ -126,6 +128,24 @@ def _claim_and_carry(pool: str, worker: str, threads: int, slot: IO[str] | None)
     except LeaseLost:
         log.warning("run %s: attempt %s lost its lease and wrote nothing more", work.claim.run_id, work.claim.fence)
     return work.claim.run_id
+
+
+def _claim(pool: str, worker: str) -> Work | None:
+    """Claim; where the answer is lost, give back what may have been claimed, and claim again.
+
+    Raises:
+        SQLAlchemyError: the database is away, and this worker is asked to end.
+    """
+    while True:
+        ticket = uuid.uuid4().hex
+        try:
+            with transaction() as session:
+                return queue.claim(session, pool, worker, socket.gethostname(), settings().lease_s, ticket=ticket)
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            log.warning("the database is away; claims again when it is back")
+        persist(functools.partial(endings.unclaim, ticket=ticket), give_up=draining.is_set)
 
 
 def _carry(work: Work, threads: int, slot: IO[str] | None) -> None:
@@ -332,6 +352,7 @@ class Supervisor:
             told = "the result could not be stored yet"
             return self._end(lambda s: endings.release(s, self.claim, replace(ending, message=told)))
         crash_point("artifacts-stored")
+        ending = replace(ending, log=None)  # the whole of it is among the files
         return self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending, lesions))
 
     def _keep(self, files: dict[str, Path]) -> dict[str, Stored] | None:
@@ -365,7 +386,9 @@ class Supervisor:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ending(self, status: int, message: str | None, reason: str | None = None) -> Ending:
-        return Ending(status, message, self._child.peak_memory_mb, self._provenance, reason)
+        return Ending(
+            status, message, self._child.peak_memory_mb, self._provenance, reason, log=self._child.tail(LOG_KEPT)
+        )
 
 
 def _demand_every_slice(spec: dict[str, Any], manifest: Manifest, rows: Sequence[SliceScore]) -> None:

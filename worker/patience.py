@@ -16,28 +16,29 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def persist(write: Callable[[Session], Result]) -> Result:
-    """Do ``write`` in a transaction, again and again while the database is away.
+def persist(write: Callable[[Session], Result], give_up: Callable[[], bool] = lambda: False) -> Result:
+    """Do ``write`` in a transaction, again and again while the database is away, until ``give_up`` says so.
 
     Raises:
         LeaseLost: the run is no longer ours.
+        SQLAlchemyError: the database is away, and ``give_up`` said so.
     """
 
     def once() -> Result:
         with transaction() as session:
             return write(session)
 
-    return insist(once)
+    return insist(once, give_up)
 
 
-def insist(work: Callable[[], Result]) -> Result:
-    """Do ``work`` again and again while the database is away."""
+def insist(work: Callable[[], Result], give_up: Callable[[], bool] = lambda: False) -> Result:
+    """Do ``work`` again and again while the database is away, until ``give_up`` says so."""
     delay = 0.2
     while True:
         try:
             return work()
         except SQLAlchemyError as error:
-            if not is_outage(error):
+            if not is_outage(error) or give_up():
                 raise
         log.warning("the database is away; trying again in %.1f s", delay)
         time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret

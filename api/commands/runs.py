@@ -263,10 +263,11 @@ def _print_images(header: list[str], *rows: list[str]) -> None:
 @click.command()
 @click.argument("run", type=RUN)
 @click.option("--lines", type=click.IntRange(1, 10_000), default=200, show_default=True, help="how many, at most")
-def logs(run: int, lines: int) -> None:
+@click.option("--attempt", type=click.IntRange(min=1), help="of this attempt, which left no result")
+def logs(run: int, lines: int, attempt: int | None) -> None:
     """Print the last lines of RUN's log, while it trains or afterwards."""
     with connect() as client:
-        click.echo(show.clean_lines(client.logs(run, lines)))
+        click.echo(show.clean_lines(client.logs(run, lines, attempt)))
 
 
 @click.command("watch")

@@ -187,20 +187,34 @@ def _file_name(run: int, kind: str) -> str:
 
 @router.get("/{run}/logs", response_class=PlainTextResponse)
 def logs(
-    project: Project, run: RunId, lines: Annotated[int, Query(ge=1, le=10_000, description="how many, at most")] = 200
+    project: Project,
+    run: RunId,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="how many, at most")] = 200,
+    attempt: Annotated[
+        int | None, Query(ge=1, le=2**31 - 1, description="of this attempt, which left no result")
+    ] = None,
 ) -> PlainTextResponse:
-    """The last lines of a run's log: what its worker told last, or the file that it left."""
+    """The last lines of a run's log: what its worker told last, the file that it left, or of its last attempt."""
     with transaction() as session:
         found = known_run(session, project, run)
-        told = (found.progress or {}).get("log")
-        kept = None if told else scores.files(session, views.source(found)).get("log")
-    if told is None and kept is None:
-        raise Problem(404, "this run has no log: it has not begun, or it was lost; see its attempts")
-    text = told if told is not None else _log(kept or "")
+        if attempt is not None:
+            text = _of_attempt(views.attempt_log(session, run, attempt), f"attempt {attempt} of this run left no log")
+        elif (told := (found.progress or {}).get("log")) is not None:
+            text = told
+        elif kept := scores.files(session, views.source(found)).get("log"):
+            text = _file(kept)
+        else:
+            text = _of_attempt(views.attempt_log(session, run, None), "this run has no log: it has not begun")
     return PlainTextResponse("".join(text.splitlines(keepends=True)[-lines:]))
 
 
-def _log(sha256: str) -> str:
+def _of_attempt(log: str | None, otherwise: str) -> str:
+    if log is None:
+        raise Problem(404, f"{otherwise}, or it was lost; see its attempts")
+    return log
+
+
+def _file(sha256: str) -> str:
     path = artifacts.locate(sha256)
     if not path.is_file():
         raise Problem(410, "the log was lost from the artifact store")

@@ -330,6 +330,35 @@ def test_hostile_progress_or_messages_do_no_harm(web: httpx.Client, submit: Subm
     assert "&lt;img src=x&gt;" in page
 
 
+def test_every_attempt_without_a_result_keeps_the_end_of_its_log(
+    web: httpx.Client, submit: Submit, claim: Callable[[], Work], liverseg: Command
+):
+    (run,) = submit()
+    with transaction() as session:
+        endings.crash(session, claim().claim, Ending(1, "KeyError: 'x'", log="in x\nKeyError: 'x'\n"), 3)
+    second = claim().claim
+    with transaction() as session:  # the end of its log came with a heartbeat, then nothing
+        queue.heartbeat(session, second, 60, {"phase": "training", "epoch": 1, "step": 2, "log": "epoch 1\n"})
+        session.execute(text("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'"))
+        assert endings.reap(session, 0, 3) == [run]
+    third = claim().claim
+    with transaction() as session:
+        endings.fail(session, third, "loss-not-finite", Ending(3, "the loss became nan", log="<b>nan</b>\n"))
+    for number, log in ((1, "in x\nKeyError: 'x'\n"), (2, "epoch 1\n"), (3, "<b>nan</b>\n")):
+        answer = web.get(f"/v1/runs/{run}/logs?attempt={number}")
+        assert (answer.text, answer.headers["content-type"]) == (log, "text/plain; charset=utf-8")
+        assert liverseg("logs", run, "--attempt", number).output.splitlines() == log.splitlines()
+    assert web.get(f"/v1/runs/{run}/logs").text == "<b>nan</b>\n"  # of a failed run, the last attempt's
+    assert web.get(f"/v1/runs/{run}/logs?attempt=4").status_code == 404
+    attempts = web.get(f"/v1/runs/{run}").json()["attempts"]
+    assert [one["has_log"] for one in attempts] == [True] * 3
+    assert "log" not in attempts[1]["died_at"]
+    assert (
+        f'href="/v1/runs/{run}/logs?attempt=2&amp;lines=10000"'
+        in web.get(f"/runs/{run}", headers={"accept": "text/html"}).text
+    )
+
+
 def test_the_log_is_told_while_a_run_goes_on_and_afterwards(
     web: httpx.Client, submit: Submit, claim: Callable[[], Work], finished: Callable[..., int], liverseg: Command
 ):
@@ -347,6 +376,7 @@ def test_the_log_is_told_while_a_run_goes_on_and_afterwards(
     done = finished(spec={"model": {"filters": 3, "depth": 2}})
     assert web.get(f"/v1/runs/{done}/logs").text == "weights of a run"  # the file that the fixture keeps as its log
     assert liverseg("logs", run, "--lines", 2).output == "epoch 1\nepoch 2\n"
+    assert "attempt 1 of this run left no log" in web.get(f"/v1/runs/{done}/logs?attempt=1").json()["detail"]
     with transaction() as session:
         sha256 = scores.files(session, done)["log"]
     artifacts.locate(sha256).unlink()
