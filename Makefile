@@ -69,7 +69,9 @@ chromium:
 	    || echo "chromium could not be installed; the browser tests will be skipped"; fi
 
 bench: setup ## Measure speed and memory, side by side with the ways they are compared to
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -P $$script; done
+	@failed=; for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python -P $$script || failed="$$failed $$script"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 migration: setup ## Write a migration from the models (MESSAGE="what changes")
 	$(BIN)/python -m store.schema revision "$(MESSAGE)"

@@ -33,8 +33,11 @@ from store.endings import Ending
 from store.models import DEFAULT_PROJECT
 
 sys.path.insert(0, str(Path(__file__).parent))
+from machine import machine
 from scoring import draw, write_maps
+from targets import mention, tell
 
+RUNS = 20
 OPTIONS = {"min_lesion": 20}
 
 SPEC = {
@@ -46,9 +49,10 @@ SPEC = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    print(machine())
     home = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
     os.environ["LIVERSEG_HOME"] = str(home)
     for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL", "LIVERSEG_POOL", "LIVERSEG_URL"):
@@ -91,7 +95,11 @@ def measure(url: str, home: Path, runs: int, slots: int) -> None:
                 assert {run["state"] for run in client.runs(experiment=made)} == {"succeeded"}
             finally:
                 process.terminate()
-        print(f"{runs} runs of 500 slices with {slots} slots: {seconds:.1f} s from the request to the last one's end")
+        remark = f"with {slots} slots, from the request to the last one's end"
+        if runs == RUNS:
+            tell("rescoring", seconds, remark)
+        else:
+            mention(f"{runs} runs of 500 slices scored anew", seconds, "s", remark)
 
 
 def finished_runs(client: Client, home: Path, runs: int) -> list[int]:

@@ -24,6 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+from targets import tell
+
 SIZE, FILTERS = 256, 4
 WAYS = {"fit": {"TF_ENABLE_ONEDNN_OPTS": ""}, "fit + oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1"}, "ours": {}}
 
@@ -125,7 +128,7 @@ def report_checkpoints(options: argparse.Namespace) -> None:
     print(
         f"\n{found['count']} checkpoints of {found['megabytes']:.1f} MB: {each:.3f} s each (copy, write, fsync, hash)"
     )
-    print(f"  {100 * share:.2f} % of {found['training_s']:.1f} s of training, {found['slices']} slices an epoch")
+    tell("checkpoints", 100 * share, f"{found['training_s']:.1f} s of training, {found['slices']} slices an epoch")
 
 
 def report_evaluation(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The invariants of the ledger, each one query over the live database that must find nothing.
 
-Numbers are those of the design page; 7 and 8 are about time, so they are told with the settings they depend on.
+Two are about time and hold once nothing has been away for a while (``TIMED``): after an outage the reaper waits a
+lease, so that a stop may take two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -109,6 +110,11 @@ QUERIES = {
         SELECT r.id AS run, r.state, count(a.number) AS succeeded FROM runs r
         LEFT JOIN attempts a ON a.run_id = r.id AND a.outcome = 'succeeded' WHERE r.reused_from IS NULL
         GROUP BY r.id HAVING count(a.number) <> (r.state = 'succeeded')::int""",
+    "a succeeded run has files, or somebody gave them up": """
+        SELECT r.id AS run, r.kind FROM runs r
+        WHERE r.state = 'succeeded' AND r.reused_from IS NULL AND r.kind IN ('train', 'evaluate', 'predict')
+          AND NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.run_id = r.id)
+          AND NOT EXISTS (SELECT 1 FROM deletions d WHERE d.run_id = r.id)""",
     "only succeeded runs have scores": """
         SELECT DISTINCT s.run_id AS run FROM slice_scores s JOIN runs r ON r.id = s.run_id
         WHERE r.state <> 'succeeded'""",
@@ -117,12 +123,14 @@ QUERIES = {
         AND r.announced_at < clock_timestamp() - make_interval(secs => :announced)
         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.pool = r.pool)
         AND NOT EXISTS (SELECT 1 FROM runs q WHERE q.pool = r.pool AND q.state IN ('running', 'stopping'))""",
-    "what was asked to stop has stopped within grace and lease": """
+    "what was asked to stop has stopped within grace and two leases": """
         SELECT r.id AS run, max(e.at) AS asked FROM runs r JOIN run_events e ON e.run_id = r.id
         WHERE r.state = 'stopping' AND e.move IN ('cancel', 'pause') GROUP BY r.id
         HAVING max(e.at) < clock_timestamp() - make_interval(secs => :grace + 2 * :lease)""",
     "crashes stay below the limit": """
         SELECT id AS run, crashes FROM runs WHERE crashes < 0 OR (crashes >= :crashes AND state <> 'dead')""",
+    "a requeue says who asked for it": """
+        SELECT run_id AS run, at FROM run_events WHERE move = 'requeue' AND actor IS NULL""",
     "runs, experiments and data sets that belong together are of one project": """
         SELECT r.id AS run FROM runs r JOIN experiments e ON e.id = r.experiment_id JOIN datasets d
         ON d.id = r.dataset_id LEFT JOIN runs s ON s.id = coalesce(r.reused_from, r.scored_from)
@@ -136,7 +144,7 @@ QUERIES = {
 
 TIMED = (
     "a queued run is announced, or its pool is busy",
-    "what was asked to stop has stopped within grace and lease",
+    "what was asked to stop has stopped within grace and two leases",
 )
 """Those that hold once nothing has been away for a while; all others hold in every snapshot."""
 

@@ -1,6 +1,7 @@
 """Shared steps of the ledger's tests: a data set without pixels, runs in a wanted state, rows read plainly."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from sqlalchemy import text
 
 from liverseg_core.data.manifest import Manifest, SliceEntry, in_order
 from liverseg_core.records import SliceScore
-from store import datasets, experiments, queue, scores
+from store import artifacts, datasets, experiments, queue, scores
+from store.artifacts import Stored
 from store.database import transaction
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Dataset, Run
@@ -72,10 +74,21 @@ def claimed(**fields: Any) -> Claim:
     return claim().claim
 
 
-def finish(held: Claim, rows: list[SliceScore] | None = None, best_epoch: int | None = 1) -> str:
+def finish(
+    held: Claim,
+    rows: list[SliceScore] | None = None,
+    best_epoch: int | None = 1,
+    files: dict[str, Stored] | None = None,
+) -> str:
     with transaction() as session:
         rows = [factories.slice_score()] if rows is None else rows
-        return scores.finish(session, held, rows, {}, best_epoch, Ending(0))
+        return scores.finish(session, held, rows, files or {}, best_epoch, Ending(0))
+
+
+def stored(folder: Path) -> dict[str, Stored]:
+    """A file as the weights of a run, in the store."""
+    (folder / "weights.npz").write_bytes(b"weights of a run")
+    return {"weights": artifacts.put(folder / "weights.npz")}
 
 
 def finished(rows: list[SliceScore] | None = None, **fields: Any) -> int:

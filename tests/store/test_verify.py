@@ -24,12 +24,12 @@ def write(change, *arguments):
 
 
 @pytest.fixture
-def lives():
+def lives(tmp_path):
     """A run in every state, by real moves: the ids by state."""
     finished = ledger.claimed()
     write(factories.store_epoch, finished, factories.epoch_record(1), ledger.CHECKPOINT)
     write(batches.record, finished, Batch(9, [Steps(1, 1, (0.5, 0.25))]))
-    assert ledger.finish(finished, [factories.slice_score("val", 1, 0)]) == "succeeded"
+    assert ledger.finish(finished, [factories.slice_score("val", 1, 0)], files=ledger.stored(tmp_path)) == "succeeded"
     crashed = ledger.claimed(seeds=[1])
     write(endings.crash, crashed, Ending(-9), 1)
     stopping = ledger.claimed(seeds=[2])
@@ -85,6 +85,10 @@ BREAKS = {
     ),
     "succeeded means exactly one successful attempt": (
         "UPDATE attempts SET outcome = 'crashed' WHERE run_id = :succeeded"
+    ),
+    "a succeeded run has files": "DELETE FROM artifacts WHERE run_id = :succeeded",
+    "a requeue says who asked for it": (
+        "INSERT INTO run_events (run_id, move, state) VALUES (:dead, 'requeue', 'queued')"
     ),
     "only succeeded runs have scores": ("UPDATE slice_scores SET run_id = :paused WHERE run_id = :succeeded"),
     "a queued run is announced": (

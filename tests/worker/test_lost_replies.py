@@ -100,7 +100,10 @@ class Pretended(Inside):
             checkpoint = {"epoch": epoch, "path": str(path), "sha256": artifacts.sha256_of(path)}
             self._tell("epoch", record=dataclasses.asdict(record), checkpoint=checkpoint)
         rows = factories.scores_for(Manifest.from_json(self._job["manifest"]))
-        return ExperimentResult(scores=rows, components=[], artifacts={}, best_epoch=EPOCHS, epochs=EPOCHS)
+        weights = Path(self._job["work"]) / "weights.npz"
+        weights.write_text(f"weights of {seed}")
+        files = {"weights": weights}
+        return ExperimentResult(scores=rows, components=[], artifacts=files, best_epoch=EPOCHS, epochs=EPOCHS)
 
 
 def loss(*numbers: int) -> float:
