@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def database(services: Path) -> Path:
     broker_client(services).flushall()
     shutil.rmtree(services / "checkpoints", ignore_errors=True)
     return services
+
+
+@contextmanager
+def only_reading(home: Path) -> Iterator[None]:
+    """Inside the block Postgres refuses every write, as a standby or a full primary does."""
+
+    def refuse(writes: str) -> None:
+        with psycopg.connect(bundled.database_url(home), autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {writes}")
+            connection.execute("SELECT pg_reload_conf()")
+
+    refuse("on")
+    try:
+        yield
+    finally:
+        refuse("off")
 
 
 def broker_client(home: Path) -> "redis.Redis":

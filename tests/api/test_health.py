@@ -13,7 +13,9 @@ import pytest
 
 from store import bundled
 from store.settings import settings
+from tests import processes
 from tests.api.conftest import serving
+from tests.conftest import only_reading
 from tests.factories import tiny_spec
 
 
@@ -73,6 +75,24 @@ def test_with_every_connection_in_use_one_is_told_to_come_again(database: Path):
         assert {one.result().status_code for one in asked} == {200, 503}
         asked = [many.submit(httpx.get, url_of, timeout=120) for _ in range(60)]
         assert {one.result().status_code for one in asked} == {200}
+
+
+def test_while_postgres_only_reads_pages_are_there_and_writes_come_again(
+    web: httpx.Client, database: Path, submit: Callable[..., list[int]], count_rows: Callable[[], dict[str, int]]
+):
+    (run,) = submit()
+    before = count_rows()
+    with only_reading(database):
+        answer = web.post("/v1/experiments", json={"spec": tiny_spec()})
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert int(answer.headers["retry-after"]) > 0
+        assert web.get(f"/v1/runs/{run}").json()["state"] == "queued"
+        assert web.get("/", headers={"accept": "text/html"}).status_code == 200
+        assert count_rows() == before
+    processes.wait_for(
+        "writes again",
+        lambda: web.post("/v1/experiments", json={"spec": tiny_spec(), "references": False}).status_code == 201,
+    )
 
 
 def test_while_the_artifact_folder_is_away_an_import_is_told_to_come_again(

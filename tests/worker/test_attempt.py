@@ -19,7 +19,7 @@ from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
 from tests import factories, processes
-from tests.conftest import SERVERS, forget_caches
+from tests.conftest import SERVERS, forget_caches, only_reading
 from worker import attempt as attempts
 from worker.attempt import attempt
 
@@ -249,6 +249,27 @@ def test_training_goes_on_while_postgres_is_killed_and_comes_back(database: Path
     SERVERS["postgres"].process.kill()
     SERVERS["postgres"].process.wait()
     SERVERS["postgres"] = bundled.start_postgres(database)
+    thread.join(120)
+    assert processes.get_run(run_id).state == "succeeded"
+    assert outcomes(run_id) == ["succeeded"]
+    with transaction() as session:
+        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 16))
+
+
+def test_training_goes_on_while_postgres_only_reads(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    training = {"batch_size": 4, "epochs": 15, "early_stopping": {"patience": None}}
+    run_id = submit(factories.tiny_spec(training=training))
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, 1)
+    with only_reading(database):
+        time.sleep(0.5)
+        before = processes.get_run(run_id)
+        time.sleep(3)
+        after = processes.get_run(run_id)
+        assert (after.lease_until, after.checkpoint) == (before.lease_until, before.checkpoint)
+        assert after.state == "running"
     thread.join(120)
     assert processes.get_run(run_id).state == "succeeded"
     assert outcomes(run_id) == ["succeeded"]
