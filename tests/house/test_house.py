@@ -245,6 +245,14 @@ def test_the_table_of_faults_names_tests_that_exist():
     ] == []
 
 
+def test_every_row_of_the_table_of_faults_names_a_test():
+    lines = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")]
+    heading, rows = lines[0], [line for line in lines[1:] if not line.startswith("| ---")]
+    assert heading.startswith("| fault |")
+    assert len(rows) > 40
+    assert [row for row in rows if not re.search(r"`\w+/test_\w+\.py::test_\w+`", row)] == []
+
+
 def test_every_crash_point_in_the_code_is_listed_once():
     """Listed ones are tried by `e2e/test_crash_points.py`, each in the process that it names."""
     code = {path: path.read_text() for room in ROOMS for path in (ROOT / room).rglob("*.py")}
