@@ -200,13 +200,18 @@ class RunDiskOut(BaseModel):
 
 
 class RunDetail(RunOut):
-    """A run with its history; ``waits``: why it waits, ``next``: what will happen, or what can be done."""
+    """A run with its history; ``waits``: why it waits, ``next``: what will happen, or what can be done.
+
+    ``resumed_elsewhere``: the attempts that went on from a checkpoint of other hardware, versions or thread count, so
+    that the result may differ in its bits; null where none did.
+    """
 
     attempts: list[AttemptOut]
     events: list[EventOut]
     artifacts: list[ArtifactOut]
     waits: str | None
     next: str | None
+    resumed_elsewhere: str | None
     disk: RunDiskOut
 
 

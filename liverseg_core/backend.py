@@ -4,7 +4,7 @@ Every module that computes takes ``keras`` from here, so that what must be said 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from liverseg_core.errors import TrainingFailed
+from liverseg_core.origin import processor
 from liverseg_core.spec import ExperimentSpec
 
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}
@@ -164,21 +165,46 @@ class _JaxPieces:
 
 
 def provenance() -> dict[str, str]:
-    """Backend and versions, which may change bits without changing the spec."""
-    found = {"backend": keras.backend.backend(), "keras": keras.__version__, "cores": str(os.cpu_count())}
+    """Backend, versions and hardware, which may change bits without changing the spec."""
+    found = {
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "device": device(),
+    }
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        found["tensorflow"] = tf.__version__
-        found["threads"] = str(tf.config.threading.get_intra_op_parallelism_threads())
-    return found
+        versions = {"tensorflow": tf.__version__}
+        versions["threads"] = str(tf.config.threading.get_intra_op_parallelism_threads())
+    else:
+        import jax
+
+        versions = {"jax": jax.__version__}
+    return found | versions
+
+
+DECIDE_BITS = ("backend", "keras", "numpy", "tensorflow", "jax", "processor", "device", "threads")
+"""Parts of :func:`provenance` that must be equal for equal bits."""
+
+
+def changed_from(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What ``then`` had otherwise than ``now`` of what decides bits; what either does not say is not compared."""
+    pinned = now.get("threads", "0") != "0"  # else there are as many threads as cores
+    names = DECIDE_BITS if pinned else (*DECIDE_BITS, "cores")
+    return {name: then[name] for name in names if name in then and name in now and then[name] != now[name]}
 
 
 def device() -> str:
-    """What computes: the model of the first GPU where TensorFlow has one, else Keras's name, e.g. ``cpu:0``."""
+    """What computes: the model of the first GPU where there is one, else Keras's name, e.g. ``cpu:0``."""
     name = str(keras.distribution.list_devices()[0])
     if keras.backend.backend() != "tensorflow":
-        return name
+        import jax
+
+        first = jax.devices()[0]
+        return name if first.platform == "cpu" else str(first.device_kind)
     import tensorflow as tf
 
     found = tf.config.get_visible_devices("GPU")

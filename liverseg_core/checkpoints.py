@@ -26,7 +26,7 @@ class Checkpoint:
 
     Attributes:
         training_hash: of the spec and data that it belongs to.
-        provenance: backend and versions that computed it; equal ones give equal bits.
+        provenance: backend, versions and hardware that computed it; equal ones give equal bits.
         history: one record an epoch, so ``len(history)`` epochs are done; early stopping is a function of it.
         weights: ``model.weights`` in order.
         random: states of every random generator (dropout) in order.

@@ -123,6 +123,12 @@ class Events(Protocol):
     def phase(self, name: str) -> None:
         """A new phase begins: ``loading``, ``building``, ``training``, ``evaluating``."""
 
+    def resumed_elsewhere(self, changed_from: dict[str, str]) -> None:
+        """The checkpoint gone on from was computed on other hardware, with other versions or another thread count.
+
+        So the result may differ in its bits from an uninterrupted one's. ``changed_from``: what was other there.
+        """
+
     def step(self, step: "Step") -> None:
         """A step is done."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from liverseg_core import checkpoints
-from liverseg_core.backend import keras, out_of_memory_named, provenance
+from liverseg_core.backend import changed_from, keras, out_of_memory_named, provenance
 from liverseg_core.backend import prepare_backend as prepare_backend
 from liverseg_core.crash_points import crash_point
 from liverseg_core.data.cache import SliceCache
@@ -160,6 +160,7 @@ class _Training:
         size = None if spec.data.crop else spec.data.image_size  # val slices are whole
         self.model = build_network(size, spec.model, spec.training.seed)
         self.steps = steps_for(self.model, spec)
+        self.provenance = provenance()
         self.history: list[EpochRecord] = []
         self.best: checkpoints.Arrays = []
 
@@ -169,6 +170,8 @@ class _Training:
             raise WeightsError(path.name, "belongs to another experiment; resume only with the same spec and data")
         checkpoints.restore(self.model, checkpoint)
         self.history, self.best = list(checkpoint.history), checkpoint.best
+        if changed := changed_from(checkpoint.provenance, self.provenance):
+            self.events.resumed_elsewhere(changed)
 
     def run(self) -> None:
         """Train to the end, then put the wanted epoch's weights into the model."""
@@ -281,7 +284,7 @@ class _Training:
         if rule.restore == "best" and best_epoch(self.history, rule) == record.epoch:
             self.best = checkpoints.weights_of(self.model)
         path = self.folder / f"epoch-{record.epoch:05d}.npz"
-        state = checkpoints.take(self.model, self.training_hash, provenance(), self.history, self.best)
+        state = checkpoints.take(self.model, self.training_hash, self.provenance, self.history, self.best)
         _patiently(lambda: checkpoints.save(path, state))
         crash_point("checkpoint-saved")
         self.events.epoch(record, path)

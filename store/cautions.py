@@ -1,6 +1,6 @@
 """What a reader must know before believing a comparison."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ SCAN_LEVEL = "scan-level: nobody said who the subjects are"
 SOFTMAX = (
     "Runs with the softmax head are scored under paper-2019 with their labels as 0, .5 and .999, since they have no "
     "grey value: {runs}."
+)
+
+ELSEWHERE = (
+    "{runs}: resumed on different hardware, so these scores may differ slightly from those of a training that "
+    "nothing interrupted."
 )
 
 SEEDS = "Rows over several seeds show mean and standard deviation (n - 1) over the seeds; no best seed is picked."
@@ -101,13 +106,31 @@ def warnings(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
-def notes(entries: Sequence[Entry], split: Mapping[int, Sides], *, baseline: Entry | None, paper: bool) -> list[str]:
-    """What the scores are; ``split``: run id -> its sides; ``paper``: whether the study's columns are shown."""
+def notes(
+    entries: Sequence[Entry],
+    split: Mapping[int, Sides],
+    *,
+    elsewhere: Collection[int],
+    baseline: Entry | None,
+    paper: bool,
+) -> list[str]:
+    """What the scores are.
+
+    Args:
+        entries: the rows.
+        split: run id -> its sides.
+        elsewhere: the runs that were resumed on different hardware.
+        baseline: the row that others are compared with.
+        paper: whether the study's columns are shown.
+    """
     found = _parts(entries)
     found += [*_on_both_sides(entries, split), *_pools(entries, split), *_repeats(entries)]
     softmax = [run for entry in entries if entry.settings.get("model.head") == "softmax" for run in entry.ids]
     if paper and softmax:
         found.append(SOFTMAX.format(runs=named_runs(softmax)))
+    moved = [run for entry in entries for run in entry.ids if run in elsewhere]
+    if moved:
+        found.append(ELSEWHERE.format(runs=named_runs(moved).capitalize()))
     return [*found, *_without_references(entries), *_several_factors(entries, baseline)]
 
 

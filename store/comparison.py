@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
 from liverseg_core.spec import ExperimentSpec
-from store import cautions, pinned, results
+from store import cautions, hardware, pinned, results
 from store.datasets import manifest_of
 from store.entries import FOLD, Entry, grouped, walk
 from store.measure import Measure
@@ -79,7 +79,13 @@ def compare(
         statistics=_statistics(chosen, entries, measure, tested),
         warnings=[*cautions.warnings(entries), *_column_warnings(measure, misleading), *_unseen(tables, printed)],
         overrides=cautions.overrides(run for entry in entries for run in entry.runs),
-        notes=cautions.notes(entries, split, baseline=chosen, paper=profile in STUDYS),
+        notes=cautions.notes(
+            entries,
+            split,
+            elsewhere=hardware.resumed_elsewhere(session, [run.id for run in runs]),
+            baseline=chosen,
+            paper=profile in STUDYS,
+        ),
     )
 
 

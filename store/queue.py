@@ -12,10 +12,10 @@ from sqlalchemy import Select, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest
-from store import datasets, views
+from store import datasets, hardware, views
 from store.models import Announcement, Attempt, Base, Epoch, Experiment, Run, RunEvent, StepLosses
 from store.settings import settings
-from store.states import EDIT, FINAL, OWNED, IllegalMove, Outcome, State, target
+from store.states import ELSEWHERE, FINAL, OWNED, REMARKS, IllegalMove, Outcome, State, target
 
 WORK_VERSION = 4
 """Raised by hand when runs that are submitted from now on need what older workers cannot do, such as a new setting:
@@ -39,7 +39,7 @@ class Known:
     """What a supervisor knows of its attempt long before it ends; None: not yet.
 
     Attributes:
-        provenance: host, device, versions.
+        provenance: host, device, versions; ``changed_from``: what was other where its checkpoint was computed.
         peak_memory_mb: largest resident size so far, MiB.
     """
 
@@ -281,10 +281,27 @@ def note(session: Session, claim: Claim, known: Known) -> Attempt:
     """
     attempt = session.get_one(Attempt, (claim.run_id, claim.fence))
     if known.provenance is not None:
+        if hardware.changes(known.provenance) and not hardware.changes(attempt.provenance):
+            _tell_elsewhere(session, attempt, known.provenance)
         attempt.provenance = known.provenance
     if known.peak_memory_mb is not None:
         attempt.peak_memory_mb = known.peak_memory_mb
     return attempt
+
+
+def _tell_elsewhere(session: Session, attempt: Attempt, provenance: dict[str, Any]) -> None:
+    told = f"resumed on different hardware: {hardware.changes(provenance)}"
+    state = session.get_one(Run, attempt.run_id).state
+    session.add(
+        RunEvent(
+            run_id=attempt.run_id,
+            move=ELSEWHERE,
+            state=state,
+            attempt=attempt.number,
+            actor=attempt.worker,
+            detail=told,
+        )
+    )
 
 
 MINE = locking(select(Run).where(Run.id == bindparam("run")))
@@ -320,7 +337,7 @@ def _reattach(session: Session, run: Run, claim: Claim) -> None:
 
 def _last_move(session: Session, run: Run) -> str:
     """Other than ``crash``: the loss of the attempt was not counted, or does not count any more."""
-    moves = select(RunEvent.move).where(RunEvent.run_id == run.id, RunEvent.move != EDIT)
+    moves = select(RunEvent.move).where(RunEvent.run_id == run.id, RunEvent.move.not_in(REMARKS))
     return session.scalars(moves.order_by(RunEvent.id.desc()).limit(1)).one()
 
 
@@ -342,7 +359,7 @@ def queued(session: Session) -> dict[str, int]:
 def claimable(session: Session, pool: str, older_than_s: float, version: int = WORK_VERSION) -> int:
     """How many runs of ``pool`` that a worker of ``version`` could carry have waited for longer than that."""
     waited = select(func.count()).where(Run.pool == pool, Run.state == State.QUEUED, Run.needs <= version)
-    events = select(func.max(RunEvent.at)).where(RunEvent.run_id == Run.id, RunEvent.move != EDIT)
+    events = select(func.max(RunEvent.at)).where(RunEvent.run_id == Run.id, RunEvent.move.not_in(REMARKS))
     queued_at = events.where(RunEvent.state == State.QUEUED)
     return session.scalars(waited.where(queued_at.scalar_subquery() < seconds_from_now(-older_than_s))).one()
 

@@ -91,6 +91,12 @@ class Outcome(StrEnum):
 EDIT = "edit"
 """Word of an event that is no move: somebody changed the run's name, notes, tags or priority; its state stayed."""
 
+ELSEWHERE = "elsewhere"
+"""Word of another event that is no move: the attempt went on from a checkpoint of different hardware."""
+
+REMARKS = frozenset({EDIT, ELSEWHERE})
+"""Words of events that change no state."""
+
 MEANT = {
     "cancel": "be cancelled",
     "pause": "be paused; only a queued or running run can",

@@ -18,7 +18,7 @@ from store import artifacts, summaries
 from store.datasets import manifest_of
 from store.models import Artifact, Dataset, Run, RunEvent, SliceScore
 from store.settings import settings
-from store.states import EDIT, FINAL, State, target
+from store.states import FINAL, REMARKS, State, target
 
 AT_ONCE = 100
 """Runs whose scores are read at once."""
@@ -156,9 +156,9 @@ def _misfolded(session: Session) -> Any:
         select(RunEvent.run_id, RunEvent.move, RunEvent.state).order_by(RunEvent.run_id, RunEvent.id)
     ):
         before = states.get(run)
-        if move == EDIT and said == before:
+        if move in REMARKS and said == before:
             continue
-        if move == EDIT or target(move, before) != said or (before in FINAL and move != "requeue"):
+        if move in REMARKS or target(move, before) != said or (before in FINAL and move != "requeue"):
             yield f"run {run}: {move} from {before} to {said}"
         states[run] = State(said)
     for run, state in session.execute(select(Run.id, Run.state)):

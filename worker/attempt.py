@@ -244,7 +244,8 @@ class Supervisor:
             crash_point("epoch-spooled")
             self._stored = 0.0
         elif kind == "provenance":
-            self._provenance = event["values"]
+            self._provenance = (self._provenance or {}) | event["values"]
+            self._beaten = 0.0
         else:
             self._last_word = {"kind": kind, **event}
 

@@ -65,6 +65,11 @@ class Reporter:
             self._position.phase(name)
         self.tell("progress", phase=name)
 
+    def resumed_elsewhere(self, changed_from: dict[str, str]) -> None:
+        before = ", ".join(f"{name} {value}" for name, value in changed_from.items())
+        self.say(f"resumed on different hardware; the checkpoint is of {before}")
+        self.tell("provenance", values={"changed_from": changed_from})
+
     def step(self, step: Step) -> None:
         if self._position:
             self._position.step(step.epoch, step.number)
@@ -129,8 +134,7 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     from liverseg_core import backend, training  # here, because Keras takes seconds and a bad job need not wait
 
     backend.prepare_backend(spec, threads=job["threads"])
-    here = {"host": platform.node(), "device": backend.device(), **origin()}
-    values = backend.provenance() | here
+    values = backend.provenance() | {"host": platform.node(), **origin()}
     reporter.say(", ".join(f"{name} {value}" for name, value in values.items()))
     reporter.tell("provenance", values=values)
     if cache is None:

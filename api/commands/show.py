@@ -271,6 +271,8 @@ def run_facts(run: Json) -> list[tuple[str, str]]:
         ("Disk", _disk(run["disk"])),
         ("Hashes", f"training {run['training_hash'][:12]}, evaluation {run['evaluation_hash'][:12]}"),
     ]
+    if run.get("resumed_elsewhere"):
+        facts.insert(3, ("Hardware", clean(run["resumed_elsewhere"])))
     if run.get("message"):
         facts.insert(3, ("Message", clean_lines(run["message"])))
     if run.get("next"):

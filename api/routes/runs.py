@@ -32,6 +32,7 @@ from store import artifacts, scores, usage, views, wishes
 from store.cautions import override
 from store.database import looking, transaction
 from store.deleted import deleted_runs, without_maps
+from store.hardware import resumed_elsewhere
 from store.models import Run
 from store.standing import standing
 from store.states import State
@@ -243,6 +244,7 @@ def read_detail(session: Session, project: int, run: int) -> RunDetail:
         artifacts=[ArtifactOut.model_validate(one) for one in views.artifacts(session, views.source(found))],
         waits=told.waits,
         next=told.next,
+        resumed_elsewhere=resumed_elsewhere(session, [run]).get(run),
         disk=RunDiskOut.of(usage.of_run(session, found), bare),
     )
     assert isinstance(detail, RunDetail)

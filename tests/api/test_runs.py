@@ -11,7 +11,7 @@ from store import artifacts, endings, queue, scores
 from store.database import transaction
 from store.endings import Ending
 from store.models import Run
-from store.queue import WORK_VERSION, Known, Work
+from store.queue import WORK_VERSION, Claim, Known, Work
 from store.reasons import ADVICE
 from tests import factories
 from tests.api.conftest import Command
@@ -178,6 +178,29 @@ def test_lost_and_preempted_attempts_are_listed_with_what_is_known_of_them(
     assert "Attempt Outcome Host Device Exit code Resumed after Time Peak memory" in found
     assert any(re.fullmatch(r"1 lost: lost host-1 Some GPU \u2013 \u2013 .+ 3,200 MiB", row) for row in found)
     assert any(re.fullmatch(r"2 preempted host-1 Some Processor 7 4 epoch 1 .+ 1,500 MiB", row) for row in found)
+
+
+def test_a_run_resumed_on_different_hardware_is_marked(
+    web: httpx.Client, submit: Submit, claim: Callable[[], Work], liverseg: Command
+):
+    (run,) = submit()
+    with transaction() as session:
+        factories.store_epoch(session, claim().claim, factories.epoch_record(1), {"epoch": 1})
+        endings.release(session, Claim(run, 1), Ending())
+    assert web.get(f"/v1/runs/{run}").json()["resumed_elsewhere"] is None
+    with transaction() as session:
+        there = {"processor": "<b>", "changed_from": {"processor": "A"}}
+        queue.heartbeat(session, claim().claim, 60, None, Known(there))
+    told = "Resumed on different hardware: attempt 2 after epoch 1 (processor A, then <b>)."
+    found = web.get(f"/v1/runs/{run}").json()
+    assert found["resumed_elsewhere"] == told
+    assert found["events"][-1]["detail"] == "resumed on different hardware: processor A, then <b>"
+    assert f"Hardware {told}" in [" ".join(line.split()) for line in liverseg("show", run).stdout.splitlines()]
+    html = web.get(f"/runs/{run}", headers={"accept": "text/html"}).text
+    assert (
+        '<p class="warning">Resumed on different hardware: attempt 2 after epoch 1 (processor A, then &lt;b&gt;).'
+        in html
+    )
 
 
 def test_a_full_disk_pauses_with_the_reason(web: httpx.Client, submit: Submit):

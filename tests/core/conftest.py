@@ -26,9 +26,13 @@ class Listener:
     steps: list[tuple[int, int, int, float, float]] = field(default_factory=list)
     records: list[EpochRecord] = field(default_factory=list)
     checkpoints: list[Path] = field(default_factory=list)
+    changed_from: dict[str, str] | None = None
 
     def phase(self, name: str) -> None:
         self.phases.append(name)
+
+    def resumed_elsewhere(self, changed_from: dict[str, str]) -> None:
+        self.changed_from = changed_from
 
     def step(self, step: Step) -> None:
         self.steps.append((step.epoch, step.number, step.steps, step.images_per_second, step.seconds_left))

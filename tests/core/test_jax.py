@@ -11,7 +11,7 @@ SCRIPT = '''
 import json, sys
 from pathlib import Path
 import numpy as np
-from liverseg_core.backend import compile_model, keras
+from liverseg_core.backend import compile_model, keras, provenance
 from liverseg_core.data.archive import read_archive
 from liverseg_core.data.cache import open_cache
 from liverseg_core.losses import loss_for
@@ -21,7 +21,9 @@ from liverseg_core.training import prepare_backend, run_experiment
 
 class Quiet:
     losses = []
+    moved = []
     def phase(self, name): pass
+    def resumed_elsewhere(self, changed_from): self.moved.append(changed_from)
     def step(self, *numbers): pass
     def epoch(self, record, checkpoint): self.losses.append((record.loss, record.val_loss))
     def should_stop(self): return False
@@ -63,6 +65,7 @@ print(json.dumps({
     "cut": [sum(score.counts) for score in cut_scores], "cut_loss": Quiet.losses.pop(),
     "backend": keras.backend.backend(), "losses": Quiet.losses,
     "counts": [score.counts for score in result.scores], "dice": [score.dice for score in result.scores],
+    "moved": Quiet.moved, "provenance": provenance(),
     "lesions": lesions, "resumed": resumed.scores == result.scores,
 }))
 '''
@@ -120,3 +123,10 @@ def test_they_agree_on_cut_outs_and_score_whole_slices(runs):
 
 def test_jax_resumes_exactly(runs):
     assert runs["jax"]["resumed"]
+    assert runs["jax"]["moved"] == []
+
+
+def test_jax_tells_what_decides_bits(runs):
+    told = runs["jax"]["provenance"]
+    assert {"backend", "keras", "jax", "numpy", "processor", "cores"} <= told.keys()
+    assert told["device"] == "cpu:0"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from liverseg_core import checkpoints
-from liverseg_core.backend import keras, out_of_memory_named
+from liverseg_core.backend import changed_from, keras, out_of_memory_named
 from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
 from liverseg_core.losses import study_dice
 from liverseg_core.networks import build_network
@@ -112,6 +112,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(straight, tiny, tmp_p
     again = train(spec(), tiny, tmp_path / "resumed", resumed, resume_from=broken.checkpoints[-1])
 
     assert resumed.steps[0][:2] == (3, 1)
+    assert resumed.changed_from is None
     records = broken.records + resumed.records
     assert [without_clock(r) for r in records] == [without_clock(r) for r in listener.records]
     assert again.scores == result.scores
@@ -121,6 +122,29 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(straight, tiny, tmp_p
     assert read_scalar(again.artifacts["tensorboard"], "val_dice") == [
         (record.epoch, np.float32(record.val_dice)) for record in listener.records
     ]
+
+
+def test_a_resume_on_other_hardware_or_threads_is_told(straight, tiny, tmp_path, listen):
+    _, _, workdir = straight
+    kept = checkpoints.load(workdir / "checkpoints" / "epoch-00003.npz")
+    assert {"processor", "device", "threads", "keras", "tensorflow", "numpy"} <= kept.provenance.keys()
+    other = {"processor": "Some Processor 7", "device": "Some GPU", "threads": "99", "tensorflow": "1.0"}
+    checkpoints.save(tmp_path / "other.npz", dataclasses.replace(kept, provenance=kept.provenance | other))
+    resumed = listen()
+    train(spec(), tiny, tmp_path / "resumed", resumed, resume_from=tmp_path / "other.npz")
+    assert resumed.changed_from == other
+    assert [record.epoch for record in resumed.records] == [4]
+
+
+def test_what_decides_bits():
+    here = {"backend": "tensorflow", "keras": "3", "processor": "A", "device": "cpu:0", "cores": "8", "threads": "2"}
+    assert changed_from(here, here) == {}
+    assert changed_from(here | {"processor": "B", "keras": "2"}, here) == {"processor": "B", "keras": "2"}
+    assert changed_from(here | {"cores": "4"}, here) == {}  # two threads are two threads
+    assert changed_from(here | {"cores": "4", "threads": "0"}, here | {"threads": "0"}) == {"cores": "4"}
+    assert changed_from({"backend": "jax", "cores": "4"}, {"backend": "jax", "cores": "8"}) == {"cores": "4"}
+    old = {"backend": "tensorflow", "keras": "3", "cores": "8", "threads": "2"}  # before the hardware was kept
+    assert changed_from(old, here) == {}
 
 
 def test_without_the_random_states_a_resumed_run_would_differ(straight, tiny, tmp_path, listen):

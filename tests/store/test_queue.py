@@ -10,6 +10,7 @@ from store.endings import Ending
 from store.models import DEFAULT_PROJECT, Run
 from store.queue import Claim, Known, LeaseLost
 from store.states import IllegalMove, Outcome, State
+from store.verify import verify
 from tests import factories
 from tests.store import ledger
 
@@ -190,6 +191,27 @@ def test_what_heartbeats_told_of_an_attempt_outlives_its_worker():
     assert reap() == [held.run_id]
     assert ledger.rows("SELECT outcome, exit_code FROM attempts") == [("lost", None)]
     assert ledger.rows(seen) == [({"device": "Some GPU"}, 700)]
+
+
+def test_a_resume_on_different_hardware_is_one_event_and_no_move():
+    held = ledger.claimed()
+    here = {"processor": "B", "threads": "2"}
+    write(queue.heartbeat, held, 30, None, Known(here))
+    assert moves(held.run_id) == ["submit", "claim"]
+    elsewhere = here | {"changed_from": {"processor": "A", "threads": "1"}}
+    for memory in (300, 700):  # the first commit's reply was lost
+        write(queue.heartbeat, held, 30, None, Known(elsewhere, memory))
+    told = "SELECT move, state, attempt, actor, detail FROM run_events WHERE move = 'elsewhere'"
+    detail = "resumed on different hardware: processor A, then B; threads 1, then 2"
+    assert ledger.rows(told) == [("elsewhere", "running", 1, "w", detail)]
+    expire(held.run_id)
+    assert reap() == [held.run_id]
+    assert write(queue.heartbeat, held, 30, None, Known(elsewhere, 800)) == State.RUNNING  # taken up again
+    ledger.finish(held)
+    assert moves(held.run_id) == ["submit", "claim", "elsewhere", "crash", "reattach", "succeed"]
+    with transaction() as session:
+        folded = next(one for one in verify(session, files=False) if one.name.startswith("the events of a run"))
+    assert folded.holds, str(folded)
 
 
 def test_what_is_known_at_an_end_counts_over_what_heartbeats_told():

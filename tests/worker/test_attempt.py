@@ -14,7 +14,7 @@ from sqlalchemy import text
 from liverseg_core.data.archive import read_archive
 from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
-from store import artifacts, batches, bundled, experiments, queue, scores, views, wishes
+from store import artifacts, batches, bundled, experiments, hardware, queue, scores, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
@@ -226,8 +226,8 @@ def test_heartbeats_tell_what_a_lost_worker_could_not_tell_at_its_end(database: 
 
     def told() -> bool:
         with transaction() as session:
-            (row,) = views.attempts(session, run_id)
-        return row.provenance is not None and "device" in row.provenance and (row.peak_memory_mb or 0) > 100
+            found = views.attempts(session, run_id)
+        return any("device" in (row.provenance or {}) and (row.peak_memory_mb or 0) > 100 for row in found)
 
     processes.wait_for("host, device and memory of a running attempt", told)
     with transaction() as session:  # as the reaper and another worker would
@@ -370,8 +370,34 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(
     assert processes.get_run(run_id).state == "succeeded"
     with transaction() as session:
         assert views.attempts(session, run_id)[1].resumed_from >= 2
+        assert hardware.resumed_elsewhere(session, [run_id]) == {}
         assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 41))
     settings.cache_clear()
+
+
+def test_a_run_resumed_with_other_threads_is_marked(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 40}))
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, 2)
+    for child in psutil.Process().children(recursive=True):
+        if "worker.trainer" in " ".join(child.cmdline()):
+            child.kill()
+    thread.join(30)
+    assert attempt("default", "test-worker", threads=2) == run_id
+    with transaction() as session:
+        first, second = views.attempts(session, run_id)
+        marked = hardware.resumed_elsewhere(session, [run_id])
+        told = [(one.move, one.attempt, one.detail) for one in views.events(session, run_id)][-2:]
+    assert "changed_from" not in first.provenance
+    assert second.provenance["changed_from"] == {"threads": "1"}
+    after = f"attempt 2 after epoch {second.resumed_from}"
+    assert marked == {run_id: f"Resumed on different hardware: {after} (threads 1, then 2)."}
+    assert told == [
+        ("elsewhere", 2, "resumed on different hardware: threads 1, then 2"),
+        ("succeed", 2, None),
+    ]
 
 
 def test_an_error_of_the_worker_itself_is_told_as_what_it_is(
