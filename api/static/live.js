@@ -1,10 +1,37 @@
-// Keeps what a person has selected while the table renews itself, rests while nobody looks, and says when it is stale.
+// Leaves a page that renews itself to whoever uses it, rests while nobody looks, and says when it is stale.
 "use strict";
 
-let selected = new Set();
+const SCROLLING = ".scroll[id], .log[id]";
+let kept = {}; // by ids: what people did to the page that the next renewal would undo
 
-function boxes() {
-  return document.querySelectorAll("#runs input[type=checkbox]");
+function ids(selector) {
+  return [...document.querySelectorAll(selector)].map((one) => one.id);
+}
+
+function placeOf(one) {
+  const atEnd = one.scrollTop + one.clientHeight >= one.scrollHeight - 1; // who reads the end goes on to read the end
+  return { id: one.id, left: one.scrollLeft, top: atEnd ? null : one.scrollTop };
+}
+
+function remember() {
+  kept = {
+    selected: ids("input[type=checkbox]:checked"),
+    open: ids("details[open] > summary"),
+    places: [...document.querySelectorAll(SCROLLING)].map(placeOf),
+    focused: [document.activeElement.id],
+  };
+}
+
+function each(known, act) {
+  for (const one of known.map((id) => document.getElementById(id))) if (one) act(one);
+}
+
+// What is open comes before what was scrolled or had the focus, which may lie in it.
+function restore() {
+  each(kept.selected, (box) => (box.checked = true));
+  each(kept.open, (summary) => (summary.parentElement.open = true));
+  for (const { id, left, top } of kept.places) each([id], (one) => one.scrollTo(left, top ?? one.scrollHeight));
+  each(kept.focused, (one) => one.focus({ preventScroll: true }));
 }
 
 function offline(is) {
@@ -15,17 +42,8 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden) event.preventDefault();
 });
 
-document.addEventListener("htmx:beforeSwap", () => {
-  selected = new Set([...boxes()].filter((box) => box.checked).map((box) => box.value));
-  const open = [...document.querySelectorAll("#standing details")].map((one) => one.open);
-  document.body.dataset.open = JSON.stringify(open);
-});
-
-document.addEventListener("htmx:afterSwap", () => {
-  for (const box of boxes()) box.checked = selected.has(box.value);
-  const open = JSON.parse(document.body.dataset.open || "[]");
-  document.querySelectorAll("#standing details").forEach((one, number) => (one.open = open[number] || false));
-});
+document.addEventListener("htmx:beforeSwap", remember);
+document.addEventListener("htmx:afterSwap", restore);
 
 document.addEventListener("htmx:sendError", () => offline(true));
 document.addEventListener("htmx:responseError", () => offline(true));

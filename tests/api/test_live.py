@@ -235,6 +235,89 @@ def test_a_position_is_read_as_it_is_written():
     assert Position.parse(str(Position(12, 3, 45))) == Position(12, 3, 45)
 
 
+# ---- in a browser ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def renewal(tab: Any, name: str) -> Iterator[None]:
+    """Leaves once the part of the page with this id has taken the place of the one at the beginning."""
+    tab.evaluate("name => { document.getElementById(name).old = true; }", name)
+    yield
+    processes.wait_for(
+        f"#{name} to renew itself", lambda: tab.evaluate("name => !document.getElementById(name).old", name), 20
+    )
+
+
+def focused(tab: Any) -> list[str | None]:
+    """What has the keyboard's focus: element, address and words."""
+    found: list[str | None] = tab.evaluate(
+        "(one => [one.tagName, one.getAttribute('href'), one.innerText])(document.activeElement)"
+    )
+    return found
+
+
+@pytest.mark.browser
+def test_a_list_that_renews_itself_leaves_the_focus_where_it_is(
+    web: httpx.Client, submit: Callable[..., list[int]], browser: Browser
+):
+    (first, second) = submit(seeds=2)
+    tab, complaints = browser.tab()
+    tab.goto(str(web.base_url))
+    for place, found in (
+        (f".name a[href='/runs/{first}']", ["A", f"/runs/{first}", "unnamed"]),
+        (".states a[href='/?state=queued']", ["A", "/?state=queued", "queued 2"]),
+        (f"input[value='{second}']", ["INPUT", None, ""]),
+    ):
+        tab.focus(place)
+        with renewal(tab, "runs"):
+            pass
+        assert focused(tab) == found
+    assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_run_that_renews_itself_is_read_on_where_it_was_read(
+    web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work], browser: Browser
+):
+    (run,) = submit()
+    work = claim()
+
+    def tell(step: int, lines: int) -> None:
+        with transaction() as session:
+            log = "\n".join(f"line {number}" for number in range(lines))
+            queue.heartbeat(session, work.claim, 60, {"step": step, "log": log})
+
+    def top() -> int:
+        return int(tab.evaluate("document.querySelector('.log').scrollTop"))
+
+    tab, complaints = browser.tab()
+    tab.goto(f"{str(web.base_url).rstrip('/')}/runs/{run}")
+    tab.click("summary:has-text('Events')")
+    with renewal(tab, "standing"):
+        tell(1, lines=200)  # a log comes, above what is open
+    tab.wait_for_selector(".log", state="attached")
+    opened = "[...document.querySelectorAll('#standing details[open] > summary')].map(one => one.innerText)"
+    assert tab.evaluate(opened) == ["Events (2)"]
+    assert focused(tab)[2] == "Events (2)"
+    tab.click("summary:has-text('Log')")
+    tab.evaluate("document.querySelector('.log').scrollTop = 70")
+    tab.focus(".log")
+    with renewal(tab, "standing"):
+        tell(2, lines=300)
+    assert top() == 70
+    assert tab.evaluate("document.activeElement.className") == "log"
+    tab.evaluate("document.querySelector('.log').scrollTop = 1e6")
+    before = top()
+    with renewal(tab, "standing"):
+        tell(3, lines=400)  # who reads the end sees the end
+    assert top() > before > 70
+    tab.focus("text=Pause this run")
+    with renewal(tab, "standing"):
+        tell(4, lines=400)
+    assert focused(tab)[2] == "Pause this run"
+    assert complaints == []
+
+
 @pytest.mark.browser
 def test_the_page_follows_its_run_and_takes_up_the_thread_after_the_api_was_away(
     database: Path, web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work], browser: Browser

@@ -10,6 +10,7 @@ from store import verify
 from store.database import transaction
 from store.queue import Work
 from tests.api.conftest import Command
+from tests.api.test_live import focused, renewal
 from tests.api.test_pages import HTML, page, rows
 from tests.conftest import Browser
 
@@ -206,4 +207,24 @@ def test_runs_are_put_first_from_the_page(web: httpx.Client, submit: Submit, bro
     tab.wait_for_selector("h1:has-text('Queue and workers')")
     assert waiting(web) == [runs[2], runs[0], runs[1]]
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_queue_that_renews_itself_keeps_what_is_selected_and_focused(
+    web: httpx.Client, submit: Submit, browser: Browser
+):
+    runs = submit(seeds=3)
+    tab, complaints = browser.tab()
+    tab.goto(f"{str(web.base_url).rstrip('/')}/queue")
+    tab.check(f"input[value='{runs[1]}']")
+    tab.focus(f".name a[href='/runs/{runs[2]}']")
+    with renewal(tab, "queue"):
+        pass
+    assert [tab.is_checked(f"input[value='{run}']") for run in runs] == [False, True, False]
+    assert focused(tab) == ["A", f"/runs/{runs[2]}", "unnamed"]
+    tab.focus("text=Pause selected")
+    with renewal(tab, "queue"):
+        pass
+    assert focused(tab) == ["BUTTON", None, "Pause selected"]
     assert complaints == []
