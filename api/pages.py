@@ -87,7 +87,7 @@ def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
     with transaction() as session:
         found = list(views.runs(session, project, wanted, PAGE_SIZE))
         standing = [_standing(session, run) for run in found]
-        counts = views.counts_by_state(session, project)
+        counts = views.counts_by_state(session, project, wanted)
     asked = {"state": wanted.state, "experiment": wanted.experiment, "name": wanted.name, "before": wanted.before}
     kept = {key: str(value) for key, value in asked.items() if value}
     return render.page(

@@ -1,7 +1,7 @@
 """What the front desk reads: experiments, runs and what belongs to them, always within one project."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ class RunFilter:
 
 def runs(session: Session, project_id: int, wanted: RunFilter, limit: int) -> Sequence[Run]:
     """Runs of the project, newest first."""
-    words = _words(project_id, wanted, limit)
+    words = _words(project_id, wanted) | {"most": limit}
     return session.scalars(_page(select(Run), words), words).all()
 
 
@@ -53,7 +53,7 @@ def runs_as_json(
 
     A page of 500 runs is most of a megabyte; to parse it into rows and write it again would be most of the work.
     """
-    words = _words(project_id, wanted, limit)
+    words = _words(project_id, wanted) | {"most": limit}
     return [(row[0], row[1]) for row in connection.execute(_as_json(tuple(names), frozenset(words)), words)]
 
 
@@ -80,11 +80,11 @@ CONDITIONS: dict[str, ColumnElement[bool]] = {
 """Field of :class:`RunFilter` -> what it asks of a run."""
 
 
-def _words(project_id: int, wanted: RunFilter, limit: int) -> dict[str, Any]:
-    """The values in :func:`_page`, without the fields that may be anything."""
+def _words(project_id: int, wanted: RunFilter) -> dict[str, Any]:
+    """The values in :func:`_chosen`, without the fields that may be anything."""
     name = None if wanted.name is None else f"%{wanted.name.translate(LITERALLY)}%"
     asked = {**vars(wanted), "name": name}
-    return {key: value for key, value in asked.items() if value is not None} | {"project": project_id, "most": limit}
+    return {key: value for key, value in asked.items() if value is not None} | {"project": project_id}
 
 
 LITERALLY = str.maketrans({sign: f"/{sign}" for sign in "/%_"})
@@ -92,11 +92,14 @@ LITERALLY = str.maketrans({sign: f"/{sign}" for sign in "/%_"})
 
 
 def _page(query: SelectT, words: Collection[str]) -> SelectT:
+    return _chosen(query, words).order_by(Run.id.desc()).limit(bindparam("most"))
+
+
+def _chosen(query: SelectT, words: Collection[str]) -> SelectT:
     chosen = [condition for word, condition in CONDITIONS.items() if word in words]
     if "kind" not in words:
         chosen.append(Run.kind != "reference")
-    query = query.where(Run.project_id == bindparam("project"), *chosen)
-    return query.order_by(Run.id.desc()).limit(bindparam("most"))
+    return query.where(Run.project_id == bindparam("project"), *chosen)
 
 
 def run(session: Session, project_id: int, run_id: int) -> Run | None:
@@ -189,8 +192,8 @@ def ahead(session: Session, run: Run) -> int:
     return session.scalars(query).one()
 
 
-def counts_by_state(session: Session, project_id: int) -> dict[str, int]:
-    """How many runs of the project are in each state; without reference predictors, as the list is."""
-    query = select(Run.state, func.count()).where(Run.project_id == project_id, Run.kind != "reference")
-    query = query.group_by(Run.state)
-    return dict(session.execute(query).all())
+def counts_by_state(session: Session, project_id: int, wanted: RunFilter) -> dict[str, int]:
+    """How many of the runs that :func:`runs` lists are in each state, whatever ``state`` or ``before`` it asks."""
+    words = _words(project_id, replace(wanted, state=None, before=None))
+    query = _chosen(select(Run.state, func.count()), words).group_by(Run.state)
+    return dict(session.execute(query, words).all())

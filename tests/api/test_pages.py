@@ -52,6 +52,21 @@ def test_states_are_counted_as_the_list_is(web: httpx.Client, submit: Callable[.
     assert re.findall(r"queued</span> (\d+)", page(web, "/")) == ["1"]
 
 
+def test_the_counts_are_of_what_the_list_is_filtered_by(web: httpx.Client, submit: Callable[..., list[int]]):
+    (slow, *_) = submit(spec={"name": "slow_1"}, seeds=3)
+    submit(spec={"name": "fast"})
+    web.post(f"/v1/runs/{slow}/cancel")
+
+    def counted(path: str) -> dict[str, int]:
+        return {state: int(count) for state, count in re.findall(r">(\w+)</span> (\d+)</a>", page(web, path))}
+
+    assert counted("/") == {"queued": 3, "cancelled": 1}
+    assert counted("/?experiment=1") == counted("/?name=LOW_") == {"queued": 2, "cancelled": 1}
+    assert counted("/?experiment=1&state=cancelled&before=2") == {"queued": 2, "cancelled": 1}
+    assert counted("/?experiment=2") == counted("/?name=fast") == {"queued": 1}
+    assert counted("/?experiment=2&name=slow") == {}
+
+
 def test_a_long_list_has_older_pages(web: httpx.Client, submit: Callable[..., list[int]]):
     submit(seeds=51)
     html = page(web, "/?name=")
