@@ -68,6 +68,7 @@ async def events(
         return None if found is None else (found, found.news[-1][1] if found.news else seen)
 
     start = _position(last_event_id) or _position(after) or Position()
+    yield ServerSentEvent(retry=RECONNECT_MS)  # also where nothing happens until the stream ends
     async for found, seen in _looks(look, start, request.app.state.closing):
         for one, place in found.news:
             yield _told(one, place)
@@ -142,7 +143,7 @@ async def _looks(
 def _told(one: Epoch | RunEvent, place: Position) -> ServerSentEvent:
     data = EpochOut.model_validate(one) if isinstance(one, Epoch) else EventOut.model_validate(one)
     kind = "epoch" if isinstance(one, Epoch) else "move"
-    return ServerSentEvent(event=kind, data=data, id=str(place), retry=RECONNECT_MS)
+    return ServerSentEvent(event=kind, data=data, id=str(place))
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -2,6 +2,7 @@
 "use strict";
 
 const SCROLLING = ".scroll[id], .log[id]";
+let gone = false; // what the page shows was deleted, so there is nothing to ask for any more
 let kept = {}; // by ids: what people did to the page that the next renewal would undo
 
 function ids(selector) {
@@ -38,16 +39,24 @@ function offline(is) {
   document.querySelector(".offline").hidden = !is;
 }
 
+// An API that answers is there: it is not away because it has lost something, nor because it was asked too often.
+function refuse(status) {
+  gone ||= [404, 410].includes(status);
+  document.querySelector(".gone").hidden = !gone;
+  if (status !== 429) offline(!gone);
+}
+
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden) event.preventDefault();
+  if (gone || document.hidden) event.preventDefault();
 });
 
 document.addEventListener("htmx:beforeSwap", remember);
 document.addEventListener("htmx:afterSwap", restore);
 
 document.addEventListener("htmx:sendError", () => offline(true));
-document.addEventListener("htmx:responseError", () => offline(true));
+document.addEventListener("htmx:responseError", (event) => refuse(event.detail.xhr.status));
 document.addEventListener("htmx:afterOnLoad", (event) => {
+  if (!event.detail.successful) return;
   offline(false);
   document.querySelector(".degraded").hidden = event.detail.xhr.getResponseHeader("Liverseg-Degraded") !== "true";
 });

@@ -4,9 +4,11 @@
 const followed = document.querySelector("[data-after]");
 const AGAIN_MS = 3000; // the browser itself connects again only where a connection broke, not where it was refused
 const LEAST_MS = 1000; // between two renewals
+const PATIENCE_MS = 3000; // every stream ends once a minute, so one that is away is no news before
 let after = followed && followed.dataset.after;
 let source = null;
 let renewal = null;
+let patience = null;
 
 function renew() {
   renewal ??= setTimeout(() => {
@@ -17,16 +19,13 @@ function renew() {
 }
 
 function follow() {
-  if (source || document.hidden) return;
+  if (source || gone || document.hidden) return;
   source = new EventSource(`/v1/runs/${followed.dataset.run}/events?after=${after}`);
-  source.onopen = () => offline(false);
-  source.onerror = () => {
-    offline(true);
-    if (source.readyState === EventSource.CLOSED) {
-      rest();
-      setTimeout(follow, AGAIN_MS);
-    }
+  source.onopen = () => {
+    calm();
+    offline(false);
   };
+  source.onerror = () => (source.readyState === EventSource.CLOSED ? refused() : lost());
   source.addEventListener("epoch", (event) => {
     document.dispatchEvent(new CustomEvent("epoch", { detail: JSON.parse(event.data) }));
   });
@@ -39,7 +38,24 @@ function follow() {
   }
 }
 
+function lost() {
+  patience ??= setTimeout(() => offline(true), PATIENCE_MS);
+}
+
+// Browsers do not tell why: the answer to a renewal does, to live.js.
+function refused() {
+  rest();
+  renew();
+  setTimeout(follow, AGAIN_MS);
+}
+
+function calm() {
+  clearTimeout(patience);
+  patience = null;
+}
+
 function rest() {
+  calm();
   source?.close();
   source = null;
 }

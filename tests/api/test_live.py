@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
-from store import queue, wishes
+from store import bundled, queue, wishes
 from store.changes import Position
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
@@ -344,3 +345,94 @@ def test_the_page_follows_its_run_and_takes_up_the_thread_after_the_api_was_away
         assert tab.evaluate("source") is None  # what has ended is not followed
     lost = ("ERR_CONNECTION_REFUSED", "htmx:")  # what the browser and htmx say of an API that is away
     assert [one for one in complaints if not any(words in one for words in lost)] == []
+
+
+BANNERS = """() => {
+    window.seen = [];
+    for (const one of document.querySelectorAll(".offline, .gone"))
+        new MutationObserver(() => one.hidden || seen.push(one.className)).observe(one, {attributes: true});
+}"""
+"""Notes in ``seen`` each time that a banner appears, however short."""
+
+
+def events_asked(tab: Any) -> list[str]:
+    """Grows with each time that the page asks for a stream of events."""
+    asked: list[str] = []
+    tab.on("request", lambda one: asked.append(one.url) if "/events?" in one.url else None)
+    return asked
+
+
+@pytest.mark.browser
+def test_a_stream_that_ends_and_begins_again_is_no_outage(
+    database: Path, submit: Callable[..., list[int]], browser: Browser
+):
+    (run,) = submit()
+    with serving(database, LIVERSEG_STREAM_S="0.5") as url:
+        tab, complaints = browser.tab()
+        asked = events_asked(tab)
+        tab.goto(f"{url}/runs/{run}")
+        tab.evaluate(BANNERS)
+        # Nothing happens to the run, so no event could tell the browser when to connect again.
+        processes.wait_for("four streams", lambda: tab.evaluate("1") and len(asked) > 3, 30)
+        assert tab.evaluate("seen") == []
+    assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_run_that_was_deleted_meanwhile_is_gone_and_asked_for_no_more(
+    database: Path, web: httpx.Client, submit: Callable[..., list[int]], browser: Browser
+):
+    (run,) = submit()
+    with serving(database) as url:
+        tab, _ = browser.tab()
+        asked = events_asked(tab)
+        tab.goto(f"{url}/runs/{run}")
+    tab.wait_for_selector(".offline", state="visible")
+    assert web.post(f"/v1/runs/{run}/cancel").status_code == 200
+    assert web.delete(f"/v1/runs/{run}").status_code == 200
+    with serving(database, "--port", url.rpartition(":")[2]):
+        tab.wait_for_selector(".gone", state="visible")
+        assert tab.is_hidden(".offline")
+        before = len(asked)
+        tab.evaluate("htmx.trigger('#standing', 'changed')")  # as every 30 s
+        tab.wait_for_timeout(2 * tab.evaluate("AGAIN_MS"))
+        assert len(asked) == before
+        assert tab.is_visible(".gone")
+
+
+@pytest.mark.browser
+def test_who_asks_too_often_waits_and_sees_no_outage(
+    database: Path, submit: Callable[..., list[int]], browser: Browser
+):
+    submit()
+    with serving(database, LIVERSEG_RATE="1") as url:
+        tab, _ = browser.tab()
+        answers: list[int] = []
+        tab.on("response", lambda one: answers.append(one.status) if "/fragments/" in one.url else None)
+        tab.goto(url)
+        tab.evaluate(BANNERS)
+        with httpx.Client(base_url=url) as other:
+
+            def refused() -> bool:
+                for _ in range(10):
+                    other.get("/healthz")
+                return tab.evaluate("1") == 1 and 429 in answers
+
+            processes.wait_for("a refusal of the page", refused, 60)
+        answers.clear()
+        processes.wait_for("a renewal", lambda: tab.evaluate("1") and 200 in answers, 30)
+        assert tab.evaluate("seen") == []
+
+
+@pytest.mark.browser
+def test_a_database_that_does_not_answer_is_said_until_it_does(
+    database: Path, submit: Callable[..., list[int]], browser: Browser
+):
+    submit()
+    with serving(database, LIVERSEG_STATEMENT_S="0.5") as url:
+        tab, _ = browser.tab()
+        tab.goto(url)
+        with psycopg.connect(bundled.database_url(database)) as other:
+            other.execute("LOCK TABLE runs")
+            tab.wait_for_selector(".offline", state="visible")
+        tab.wait_for_selector(".offline", state="hidden")
