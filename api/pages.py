@@ -178,6 +178,16 @@ def run_fragment(request: Request, project: Project, run: RunId) -> Response:
     return render.page(request, "_run.html", headers=headers, **_now(request, detail))
 
 
+@router.get("/fragments/runs/{run}/epochs")
+def epochs_fragment(request: Request, project: Project, run: RunId) -> Response:
+    """The table of a live run's epochs, which is long, so it is asked for when there is another one."""
+    with transaction() as session:
+        found = known_run(session, project, run)
+        epochs = list(views.epochs(session, views.source(found)))
+        live = found.state not in FINAL
+    return render.page(request, "_epochs.html", run=found, epochs=epochs, live=live)
+
+
 def _deletable(request: Request, run: RunDetail) -> str:
     """How much of the run the caller may delete: ``run``, ``files`` or nothing."""
     caller = caller_of(request)

@@ -4,6 +4,7 @@
 const place = document.getElementById("curve");
 let plot = null;
 let epochs = [];
+let loaded = false;
 
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -49,18 +50,34 @@ function draw() {
 // An epoch takes the place of an earlier one of its number and of all after it, which were computed again.
 function add(epoch) {
   epochs = [...epochs.filter((one) => one.epoch < epoch.epoch), epoch];
-  draw();
 }
 
-async function begin() {
+async function asked() {
   const answer = await fetch(`/v1/runs/${place.dataset.run}/epochs`);
-  if (answer.ok) for (const epoch of (await answer.json()).epochs) epochs.push(epoch);
+  return answer.ok ? (await answer.json()).epochs : null;
+}
+
+async function load() {
+  const before = await asked().catch(() => null);
+  loaded = before !== null;
+  document.getElementById("curve-trouble").hidden = loaded;
+  place.classList.toggle("waiting", loaded && !before.length && !epochs.length);
+  if (!loaded) return;
+  const heard = epochs;
+  epochs = before;
+  heard.forEach(add);
   if (epochs.length) draw();
-  document.addEventListener("epoch", (event) => add(event.detail));
+}
+
+function hear(event) {
+  add(event.detail);
+  if (loaded) draw();
+  else load();
 }
 
 if (place) {
-  begin();
+  document.addEventListener("epoch", hear);
+  load();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot && draw());
   addEventListener("resize", () => plot && plot.setSize({ width: place.clientWidth, height: 300 }));
 }

@@ -3,19 +3,21 @@
 
 const followed = document.querySelector("[data-after]");
 const AGAIN_MS = 3000; // the browser itself connects again only where a connection broke, not where it was refused
-const LEAST_MS = 1000; // between two renewals
+const LEAST_MS = 1000; // between two renewals of a part
 const PATIENCE_MS = 3000; // every stream ends once a minute, so one that is away is no news before
 let after = followed && followed.dataset.after;
 let source = null;
-let renewal = null;
+const renewals = new Map(); // id of a part of the page -> when it will be renewed
 let patience = null;
 
-function renew() {
-  renewal ??= setTimeout(() => {
-    renewal = null;
-    const standing = document.getElementById("standing");
-    if (standing) htmx.trigger(standing, "changed");
-  }, LEAST_MS);
+function renew(id) {
+  if (renewals.has(id)) return;
+  const begin = () => {
+    renewals.delete(id);
+    const part = document.getElementById(id);
+    if (part) htmx.trigger(part, "changed");
+  };
+  renewals.set(id, setTimeout(begin, LEAST_MS));
 }
 
 function follow() {
@@ -28,12 +30,13 @@ function follow() {
   source.onerror = () => (source.readyState === EventSource.CLOSED ? refused() : lost());
   source.addEventListener("epoch", (event) => {
     document.dispatchEvent(new CustomEvent("epoch", { detail: JSON.parse(event.data) }));
+    renew("epochs");
   });
   source.addEventListener("end", rest);
   for (const kind of ["move", "epoch", "progress", "end"]) {
     source?.addEventListener(kind, (event) => {
       after = event.lastEventId || after;
-      renew();
+      renew("standing");
     });
   }
 }
@@ -45,7 +48,7 @@ function lost() {
 // Browsers do not tell why: the answer to a renewal does, to live.js.
 function refused() {
   rest();
-  renew();
+  renew("standing");
   setTimeout(follow, AGAIN_MS);
 }
 
@@ -60,8 +63,14 @@ function rest() {
   source = null;
 }
 
+// What was heard just before nobody looked was not asked for.
+function wake() {
+  follow();
+  for (const id of ["standing", "epochs"]) renew(id);
+}
+
 if (followed) {
   follow();
   // A browser opens six connections to a server at most: tabs that nobody looks at must not hold them.
-  document.addEventListener("visibilitychange", () => (document.hidden ? rest() : follow()));
+  document.addEventListener("visibilitychange", () => (document.hidden ? rest() : wake()));
 }

@@ -436,3 +436,76 @@ def test_a_database_that_does_not_answer_is_said_until_it_does(
             other.execute("LOCK TABLE runs")
             tab.wait_for_selector(".offline", state="visible")
         tab.wait_for_selector(".offline", state="hidden")
+
+
+def shown_epochs(tab: Any) -> list[str]:
+    """The first column of the table of epochs."""
+    found: list[str] = tab.eval_on_selector_all(
+        "[aria-label=Epochs] tbody tr", "them => them.map(one => one.cells[0].textContent)"
+    )
+    return found
+
+
+@pytest.mark.browser
+def test_the_table_of_epochs_grows_with_the_run(
+    web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work], browser: Browser
+):
+    (run,) = submit()
+    work = claim()
+    tab, complaints = browser.tab()
+    tab.goto(f"{str(web.base_url).rstrip('/')}/runs/{run}")
+    tab.wait_for_selector("#curve.waiting")
+    record(work, 1)
+    processes.wait_for("the first epoch", lambda: shown_epochs(tab) == ["1"], 20)
+    tab.click("summary:has-text('Epochs as a table (1)')")
+    record(work, 2)
+    processes.wait_for("the second epoch", lambda: shown_epochs(tab) == ["1", "2"], 20)
+    assert tab.is_visible("[aria-label=Epochs]")
+    assert focused(tab)[2] == "Epochs as a table (2)"
+    assert tab.is_visible("text=as PNG")
+    assert complaints == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("refuse", [lambda one: one.abort(), lambda one: one.fulfill(status=503)])
+def test_a_curve_that_could_not_be_loaded_says_so_and_comes_with_the_next_epoch(
+    web: httpx.Client,
+    submit: Callable[..., list[int]],
+    claim: Callable[[], Work],
+    browser: Browser,
+    refuse: Callable[[Any], None],
+):
+    (run,) = submit()
+    work = claim()
+    record(work, 1)
+    tab, complaints = browser.tab()
+    tab.route("**/v1/runs/*/epochs", refuse)
+    tab.goto(f"{str(web.base_url).rstrip('/')}/runs/{run}")
+    tab.wait_for_selector("text=The curve could not be loaded")
+    assert tab.is_hidden("#curve canvas")
+    tab.unroute("**/v1/runs/*/epochs")
+    record(work, 2)
+    tab.wait_for_selector("#curve[data-epochs='2'] canvas")
+    assert tab.is_hidden("text=The curve could not be loaded")
+    assert [one for one in complaints if "Failed to load resource" not in one] == []
+
+
+@pytest.mark.browser
+def test_an_epoch_that_comes_while_the_curve_loads_is_not_lost(
+    web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work], browser: Browser
+):
+    (run,) = submit()
+    work = claim()
+    record(work, 1)
+    held: list[Any] = []
+    tab, complaints = browser.tab()
+    tab.route("**/v1/runs/*/epochs", lambda one: held.append((one, one.fetch())))
+    tab.goto(f"{str(web.base_url).rstrip('/')}/runs/{run}")
+    processes.wait_for("the first answer", lambda: tab.evaluate("1") and held, 20)
+    record(work, 2)
+    heard = "epochs.length === 1 && epochs[0].epoch === 2"
+    processes.wait_for("the epoch that comes meanwhile", lambda: tab.evaluate(heard), 20)
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    tab.wait_for_selector("#curve[data-epochs='2'] canvas")
+    assert complaints == []
