@@ -90,7 +90,8 @@ async function show(href) {
   if (!page) return location.assign(href); // to show what is wrong
   const focused = document.activeElement.id;
   document.title = page.title;
-  for (const part of page.querySelectorAll("[data-fresh]")) document.getElementById(part.id).replaceWith(part);
+  // The parts themselves stay: a screen reader tells what changes in a live one, and not that there is another one.
+  for (const part of page.querySelectorAll("[data-fresh]")) document.getElementById(part.id).replaceChildren(...part.childNodes);
   document.getElementById(focused)?.focus({ preventScroll: true });
   history.replaceState(null, "", href + hash());
   settle();

@@ -507,6 +507,18 @@ def test_tiles_move_together_and_slices_go_by(web: httpx.Client, run: int, score
 
 
 @pytest.mark.browser
+def test_the_heading_that_is_read_out_changes_and_stays(web: httpx.Client, run: int, browser: Browser):
+    tab, complaints = browser.tab()
+    tab.goto(f"{str(web.base_url).rstrip('/')}/comparisons/images/val/1_1?runs={run}")
+    until(tab, "!slider.hidden")
+    tab.evaluate("document.querySelector('[aria-live]').first = true")
+    tab.keyboard.press("j")
+    until(tab, "document.querySelector('h1').textContent.includes('slice 2')")
+    assert tab.evaluate("document.querySelector('[aria-live]').first") is True
+    assert complaints == []
+
+
+@pytest.mark.browser
 def test_two_fingers_zoom(web: httpx.Client, run: int, browser: Browser):
     home = str(web.base_url).rstrip("/")
     tab, complaints = browser.tab(viewport={"width": 390, "height": 800}, has_touch=True)
