@@ -88,6 +88,7 @@ def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
         found = list(views.runs(session, project, wanted, PAGE_SIZE))
         standing = [_standing(session, run) for run in found]
         counts = views.counts_by_state(session, project, wanted)
+        newer = views.newer(session, project, wanted, PAGE_SIZE) if wanted.before else None
     asked = {"state": wanted.state, "experiment": wanted.experiment, "name": wanted.name, "before": wanted.before}
     kept = {key: str(value) for key, value in asked.items() if value}
     return render.page(
@@ -99,12 +100,13 @@ def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
         kept=kept,
         query=urlencode(kept),
         without_state=urlencode({key: value for key, value in kept.items() if key not in ("state", "before")}),
-        older=_older(kept, next_page(found, PAGE_SIZE)),
+        newer=_query(kept, before=newer) if wanted.before else None,
+        older=_query(kept, before=older) if (older := next_page(found, PAGE_SIZE)) else None,
     )
 
 
-def _older(kept: dict[str, str], before: int | None) -> str | None:
-    return urlencode({**kept, "before": before}) if before else None
+def _query(kept: dict[str, str], **changes: int | None) -> str:
+    return urlencode({key: value for key, value in {**kept, **changes}.items() if value})
 
 
 def _standing(session: Session, run: Run) -> Standing:

@@ -37,6 +37,13 @@ def runs(session: Session, project_id: int, wanted: RunFilter, limit: int) -> Se
     return session.scalars(_page(select(Run), words), words).all()
 
 
+def newer(session: Session, project_id: int, wanted: RunFilter, limit: int) -> int | None:
+    """The cursor of the page of :func:`runs` before the one at ``wanted.before``; None: that is the first page."""
+    words = _words(project_id, replace(wanted, before=None))
+    query = _chosen(select(Run.id), words).where(Run.id >= wanted.before)
+    return session.scalar(query.order_by(Run.id).offset(limit).limit(1), words)
+
+
 SHOWN: dict[str, ColumnElement[Any]] = {
     **Run.__table__.columns,
     "experiment": Run.__table__.c.experiment_id,

@@ -74,6 +74,27 @@ def test_a_long_list_has_older_pages(web: httpx.Client, submit: Callable[..., li
     assert [row.split()[0] for row in rows(page(web, "/?before=2"))[1:]] == ["1"]
 
 
+def test_newer_pages_lead_back_as_older_ones_lead_on(web: httpx.Client, submit: Callable[..., list[int]]):
+    submit(seeds=120)
+
+    def links(path: str) -> dict[str, str]:
+        return {rel: href for href, rel in re.findall(r'href="([^"]+)" rel="(prev|next)"', page(web, path))}
+
+    # Ids 120 to 71, 70 to 21, 20 to 1.
+    assert links("/?name=") == {"next": "/?before=71"}
+    assert links("/?before=71") == {"prev": "/?", "next": "/?before=21"}
+    assert links("/?before=21") == {"prev": "/?before=71"}
+    assert links("/?experiment=1&before=21") == {"prev": "/?experiment=1&amp;before=71"}
+    assert links("/?before=30") == {"prev": "/?before=80"}  # 30 to 79 are fifty
+
+
+def test_every_page_leads_past_its_navigation(web: httpx.Client):
+    for path in ("/", "/queue", "/datasets", "/docs"):
+        html = page(web, path)
+        assert re.search(r'<body>\s*<a [^>]*href="#main"', html)
+        assert '<main id="main"' in html
+
+
 def test_the_run_page_shows_epochs_settings_and_worst_images(web: httpx.Client, finished: Callable[..., int]):
     html = page(web, f"/runs/{finished(spec={'name': 'one'})}")
     lines = rows(html)
