@@ -1,6 +1,7 @@
 // Leaves a page that renews itself to whoever uses it, rests while nobody looks, and says when it is stale.
 "use strict";
 
+const renews = document.getElementById("renews"); // null where nothing will happen any more
 const SCROLLING = ".scroll[id], .log[id]";
 let gone = false; // what the page shows was deleted, so there is nothing to ask for any more
 let kept = {}; // by ids: what people did to the page that the next renewal would undo
@@ -46,8 +47,12 @@ function refuse(status) {
   if (status !== 429) offline(!gone);
 }
 
+function resting() {
+  return gone || document.hidden || renews?.checked === false;
+}
+
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (gone || document.hidden) event.preventDefault();
+  if (resting()) event.preventDefault();
 });
 
 document.addEventListener("htmx:beforeSwap", remember);
@@ -60,3 +65,4 @@ document.addEventListener("htmx:afterOnLoad", (event) => {
   offline(false);
   document.querySelector(".degraded").hidden = event.detail.xhr.getResponseHeader("Liverseg-Degraded") !== "true";
 });
+if (renews) renews.closest("p").hidden = false;

@@ -21,7 +21,7 @@ function renew(id) {
 }
 
 function follow() {
-  if (source || gone || document.hidden) return;
+  if (source || resting()) return;
   source = new EventSource(`/v1/runs/${followed.dataset.run}/events?after=${after}`);
   source.onopen = () => {
     calm();
@@ -63,14 +63,20 @@ function rest() {
   source = null;
 }
 
-// What was heard just before nobody looked was not asked for.
+// What was heard just before it rested was not asked for.
 function wake() {
   follow();
   for (const id of ["standing", "epochs"]) renew(id);
 }
 
+function turn() {
+  if (resting()) rest();
+  else wake();
+}
+
 if (followed) {
   follow();
   // A browser opens six connections to a server at most: tabs that nobody looks at must not hold them.
-  document.addEventListener("visibilitychange", () => (document.hidden ? rest() : wake()));
+  document.addEventListener("visibilitychange", turn);
+  renews.addEventListener("change", turn);
 }

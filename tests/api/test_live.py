@@ -509,3 +509,26 @@ def test_an_epoch_that_comes_while_the_curve_loads_is_not_lost(
     route.fulfill(response=answer)
     tab.wait_for_selector("#curve[data-epochs='2'] canvas")
     assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_page_stands_still_where_it_is_asked_to(
+    web: httpx.Client, submit: Callable[..., list[int]], claim: Callable[[], Work], browser: Browser
+):
+    (run,) = submit()
+    home = str(web.base_url).rstrip("/")
+    tabs = {path: browser.tab() for path in ("/", "/queue", f"/runs/{run}")}
+    asked: list[str] = []
+    for path, (tab, _) in tabs.items():
+        tab.goto(home + path)
+        tab.uncheck("#renews")
+        tab.on("request", lambda one: asked.append(one.url))
+    claim()
+    for tab, _ in tabs.values():
+        tab.wait_for_timeout(2_000)  # six seconds in all: the slowest renews itself every five
+    assert asked == []
+    for tab, complaints in tabs.values():
+        assert tab.is_visible(".state.queued >> nth=-1")
+        tab.check("#renews")
+        tab.wait_for_selector("tr .state.running, .lead .state.running")
+        assert complaints == []
