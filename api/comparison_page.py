@@ -42,7 +42,7 @@ def comparison_page(
     filter: Filter = "",  # noqa: A002
 ) -> Response:
     """Table 6 as a page."""
-    asked = Asked(runs, experiment, profile, level, baseline or None, tuple(tables or ()), column)
+    asked = _asked(runs, experiment, profile, level, baseline or None, tables, column)
     with snapshot() as session:
         found = choose(session, project, asked)
         known = [table.name for table in printed.listed(session, project)]
@@ -81,7 +81,7 @@ def freeze(
     column: TestedColumn = "",
 ) -> Response:
     """The page's button; the guard has checked where the request comes from."""
-    asked = Asked(runs, experiment, profile, level, baseline or None, tuple(tables or ()), column)
+    asked = _asked(runs, experiment, profile, level, baseline or None, tables, column)
     with transaction() as session:
         made = frozen.freeze(session, caller, asked)
     return RedirectResponse(f"/c/{made.key}", status_code=303)
@@ -110,6 +110,20 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
     )
 
 
+def _asked(
+    runs: list[str] | None,
+    experiment: int | None,
+    profile: str,
+    level: str,
+    baseline: int | None,
+    tables: list[str] | None,
+    column: str,
+) -> Asked:
+    """What the page is asked for. Its form always sends the tested column, which says nothing without a baseline."""
+    tested = "" if baseline is None else column
+    return Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), tested)
+
+
 def _again(kept: dict[str, Any]) -> Asked:
     """What was asked for when a comparison was frozen."""
     runs = None if kept["runs"] is None else [str(run) for run in kept["runs"]]
@@ -131,7 +145,7 @@ def _links(asked: Asked, sort: str = "", descending: bool = False, words: str = 
         "profile": "" if asked.profile == OVERVIEW else asked.profile,
         "level": asked.level,
         "baseline": asked.baseline,
-        "column": asked.column if asked.baseline else "",
+        "column": asked.column,
         "tables": asked.tables,
         "sort": sort,
         "descending": "true" if descending else "",

@@ -2,11 +2,13 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 
 import httpx
 import pytest
 
 from api import tables
+from tests.api.test_pages import HTML, page
 
 Finished = Callable[..., int]
 
@@ -94,9 +96,56 @@ def test_what_does_not_fit_is_refused(web: httpx.Client, finished: Finished, que
     (error,) = answer.json()["errors"]
     assert error["path"] == path
     assert remedy in error["message"]
-    page = web.get(f"/comparisons?runs=1&{query}", headers={"accept": "text/html"})
-    assert page.status_code == 422
-    assert "text/html" in page.headers["content-type"]
+    shown = web.get(f"/comparisons?runs=1&{query}", headers=HTML)
+    assert shown.status_code == (200 if query == "column=dice" else 422)  # the page's form names a column always
+    assert "text/html" in shown.headers["content-type"]
+
+
+class _Form(HTMLParser):
+    """What a browser sends of the form with class ``choose``, and to where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action = ""
+        self.fields: dict[str, str] = {}
+        self._inside, self._select = False, ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        if tag == "form":
+            self._inside = known.get("class") == "choose"
+            self.action = known["action"] or "" if self._inside else self.action
+        elif not self._inside:
+            return
+        elif tag == "input" and (known.get("type") != "checkbox" or "checked" in known):
+            self.fields[known["name"] or ""] = known.get("value") or ""
+        elif tag == "select":
+            self._select = known["name"] or ""
+        elif tag == "option" and ("selected" in known or self._select not in self.fields):
+            self.fields[self._select] = known["value"] or ""
+
+
+def form(html: str) -> _Form:
+    read = _Form()
+    read.feed(html)
+    read.close()
+    return read
+
+
+def test_the_form_of_the_page_works_without_a_baseline(web: httpx.Client, finished: Finished):
+    """Filtered without one, with one, and with the one taken off again; sent as a browser sends it."""
+    first, second = two(finished)
+    html = page(web, f"/comparisons?runs={first},{second}&profile=modern")
+    for baseline, tested in (("", False), (str(first), True), ("", False)):
+        sent = form(html)
+        assert sent.fields["column"]
+        answer = web.get(sent.action, params={**sent.fields, "baseline": baseline, "filter": "50"}, headers=HTML)
+        assert answer.status_code == 200, answer.text
+        html = answer.text
+        assert (form(html).fields["baseline"], 'id="statistics"' in html) == (baseline, tested)
+        assert form(html).fields["filter"] == "50"
+    kept = web.post(f"/comparisons/freeze?runs={first},{second}&baseline=&column=dice", headers=HTML)
+    assert kept.status_code == 303
 
 
 def test_profiles_are_data(web: httpx.Client):

@@ -100,6 +100,11 @@ def test_from_the_form_to_the_pixels(url: str, browser: Browser) -> None:
     tab.select_option("select[name='baseline']", label="slow")
     tab.click("form.choose >> text=Show")
     assert "against slow" in tab.inner_text("#statistics")
+    for baseline in ("none", "slow"):  # unpinned, and pinned again
+        tab.select_option("select[name='baseline']", label=baseline)
+        tab.click("form.choose >> text=Show")
+        assert sorted(names(tab)) == ["fast", "slow"]
+        assert tab.locator("#statistics").count() == (baseline == "slow")
     tab.click("nav >> text=Modern")
     assert "against slow" in tab.inner_text("#statistics")
     state = tab.url
