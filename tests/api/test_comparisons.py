@@ -225,3 +225,14 @@ def test_neutral(cell: str, safe: str):
 @pytest.mark.parametrize(("value", "shown"), [(0.96337, "96.337"), (0.0, "0.000"), (1.0, "100.000"), (None, "")])
 def test_percent(value: float | None, shown: str):
     assert tables.percent(value) == shown
+
+
+def test_a_row_with_a_written_override_has_a_badge(web: httpx.Client, finished: Finished):
+    plain = finished(spec={"name": "a"})
+    split = {"id": "phantom", "split": {"override": "as in <the> study"}}
+    over = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}, "dataset": split})
+    badge = '<span class="tag override" title="as in &lt;the&gt; study">split override</span>'
+    made = web.post("/v1/comparisons/frozen", json={"runs": [plain, over]}).json()
+    for address in (f"/comparisons?runs={plain},{over}", made["address"]):
+        lines = re.findall(r"<tr.*?</tr>", page(web, address), re.DOTALL)
+        assert [f"/runs/{over}" in line for line in lines if badge in line] == [True]
