@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 Table = list[list[str]]
 
-ASIDE = ("tag", "flag", "arrow", "state", "hidden")
+ASIDE = ("tag", "flag", "arrow", "state", "hidden", "ids")
 """Classes of what stands beside a text on the page and is not part of it."""
 
 

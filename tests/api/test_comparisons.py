@@ -236,3 +236,20 @@ def test_a_row_with_a_written_override_has_a_badge(web: httpx.Client, finished: 
     for address in (f"/comparisons?runs={plain},{over}", made["address"]):
         lines = re.findall(r"<tr.*?</tr>", page(web, address), re.DOTALL)
         assert [f"/runs/{over}" in line for line in lines if badge in line] == [True]
+
+
+def test_rows_show_the_numbers_of_their_runs(web: httpx.Client, finished: Finished):
+    """Notes and warnings speak of them."""
+    trained = {"batch_size": 4, "epochs": 2}
+    for seed in (0, 1):
+        finished(spec={"name": "a", "training": {**trained, "seed": seed}})
+    finished(spec={"name": "", "model": {"filters": 3, "depth": 2}})
+    html = page(web, "/comparisons?runs=1,2,3")
+    names = re.findall(r'<th scope="row" class="name depth\d">(.*?)</th>', html)
+    assert [" ".join(re.sub(r"<[^>]+>", " ", name).split()) for name in names] == [
+        "a (mean of 2 seeds) runs 1, 2",
+        "a run 1",
+        "a run 2",
+        "run 3",
+    ]
+    assert '<a href="/runs/1">a</a> <span class="ids">run 1</span>' in names[1]

@@ -133,7 +133,7 @@ def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..
     second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.96, dice_tumor=0.03)
     html = page(web, f"/comparisons?runs={first}&runs={second}")
     lines = rows(html)
-    assert "a 2 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 1 2 of 2" in lines
+    assert "a run 1 2 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 1 2 of 2" in lines
     assert "The same in all rows: optimizer adam; batch size 4; image size 32; learning rate 0.001." in html
     assert lines.index(next(line for line in lines if line.startswith("a "))) < len(lines) - 1
     assert f"/v1/comparisons?runs={first},{second}&amp;format=csv" in html
@@ -145,7 +145,7 @@ def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..
     by_setting = rows(page(web, f"/comparisons?runs={second},{first}&sort=model.filters"))
     assert [line[:1] for line in by_setting[2:]] == ["a", "b"]
     alone = page(web, f"/comparisons?runs={first}")
-    assert "a 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 1 2 of 2" in rows(alone)
+    assert "a run 1 10.000 90.000 94.595 87.500 80.000 5.000 93.671 70.588 test 8 1 2 of 2" in rows(alone)
     assert "Parameters" not in rows(alone)[0]
 
 
