@@ -69,6 +69,7 @@ def _environment() -> Environment:
         in_unit=tables.in_unit,
         difference=tables.difference,
         counted=tables.counted,
+        taken_over=tables.taken_over,
         contrast=tables.contrast,
         remarks=tables.remarks,
         shared=tables.shared,

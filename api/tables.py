@@ -147,6 +147,14 @@ COUNTED = (
 )
 
 
+def taken_over(count: Count | None) -> str:
+    """``6, 1 empty, 1 failed``: what a score was taken over; ``8`` where it was all; empty where that is unknown."""
+    if count is None:
+        return ""
+    missing = {"empty": count.empty, "failed": count.failed}
+    return ", ".join([str(count.n), *(f"{number} {name}" for name, number in missing.items() if number)])
+
+
 def counted(count: Count | None) -> str:
     """``n = 2``, or ``n = 2, 1 failed``, where a score was taken over fewer than its row has; else empty."""
     if count is None or not (count.failed or (count.n and count.empty)):

@@ -263,6 +263,15 @@ def test_a_mean_over_fewer_than_its_row_says_so_in_every_form(
         assert [line.scores for line in one.lines] == [line.scores for line in shown.lines], form
     for form, notes in texts.items():
         assert notes.count(tables.COUNTED) == 1, form
+    header, *taken = counts_table(web.get(f"/comparisons?{query}", headers=HTML).text)
+    at = header.index("Lesion precision")
+    assert [(row[0], row[at]) for row in taken] == [
+        ("(no name) (mean of 3 seeds)", "2, 1 empty"),
+        *((f"run {run}", "8") for run in (1, 2)),
+        ("run 3", "0, 8 empty"),
+    ]
+    assert {row[header.index("Lesion-wise F1, IoU > 0")] for row in taken} == {"0, 3 failed", "0, 8 failed"}
+    assert [row[-3:] for row in taken] == [["8", "1", "1"]] * 4
     header, rows = told(web.get(f"/v1/comparisons?{query}&format=csv").text)
     of_precision = [tuple(row[f"Lesion precision {name}"] for name in ("n", "empty", "failed")) for row in rows]
     assert of_precision == [("2", "1", "0"), ("8", "0", "0"), ("8", "0", "0"), ("0", "8", "0")]
@@ -270,6 +279,13 @@ def test_a_mean_over_fewer_than_its_row_says_so_in_every_form(
     printed = liverseg("compare", "1", "2", "3", "--profile", "modern").output
     assert printed.count("85.714 ± 0.000 (n = 2)") == 1
     assert " ".join(printed.split()).partition(" The same as a page: ")[0].endswith(tables.COUNTED)
+
+
+def counts_table(html: str) -> list[list[str]]:
+    """What each score was taken over: a table in details, which keyboards and screen readers reach."""
+    _, _, rest = html.partition("<summary>What each score was taken over</summary>")
+    (table,) = exports.html(rest.partition("</details>")[0]).tables
+    return table
 
 
 def test_a_table_whose_scores_are_over_all_says_nothing_of_n(

@@ -101,8 +101,8 @@ def test_the_page_freezes_and_shows_a_badge(web: httpx.Client, pair: tuple[int, 
     assert [line for line in rows(again) if line.startswith("a ")] == [
         line for line in rows(frozen) if line.startswith("a ")
     ]
-    (before,) = [line for line in rows(frozen) if line.startswith("b ")]
-    (after,) = [line for line in rows(again) if line.startswith("b ")]
+    before, _taken_over = [line for line in rows(frozen) if line.startswith("b ")]
+    after, _taken_over = [line for line in rows(again) if line.startswith("b ")]
     assert after == before.replace(f"b run {second} ", f"b run {second} deleted ", 1)
     assert f'href="/runs/{second}"' not in again
     assert web.get("/c/zzzzzzzz", headers=HTML).status_code == 404
