@@ -6,18 +6,20 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
 
 from api import order, render
 from api.callers import Asking, Project, caller_of
-from api.parameters import LARGEST_ID, Runs, SomeExperiment
+from api.parameters import LARGEST_ID, Runs, SomeExperiment, run_ids
 from api.routes import frozen
 from api.routes.comparisons import Asked, Filter, Level, Profile, Tables, TestedColumn, choose
+from api.routes.matrices import MOST_RUNS
 from api.tables import apart, named
-from store import printed
+from store import matrix, printed
 from store.comparison import OVERVIEW
 from store.database import snapshot, transaction
 from store.measure import Measure
-from store.rows import Column, Comparison
+from store.rows import Column, Comparison, Row
 from store.words import told_apart
 
 router = APIRouter(include_in_schema=False)
@@ -46,6 +48,7 @@ def comparison_page(
     with snapshot() as session:
         found = choose(session, project, asked)
         known = [table.name for table in printed.listed(session, project)]
+        no_images = _no_images(session, asked, found)
     sort = sort if sort in order.sortable(found) else ""  # a link may be older than what it leads to
     found = order.ordered(order.filtered(every := found, filter), sort, descending)
     return render.page(
@@ -62,6 +65,8 @@ def comparison_page(
         tested=found.statistics.column if found.statistics else Measure.of(profile, level or None).column(None),
         asked=asked,
         link=_links(asked, sort, descending, filter),
+        no_images=no_images,
+        behind=_behind(asked, found) if not no_images else lambda *_: "",
         sort=sort,
         descending=descending,
         frozen=None,
@@ -103,6 +108,7 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
         best=_best(found),
         frozen=about,
         asked=about.asked,
+        behind=lambda *_: "",
         today=_links(_again(about.asked))(),
         words="",
         sort="",
@@ -157,6 +163,38 @@ def _links(asked: Asked, sort: str = "", descending: bool = False, words: str = 
         return urlencode(kept, doseq=True, safe=",")
 
     return link
+
+
+def _no_images(session: Session, asked: Asked, found: Comparison) -> str:
+    """Why these runs have no page of images by runs; empty where they have one."""
+    runs = [run for row in found.rows if row.what == "run" for run in row.runs]
+    if len(run_ids(asked.runs) if asked.runs else runs) > MOST_RUNS:
+        return f"for {MOST_RUNS} runs at most; compare fewer"
+    if not matrix.of_same_images(session, runs):
+        return "for runs of the same images; these are of several data sets"
+    return ""
+
+
+def _behind(asked: Asked, found: Comparison) -> Callable[..., str]:
+    """A function to the address of the images by runs: behind a run's score, or behind all where none is given.
+
+    A run's worst images come first: those most behind the baseline, or without one those with the lowest values.
+    Empty where the page has no such score.
+    """
+    same = matrix.SAME.get(found.profile, {})
+    tested = same.get(found.statistics.column, "") if found.statistics else ""
+    left_out = dict.fromkeys(("profile", "level", "tables", "sort", "descending", "filter"), "")
+    base = f"/comparisons/images?{_links(asked)(**left_out, column='')}"  # once: there may be thousands of scores
+
+    def address(row: Row | None = None, column: str = "") -> str:
+        if row is None:
+            return f"{base}&column={tested}" if tested else base
+        if row.run is None or column not in same:
+            return ""
+        order = "" if asked.baseline not in (None, row.run) else "&sort=value"
+        return f"{base}&column={same[column]}{order}&of={row.run}"
+
+    return address
 
 
 def _baselines(found: Comparison) -> list[tuple[list[int], str]]:

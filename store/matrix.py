@@ -28,6 +28,17 @@ COLUMNS = {
 }
 """Column -> what it is over the images of a row: pooled counts at native size, or the mean of the study's own."""
 
+_STUDYS = {key: key for key in ("dice", "dice_liver", "dice_tumor")}
+
+SAME = {
+    "overview": {**_STUDYS, "pooled_liver_dice": "liver_dice", "pooled_lesion_dice": "lesion_dice"},
+    "modern": {key: key for key in RATIOS},
+    "paper-2019": _STUDYS,
+    "paper-2019-fig4": {"dice": "dice"},
+    "nnunet": {"Dice_2": "lesion_dice"},
+}
+"""Profile -> its columns that can be seen image by image -> key of :data:`COLUMNS` with the same formula."""
+
 
 def columns() -> "dict[str, Column]":
     """The columns with their names and formulas: of profile ``modern``, or of the study's."""
@@ -144,12 +155,15 @@ def _runs(session: Session, project_id: int, wanted: Sequence[int]) -> list[Run]
         run.id: run for run in session.scalars(select(Run).where(Run.project_id == project_id, Run.id.in_(wanted)))
     }
     runs = [known[one] for one in dict.fromkeys(wanted) if one in known]
-    contents = set(
-        session.scalars(select(Dataset.content_hash).where(Dataset.id.in_({run.dataset_id for run in runs})))
-    )
-    if len(contents) > 1:
+    if not of_same_images(session, [run.id for run in runs]):
         raise InputError("runs", "are of data sets with other images; compare those of one", [run.id for run in runs])
     return runs
+
+
+def of_same_images(session: Session, run_ids: Sequence[int]) -> bool:
+    """Whether the runs are of one data set or of several with the same slices, so that they have a matrix."""
+    contents = select(Dataset.content_hash).join(Run, Run.dataset_id == Dataset.id).where(Run.id.in_(run_ids))
+    return len(session.scalars(contents.distinct()).all()) < 2
 
 
 def _among(runs: Sequence[Run], name: str, wanted: int | None) -> int:

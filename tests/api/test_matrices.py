@@ -4,11 +4,14 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests import factories
 from tests.api import exports
+from tests.api.test_pages import page
 
 HTML = {"accept": "text/html"}
 SEED = {"seed": 1, "batch_size": 4, "epochs": 2}
@@ -99,3 +102,72 @@ def test_runs_without_scores_show_an_empty_page(web: httpx.Client, submit: Calla
 def test_what_cannot_be_is_said(web: httpx.Client, runs: list[int], query: str, status: int, where: str):
     answer = web.get(f"/v1/comparisons/images?{query}")
     assert (answer.status_code, answer.json()["errors"][0]["path"]) == (status, where)
+
+
+def behind(html: str, score: str) -> list[str]:
+    """Where the cells of a comparison with this score lead."""
+    return [found.replace("&amp;", "&") for found in re.findall(rf'<td [^>]*><a href="([^"]+)">{score}</a>', html)]
+
+
+@pytest.mark.parametrize(
+    ("query", "score", "columns", "order"),
+    [
+        # Lesions are all the liver there is: its scores are 1 and 0 too. The study's own of every slice: 0.9.
+        ("", "0.000", ["liver_dice", "lesion_dice"], "&sort=value&of=2"),
+        ("&baseline=1", "0.000", ["liver_dice", "lesion_dice"], "&of=2"),
+        ("&baseline=1", "100.000", ["liver_dice", "lesion_dice"], "&sort=value&of=1"),
+        ("&profile=paper-2019&baseline=2", "90.000", ["dice"], "&of=1"),
+        (
+            "&profile=modern&level=scan&baseline=1&column=liver_iou&sort=name&filter=b",
+            "0.000",
+            ["liver_dice", "lesion_dice", "lesion_recall"],
+            "&of=2",
+        ),
+        ("&profile=nnunet&baseline=2", "100.000", ["lesion_dice"], "&of=1"),
+    ],
+)
+def test_a_score_leads_to_the_images_behind_it(
+    web: httpx.Client, runs: list[int], query: str, score: str, columns: list[str], order: str
+):
+    """Two clicks to the pixels: the run's worst images first, in the same score."""
+    links = [link for link in behind(page(web, f"/comparisons?runs=1,2{query}"), score) if link.endswith(order)]
+    base = re.search("&baseline=.", query)
+    assert links == [
+        f"/comparisons/images?runs=1,2{base[0] if base else ''}&column={column}{order}" for column in columns
+    ]
+    for link in links:
+        assert re.search(r'<td [^>]*><a href="/comparisons/images/\w+/\d+_\d+\?', page(web, link))
+
+
+@pytest.mark.parametrize(
+    ("query", "rest"),
+    [
+        ("&column=lesion_recall", ""),
+        ("&profile=modern&baseline=1&column=lesion_recall", "&baseline=1&column=lesion_recall"),
+        ("&profile=modern&baseline=1&column=liver_iou", "&baseline=1"),
+    ],
+)
+def test_image_by_image_keeps_the_tested_score(web: httpx.Client, runs: list[int], query: str, rest: str):
+    links = exports.html(page(web, f"/comparisons?runs=1,2{query}")).links
+    assert links["Image by image"] == f"/comparisons/images?runs=1,2{rest}"
+
+
+def test_images_are_not_offered_for_too_many_runs(web: httpx.Client, submit: Callable[..., list[int]]):
+    submit(seeds=201)
+    html = page(web, "/comparisons?experiment=1")
+    assert "Image by image: for 200 runs at most; compare fewer" in html
+    assert "Image by image" not in exports.html(html).links
+    runs = ",".join(map(str, range(1, 201)))
+    assert web.get(exports.html(page(web, f"/comparisons?runs={runs}")).links["Image by image"]).status_code == 200
+
+
+def test_images_are_not_offered_for_runs_of_other_images(
+    web: httpx.Client, finished: Callable[..., int], tmp_path: Path
+):
+    first = finished()
+    other = factories.tiny_archive(tmp_path, seed=1)
+    assert web.post("/v1/datasets?name=other", content=other.read_bytes()).status_code == 201
+    second = finished(spec={"dataset": {"id": "other"}})
+    html = page(web, f"/comparisons?runs={first},{second}")
+    assert "Image by image: for runs of the same images; these are of several data sets" in html
+    assert "/comparisons/images" not in html

@@ -137,9 +137,9 @@ def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..
     assert "The same in all rows: optimizer adam; batch size 4; image size 32; learning rate 0.001." in html
     assert lines.index(next(line for line in lines if line.startswith("a "))) < len(lines) - 1
     assert f"/v1/comparisons?runs={first},{second}&amp;format=csv" in html
-    assert re.search(r'class="number finest"[^>]*>96\.000', html)
-    assert not re.search(r'class="number finest"[^>]*>90\.000', html)
-    assert not re.search(r'finest"[^>]*>[35]\.000', html)  # what a perfect prediction scores low in has no best
+    assert re.search(r'class="number finest"><a [^>]*>96\.000', html)
+    assert not re.search(r'class="number finest"><a [^>]*>90\.000', html)
+    assert not re.search(r'finest"><a [^>]*>[35]\.000', html)  # what a perfect prediction scores low in has no best
     ordered = rows(page(web, f"/comparisons?runs={first},{second}&sort=dice&descending=true"))
     assert [line[:1] for line in ordered[2:4]] == ["b", "a"]
     by_setting = rows(page(web, f"/comparisons?runs={second},{first}&sort=model.filters"))
@@ -174,8 +174,8 @@ def test_a_seed_is_never_the_best(web: httpx.Client, finished: Callable[..., int
         finished(spec={"name": "seeds", "training": {"batch_size": 4, "epochs": 2, "seed": seed}}, dice=dice)
     finished(spec={"name": "other", "model": {"filters": 3, "depth": 2}}, dice=0.86)
     html = page(web, "/comparisons?runs=1,2,3")
-    assert re.search(r'finest"[^>]*>86\.000', html)  # mean of the seeds: 84.5
-    assert not re.search(r'finest"[^>]*>99\.000', html)
+    assert re.search(r'finest"><a [^>]*>86\.000', html)  # mean of the seeds: 84.5
+    assert not re.search(r'finest">(?:<a [^>]*>)?99\.000', html)
     assert "seeds (mean of 2 seeds)" in html
     ordered = [line.split()[0] for line in rows(page(web, "/comparisons?runs=1,2,3&sort=dice&descending=true"))[2:6]]
     assert ordered == ["other", "seeds", "seeds", "seeds"]
