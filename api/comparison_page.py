@@ -1,6 +1,7 @@
 """The comparison as a page: its address is its whole state, and it works without scripts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -12,7 +13,7 @@ from api import order, render
 from api.callers import Asking, Project, caller_of
 from api.parameters import LARGEST_ID, Runs, SomeExperiment, run_ids
 from api.routes import frozen
-from api.routes.comparisons import Asked, Filter, Level, Profile, Tables, TestedColumn, choose
+from api.routes.comparisons import Asked, Filter, Level, Profile, Sort, Tables, TestedColumn, choose
 from api.routes.matrices import MOST_RUNS
 from api.tables import apart, named
 from store import matrix, printed
@@ -44,13 +45,14 @@ def comparison_page(
     filter: Filter = "",  # noqa: A002
 ) -> Response:
     """Table 6 as a page."""
-    asked = _asked(runs, experiment, profile, level, baseline or None, tables, column)
+    asked = _asked(runs, experiment, profile, level, baseline or None, tables, column, sort, descending, filter)
     with snapshot() as session:
         found = choose(session, project, asked)
         known = [table.name for table in printed.listed(session, project)]
         no_images = _no_images(session, asked, found)
-    sort = sort if sort in order.sortable(found) else ""  # a link may be older than what it leads to
-    found = order.ordered(order.filtered(every := found, filter), sort, descending)
+    if sort not in order.sortable(found):
+        asked = replace(asked, sort="")  # a link may be older than what it leads to
+    found = asked.arranged(every := found)
     return render.page(
         request,
         "comparison.html",
@@ -64,10 +66,10 @@ def comparison_page(
         tables=known,
         tested=found.statistics.column if found.statistics else Measure.of(profile, level or None).column(None),
         asked=asked,
-        link=_links(asked, sort, descending, filter),
+        link=_links(asked),
         no_images=no_images,
         behind=_behind(asked, found) if not no_images else lambda *_: "",
-        sort=sort,
+        sort=asked.sort,
         descending=descending,
         frozen=None,
         may_freeze=caller_of(request).may_write,
@@ -84,9 +86,12 @@ def freeze(
     baseline: SomeBaseline = None,
     tables: Tables = None,
     column: TestedColumn = "",
+    sort: Sort = "",
+    descending: bool = False,
+    filter: Filter = "",  # noqa: A002
 ) -> Response:
     """The page's button; the guard has checked where the request comes from."""
-    asked = _asked(runs, experiment, profile, level, baseline or None, tables, column)
+    asked = _asked(runs, experiment, profile, level, baseline or None, tables, column, sort, descending, filter)
     with transaction() as session:
         made = frozen.freeze(session, caller, asked)
     return RedirectResponse(f"/c/{made.key}", status_code=303)
@@ -98,7 +103,7 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
     with transaction() as session:
         kept = frozen.known_frozen(session, project, key)
         about = frozen.FrozenAbout.of(session, kept)
-    found = Comparison.model_validate_json(kept.result)
+    found, again = Comparison.model_validate_json(kept.result), _again(about.asked)
     return render.page(
         request,
         "comparison.html",
@@ -109,10 +114,10 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
         frozen=about,
         asked=about.asked,
         behind=lambda *_: "",
-        today=_links(_again(about.asked))(),
-        words="",
-        sort="",
-        descending=False,
+        today=_links(again)(),
+        words=again.filter,
+        sort=again.sort,
+        descending=again.descending,
     )
 
 
@@ -124,17 +129,22 @@ def _asked(
     baseline: int | None,
     tables: list[str] | None,
     column: str,
+    sort: str,
+    descending: bool,
+    words: str,
 ) -> Asked:
     """What the page is asked for. Its form always sends the tested column, which says nothing without a baseline."""
     tested = "" if baseline is None else column
-    return Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), tested)
+    return Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), tested, sort, descending, words)
 
 
 def _again(kept: dict[str, Any]) -> Asked:
     """What was asked for when a comparison was frozen."""
     runs = None if kept["runs"] is None else [str(run) for run in kept["runs"]]
     chosen = (kept["profile"], kept["level"], kept["baseline"], tuple(kept["tables"]), kept["column"] or "")
-    return Asked(runs, kept["experiment"], *chosen)
+    # Comparisons frozen before these were kept were never sorted.
+    shown = (kept.get("sort", ""), kept.get("descending", False), kept.get("filter", ""))
+    return Asked(runs, kept["experiment"], *chosen, *shown)
 
 
 def _profiles() -> dict[str, Any]:
@@ -143,7 +153,7 @@ def _profiles() -> dict[str, Any]:
     return dict(PROFILES)
 
 
-def _links(asked: Asked, sort: str = "", descending: bool = False, words: str = "") -> Callable[..., str]:
+def _links(asked: Asked) -> Callable[..., str]:
     """A function from what changes to the query of the page that shows it; an empty value leaves a name out."""
     state: dict[str, Any] = {
         "runs": ",".join(asked.runs or []),
@@ -153,9 +163,9 @@ def _links(asked: Asked, sort: str = "", descending: bool = False, words: str = 
         "baseline": asked.baseline,
         "column": asked.column,
         "tables": asked.tables,
-        "sort": sort,
-        "descending": "true" if descending else "",
-        "filter": words,
+        "sort": asked.sort,
+        "descending": "true" if asked.descending else "",
+        "filter": asked.filter,
     }
 
     def link(**changes: Any) -> str:

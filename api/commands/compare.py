@@ -58,9 +58,6 @@ def compare(
     """
     if bool(run) == (experiment is not None):
         raise click.UsageError("Give RUN... or --experiment, one of them.")
-    arrangement = {name: asked.pop(name) for name in ("sort", "descending", "filter")}
-    if freeze and any(arrangement.values()):
-        raise click.UsageError("A frozen comparison keeps every row as compared: no --sort, --filter with --freeze.")
     form = "json" if as_json else form
     with connect() as client:
         if freeze:
@@ -69,10 +66,10 @@ def compare(
             _show_frozen(client, kept["key"], form)
             return
         wanted = "json" if form == "table" else form
-        found = client.compare(list(run) or None, experiment=experiment, format=wanted, **arrangement, **asked)
+        found = client.compare(list(run) or None, experiment=experiment, format=wanted, **asked)
     if form == "table":
         print_comparison(found)
-        click.echo(f"\nThe same as a page: {client.url}/comparisons?{_query(run, experiment, asked | arrangement)}")
+        click.echo(f"\nThe same as a page: {client.url}/comparisons?{_query(run, experiment, asked)}")
     elif form == "json":
         print_json(found)
     else:

@@ -63,6 +63,13 @@ class Asked:
     baseline: int | None = None
     tables: tuple[str, ...] = ()
     column: str = ""
+    sort: str = ""
+    descending: bool = False
+    filter: str = ""
+
+    def arranged(self, found: Comparison) -> Comparison:
+        """What was found with the rows asked for, in the order asked for."""
+        return ordered(filtered(found, self.filter), self.sort, self.descending)
 
 
 @router.get("/comparisons", response_model=Comparison, responses=answers(*(one[0] for one in TEXTS.values())))
@@ -84,9 +91,9 @@ def read(
 
     Scores are fractions in JSON and percent in csv, md and latex.
     """
-    asked = Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), column)
+    asked = Asked(runs, experiment, profile, level, baseline, tuple(tables or ()), column, sort, descending, filter)
     with snapshot() as session:
-        found = ordered(filtered(choose(session, project, asked), filter), sort, descending)
+        found = asked.arranged(choose(session, project, asked))
     return as_json(found) if format == "json" else as_text(found, format)
 
 
@@ -106,7 +113,7 @@ def profiles() -> ProfileList:
 
 
 def choose(session: Session, project: int, asked: Asked, *, hold: bool = False) -> Comparison:
-    """The comparison that was asked for; runs that were deleted are left out, with a warning each.
+    """Every row of the comparison asked for; runs that were deleted are left out, with a warning each.
 
     Args:
         session: an open session.

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlalchemy.orm import Session
 
 from api.bodies import answers, as_json
@@ -27,6 +27,7 @@ router = APIRouter(prefix="/v1/comparisons/frozen", tags=["comparisons"])
 
 Key = Annotated[str, Path(pattern=frozen.KEY, description="of a frozen comparison")]
 Word = Annotated[str, Field(max_length=100, strict=True, pattern=r"^[^\x00]*$")]
+Words = Annotated[str, Field(max_length=200, strict=True, pattern=r"^[^\x00]*$")]
 
 
 class FreezeBody(BaseModel):
@@ -41,6 +42,9 @@ class FreezeBody(BaseModel):
     baseline: Id | None = None
     tables: list[Word] = Field([], max_length=20)
     column: Word = ""
+    sort: Words = ""
+    descending: StrictBool = False
+    filter: Words = ""
 
 
 class FrozenAbout(BaseModel):
@@ -84,8 +88,9 @@ def create(caller: Asking, body: FreezeBody) -> FrozenOut:
     """Freeze a comparison as it is now; nothing changes or removes it afterwards."""
     runs = None if body.runs is None else [",".join(map(str, body.runs))]
     chosen = (body.profile, body.level, body.baseline, tuple(body.tables), body.column)
+    shown = (body.sort, body.descending, body.filter)
     with transaction() as session:
-        return told(session, freeze(session, caller, Asked(runs, body.experiment, *chosen)))
+        return told(session, freeze(session, caller, Asked(runs, body.experiment, *chosen, *shown)))
 
 
 @router.get("")
@@ -115,7 +120,7 @@ def result(project: Project, key: Key, format: Format = "json") -> Response:  # 
 
 def freeze(session: Session, caller: Caller, asked: Asked) -> FrozenComparison:
     """Freeze what was asked for."""
-    found = choose(session, caller.project, asked, hold=True)
+    found = asked.arranged(choose(session, caller.project, asked, hold=True))
     query = {
         "runs": None if asked.runs is None else [int(run) for one in asked.runs for run in one.split(",")],
         "experiment": asked.experiment,
@@ -124,6 +129,9 @@ def freeze(session: Session, caller: Caller, asked: Asked) -> FrozenComparison:
         "baseline": asked.baseline,
         "tables": list(asked.tables),
         "column": found.statistics.column if found.statistics else None,
+        "sort": asked.sort,
+        "descending": asked.descending,
+        "filter": asked.filter,
     }
     text = bytes(as_json(found).body).decode()
     return frozen.freeze(session, caller.project, query, found, text, caller.actor)

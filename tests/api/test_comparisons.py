@@ -246,7 +246,7 @@ def test_rows_show_the_numbers_of_their_runs(web: httpx.Client, finished: Finish
     finished(spec={"name": "", "model": {"filters": 3, "depth": 2}})
     html = page(web, "/comparisons?runs=1,2,3")
     names = re.findall(r'<th scope="row" class="name depth\d">(.*?)</th>', html)
-    assert [" ".join(re.sub(r"<[^>]+>", " ", name).split()) for name in names] == [
+    assert [" ".join(re.sub(r"<[^>]+>", " ", name).split()) for name in names[:4]] == [
         "a (mean of 2 seeds) runs 1, 2",
         "a run 1",
         "a run 2",

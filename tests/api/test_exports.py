@@ -102,10 +102,10 @@ def test_every_number_is_the_same_in_every_form(web: httpx.Client, compared: str
     shown, found, _ = read(web, f"/comparisons?{compared}{more}")
     check(shown, found)
     assert len(shown.lines) == (9 if "profile" not in more else 8)  # the printed table has no column of the others
-    unsorted = f"{compared}{more.partition('&sort')[0]}"
-    frozen = web.post(f"/comparisons/freeze?{unsorted}").headers["location"]
+    frozen = web.post(f"/comparisons/freeze?{compared}{more}").headers["location"]
     kept, forms, _ = read(web, frozen)
     check(kept, forms)
+    assert kept == shown
     today = exports.html(web.get(frozen, headers=HTML).text).links["The same today"]
     assert exports.page(web.get(today, headers=HTML).text)[0] == kept
 

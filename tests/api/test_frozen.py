@@ -1,7 +1,10 @@
 """Frozen comparisons: the numbers stay, byte for byte, whatever becomes of the runs."""
 
 import csv
+import re
 from collections.abc import Callable
+from html import unescape
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -24,7 +27,8 @@ def test_a_frozen_comparison_outlives_its_runs(web: httpx.Client, pair: tuple[in
     live = web.get("/v1/comparisons", params={**asked, "runs": f"{first},{second}"})
     kept = web.post("/v1/comparisons/frozen", json=asked).json()
     address = f"/v1/comparisons/frozen/{kept['key']}"
-    assert kept["asked"] == {**asked, "experiment": None, "tables": [], "column": "lesion_dice"}
+    unsorted = {"sort": "", "descending": False, "filter": ""}
+    assert kept["asked"] == {**asked, "experiment": None, "tables": [], "column": "lesion_dice", **unsorted}
     assert (kept["comparison"], kept["deleted"], kept["address"]) == (live.json(), [], f"/c/{kept['key']}")
     before = {form: web.get(f"{address}/result?format={form}").content for form in ("json", "csv", "md", "latex")}
     assert before["json"] == live.content
@@ -120,3 +124,30 @@ def test_commands_freeze_list_and_show(liverseg: Command, web: httpx.Client, pai
     assert f"{first}, {second} (deleted)" in liverseg("frozen").stdout
     assert liverseg("frozen", key, "--format", "csv").stdout.count("\n") == 3
     liverseg("frozen", "zzzzzzzz", code=2)
+
+
+def test_order_and_filter_are_frozen_too(liverseg: Command, web: httpx.Client, pair: tuple[int, int]):
+    """By the page, over HTTP and by command: what is kept is the table as it was shown."""
+    first, second = pair
+    shown = {"runs": f"{first},{second}", "sort": "dice", "descending": "true", "filter": "filters=2"}
+    for more in ({}, {"filter": ""}):
+        html = page(web, f"/comparisons?{urlencode(shown | more)}")
+        action = unescape(re.search(r'action="(/comparisons/freeze[^"]+)"', html)[1])
+        answer = web.post(action)
+        assert answer.status_code == 303
+        kept = web.get(f"/v1/comparisons/frozen/{answer.headers['location'].removeprefix('/c/')}").json()
+        assert kept["comparison"] == web.get("/v1/comparisons", params=shown | more).json()
+        assert kept["runs"] == ([first, second] if more else [first])
+        frozen = page(web, kept["address"])
+        assert re.search(r'aria-sort="descending">Dice Coef. \[%\]<span class="arrow"', frozen)
+        today = unescape(re.search(r'href="(/comparisons\?[^"]+)">The same today', frozen)[1])
+        assert rows(page(web, today)) == rows(html)
+    body = shown | {"runs": list(pair), "descending": True}
+    asked = web.post("/v1/comparisons/frozen", json=body).json()["asked"]
+    assert {name: asked[name] for name in ("sort", "descending", "filter")} == {
+        name: body[name] for name in ("sort", "descending", "filter")
+    }
+    assert web.post("/v1/comparisons/frozen", json=body | {"sort": "nothing"}).status_code == 422
+    told = liverseg("compare", *pair, "--freeze", "--sort", "dice", "--descending", "--format", "csv").stdout
+    exported = web.get("/v1/comparisons", params=shown | {"filter": "", "format": "csv"}).text
+    assert told.splitlines() == exported.splitlines()
