@@ -58,9 +58,12 @@ def _parameters(comparison: Comparison) -> str:
 
 
 def _scores(comparison: Comparison) -> str:
-    header = ["Name", *map(tables.heading, comparison.columns)]
+    header = ["Name", *map(tables.heading, comparison.columns), "Part", "Slices", "Subjects", "Best epoch"]
     groups = [
-        [[tables.named(row), *(tables.score(row, column) for column in comparison.columns)] for row in rows]
+        [
+            [tables.named(row), *(tables.score(row, one) for one in comparison.columns), *tables.scored_on(row)]
+            for row in rows
+        ]
         for rows in (comparison.rows, comparison.references, comparison.printed)
     ]
     return _tabular(f"Scores, profile {comparison.profile}, level {comparison.level}", header, groups)

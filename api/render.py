@@ -70,6 +70,7 @@ def _environment() -> Environment:
         difference=tables.difference,
         counted=tables.counted,
         taken_over=tables.taken_over,
+        epochs=tables.epochs,
         contrast=tables.contrast,
         remarks=tables.remarks,
         shared=tables.shared,

@@ -162,6 +162,17 @@ def counted(count: Count | None) -> str:
     return f"n = {count.n}" + (f", {count.failed} failed" if count.failed else "")
 
 
+def epochs(row: Row) -> str:
+    """``3 of 5``: the best epoch of those trained; empty where nothing was trained."""
+    return f"{row.best_epoch or '–'} of {row.epochs}" if row.epochs else ""  # noqa: RUF001 - as for every unknown
+
+
+def scored_on(row: Row) -> list[str]:
+    """Part, slices, subjects and best epoch, as the page shows them; empty where there is nothing."""
+    slices = f"{row.slices:,}" if row.slices else ""
+    return [row.part or "", slices, str(row.subjects or ""), epochs(row)]
+
+
 def differing(paths: Sequence[str], runs: Sequence[Settings], printed: Sequence[Settings]) -> list[str]:
     """Those of ``paths`` in which runs or printed rows differ; printed rows may lack settings."""
 
@@ -212,9 +223,9 @@ def to_csv(comparison: Comparison) -> str:
     counting = _counting(comparison)
     told = [_told(comparison, row) for row in lines(comparison)]
     known = [name for name in TOLD if any(cells[name] for cells in told)]
-    writer.writerow(map(neutral, [*_header(comparison, aside, counting), *known]))
+    writer.writerow(map(neutral, [*_header(comparison, aside, counting), "profile", "level", *known]))
     for row, cells in zip(lines(comparison), told, strict=True):
-        more = [cells[name] for name in known]
+        more = [comparison.profile, comparison.level, *(cells[name] for name in known)]
         writer.writerow(map(neutral, [*_cells(comparison, row, aside, counting), *more]))
     return out.getvalue()
 
@@ -224,7 +235,8 @@ def to_markdown(comparison: Comparison) -> str:
     header = [*FACTS, *comparison.parameters, *map(heading, comparison.columns)]
     body = [_printed(comparison, row) for row in lines(comparison)]
     below = [*(f"**{_plain(warning)}**" for warning in comparison.warnings), *map(paragraph, remarks(comparison))]
-    return "\n\n".join([_table(header, body), *_statistics(comparison), *below]) + "\n"
+    under = paragraph(f"Scores under profile {comparison.profile}, level {comparison.level}.")
+    return "\n\n".join([_table(header, body), under, *_statistics(comparison), *below]) + "\n"
 
 
 def contrast(one: Contrast, unit: str) -> list[str]:

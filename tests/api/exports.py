@@ -250,14 +250,16 @@ def from_latex(text: str) -> tuple[Shown, list[str]]:
     lines = []
     for row in scores[1:]:
         known = settings.pop(0)[1:] if settings and settings[0][0] == row[0] else None
-        lines.append(Line(row[0], row[1:], known))
+        part, slices, subjects, epochs = row[-4:]
+        best, _, last = epochs.partition(" of ")
+        lines.append(Line(row[0], row[1:-4], known, part, slices.replace(",", ""), subjects, (_dash(best), last)))
     assert settings == []
     below = [
         _unescaped(one) for one in re.findall(r"^\{\\footnotesize\\raggedright (.*)\\par\}$", text, re.MULTILINE)
     ]
     tested = [row for table in tests for row in table[1:]]
     names = [name.lower() for name in parameters[0][1:]]
-    shown = Shown(scores[0][1:], lines, names, {}, tested, _differences(below))
+    shown = Shown(scores[0][1:-4], lines, names, {}, tested, _differences(below))
     return shown, below
 
 

@@ -66,10 +66,11 @@ def test_latex_has_both_tables_with_everything_escaped(web: httpx.Client, finish
     assert r"a\_1 & adam & 4 & 32 & 2 & 0.001 \\" in lines
     scores = ("10.000", "90.000", "94.595", "87.500", "80.000", "5.000", "93.671", "70.588")
     equal = " & ".join(f"{score} (0.000)" for score in scores)  # both predict the same
-    assert rf"50 \% \& \{{more\}} & {equal} \\" in lines
-    assert rf"a\_1 & {' & '.join(scores)} \\" in lines
+    assert rf"50 \% \& \{{more\}} & {equal} & test & 8 & 1 & 2 of 2 \\" in lines
+    assert rf"a\_1 & {' & '.join(scores)} & test & 8 & 1 & 2 of 2 \\" in lines
+    assert r"Lesion Dice, pooled [\%] & Part & Slices & Subjects & Best epoch \\" in answer.text
     assert r"Name & Loss [\%] & Dice Coef. [\%] & Precision [\%]" in answer.text
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrrrrrrrr}"):
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrrrrrrrrrrrr}"):
         assert rule in lines
     assert r"\caption{Lesion Dice, pooled [\%] by subject against a\_1}" in lines
     assert answer.text.count(r"\begin{table}") == answer.text.count(r"\end{table}") == 3

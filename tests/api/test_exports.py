@@ -63,12 +63,15 @@ def read(web: httpx.Client, address: str) -> tuple[Shown, dict[str, Shown], dict
     return shown, found | {"md": markdown, "latex": latex}, {"page": rest.notes, "md": below, "latex": notes}
 
 
+FACTS = ("part", "slices", "subjects", "epochs")
+
+
 def check(shown: Shown, found: dict[str, Shown]) -> None:
     for form, one in found.items():
         assert one.headings == shown.headings, form
         assert [line.scores for line in one.lines] == [line.scores for line in shown.lines], form
         for told, line in zip(one.lines, shown.lines, strict=True):
-            for name in ("part", "slices", "subjects", "epochs"):
+            for name in FACTS:
                 value = getattr(told, name)
                 assert value is None or value == getattr(line, name), (form, line.name, name)
             # The page says once what no row differs in; references and printed rows have few settings.
@@ -80,18 +83,10 @@ def check(shown: Shown, found: dict[str, Shown]) -> None:
         assert one.statistics, form
         assert [row[1:] for row in one.statistics] == [row[1:] for row in shown.statistics], form
         assert form == "csv" or one.pairs == shown.pairs, form
-    # What a form leaves out is listed here, so that it does not come to leave out more.
-    for form, left_out in {
-        "csv": set(),
-        "json": set(),
-        "md": set(),
-        "latex": {"part", "slices", "subjects", "epochs"},
-    }.items():
-        for line in found[form].lines[:7]:
-            silent = {
-                name for name in ("settings", "part", "slices", "subjects", "epochs") if getattr(line, name) is None
-            }
-            assert silent == left_out, (form, line.name)
+    for form, one in found.items():
+        for line in one.lines[:7]:
+            left_out = [name for name in (*FACTS, "settings") if getattr(line, name) is None]
+            assert left_out == [], (form, line.name)
 
 
 QUERIES = ["", "&profile=modern&level=subject", "&profile=nnunet&level=slice", "&sort=dice&descending=true"]
@@ -175,6 +170,18 @@ def test_only_rows_with_all_words_are_shown_and_exported(web: httpx.Client, comp
     assert len(exports.page(web.get(f"/comparisons?{no_baseline}&filter=waits", headers=HTML).text)[0].lines) == 3
 
 
+def test_every_form_names_profile_and_level(web: httpx.Client, compared: str):
+    query = f"/v1/comparisons?{compared}&profile=modern&level=subject"
+    header, rows = told(web.get(f"{query}&format=csv").text)
+    assert {(row["profile"], row["level"]) for row in rows} == {("modern", "subject")}
+    assert header[header.index("profile") :] == ["profile", "level", "collapsed", "warnings"]
+    _, paragraphs = exports.from_markdown(web.get(f"{query}&format=md").text)
+    assert paragraphs[0] == "Scores under profile modern, level subject."
+    assert r"\caption{Scores, profile modern, level subject}" in web.get(f"{query}&format=latex").text
+    found = web.get(query).json()
+    assert (found["profile"], found["level"]) == ("modern", "subject")
+
+
 @pytest.mark.parametrize(
     "name", ["# a", "- a", "1. a", "+ a", "> a", "=a", "---", "12) a", "_a_ _", "a_b", "&lt;", "R&D;"]
 )
@@ -193,7 +200,8 @@ def test_names_and_notes_are_read_back_as_they_are(web: httpx.Client, compared: 
     notes = [text for text in texts["page"] if not text.startswith("Bold: ")]
     assert len(notes) > 5
     for form in ("md", "latex"):
-        own = ("difference by subject: ", " by subject against ")  # in details and a heading on the page
+        # In details and headings on the page.
+        own = ("difference by subject: ", " by subject against ", "Scores under profile ")
         assert sorted(text for text in texts[form] if not any(word in text for word in own)) == sorted(notes), form
 
 
