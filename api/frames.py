@@ -150,7 +150,8 @@ def matrix(client: Client, of: Iterable[int], column: str = "lesion_dice") -> pd
     """One score of every evaluated image (rows) under every run (columns, called by their ids): 0..1, float64.
 
     Indexed by ``part``, ``subject``, ``scan`` and ``slice``, in this order; NaN where nothing can be said.
-    ``attrs["overrides"]``: the written overrides of splits, with the runs that each touches.
+    ``attrs["overrides"]``: the written overrides of splits, with the runs that each touches; ``attrs["warnings"]``:
+    which runs are left out since they are deleted.
 
     Args:
         client: a connection.
@@ -164,10 +165,11 @@ def matrix(client: Client, of: Iterable[int], column: str = "lesion_dice") -> pd
         page = client.matrix(ids, column=column, sort="place", limit=IMAGES_A_PAGE, offset=len(lines))
         total = page["total"] if page["lines"] else len(lines)
         lines += page["lines"]
-    made = {run: _of("float64", [line["values"][place] for line in lines]) for place, run in enumerate(ids)}
+    runs = [head["run"] for head in page["runs"]]  # without those that are deleted
+    made = {run: _of("float64", [line["values"][place] for line in lines]) for place, run in enumerate(runs)}
     levels = {"part": "string", "subject": "string", "scan": "int64", "slice": "int64"}
     frame = pd.DataFrame(made, index=_index([line["place"] for line in lines], levels))
-    frame.attrs["overrides"] = page["overrides"]
+    frame.attrs.update({name: page[name] for name in ("overrides", "warnings")})
     return frame.rename_axis(columns="run")
 
 

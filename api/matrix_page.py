@@ -12,8 +12,8 @@ from api.comparison_page import SomeBaseline
 from api.overlay_page import MOST_RUNS as MOST_BESIDE
 from api.overlay_page import address
 from api.parameters import Runs, SomeExperiment
-from api.routes.comparisons import compared
-from api.routes.matrices import MOST_RUNS, Column, Of, Offset, Order, Rows
+from api.routes.comparisons import compared, left_out
+from api.routes.matrices import MOST_ROWS, MOST_RUNS, Column, Of, Offset, Order, Rows
 from store.database import snapshot
 from store.matrix import Asked, Matrix, Place, columns, matrix
 
@@ -41,9 +41,10 @@ def matrix_page(
 ) -> Response:
     """Where runs differ, worst first."""
     with snapshot() as session:
-        ids, _ = compared(session, project, runs, experiment, most=MOST_RUNS)
+        ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
         asked = Asked(ids, column, by, baseline or None, sort, of, descending)
         found = matrix(session, project, asked, WINDOW, offset)
+    found.warnings = left_out(lost)
 
     state: dict[str, Any] = {
         "runs": ",".join(map(str, ids)) if runs else "",
@@ -68,10 +69,19 @@ def matrix_page(
         link=link,
         first=offset,
         window=WINDOW,
+        exported=MOST_ROWS,
+        sorted_by=_sorted_by(asked, found),
         tone=tone,
         image=_images(found),
         state=state,
     )
+
+
+def _sorted_by(asked: Asked, found: Matrix) -> int | str | None:
+    """Which column decides the order: a run's, that of the places or of the mean differences."""
+    if asked.sort == "value":
+        return asked.of or found.baseline
+    return "place" if asked.sort == "place" else asked.of or "difference"
 
 
 def _images(found: Matrix) -> Callable[[Place, int], str]:

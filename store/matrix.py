@@ -78,7 +78,8 @@ class Head(BaseModel):
 class Matrix(BaseModel):
     """``lines`` from ``offset`` on, of ``total``; ``formula``: of an image, and of the pooled images of a row.
 
-    ``overrides``: every written override of a split, with the runs that it touches.
+    ``overrides``: every written override of a split, with the runs that it touches; ``warnings``: of runs that were
+    asked for and are deleted.
     """
 
     column: str
@@ -90,6 +91,7 @@ class Matrix(BaseModel):
     lines: list[Line]
     total: int
     overrides: list[str]
+    warnings: list[str] = []
 
 
 @dataclass(frozen=True)

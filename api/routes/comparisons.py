@@ -1,6 +1,6 @@
 """Runs side by side, as Table 6, under a profile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -137,8 +137,12 @@ def choose(session: Session, project: int, asked: Asked, *, hold: bool = False) 
         asked.tables,
         asked.column or None,
     )
-    told = [f"{sentence(one)}; its numbers are in frozen comparisons alone." for one in lost]
-    return found.model_copy(update={"warnings": [*told, *found.warnings]})
+    return found.model_copy(update={"warnings": [*left_out(lost), *found.warnings]})
+
+
+def left_out(lost: Sequence[Deletion]) -> list[str]:
+    """The warnings of deleted runs, of which nothing is shown."""
+    return [f"{sentence(one)}; its numbers are in frozen comparisons alone." for one in lost]
 
 
 def compared(

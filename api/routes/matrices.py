@@ -10,13 +10,13 @@ from api import tables
 from api.bodies import answers, as_json
 from api.callers import Project
 from api.parameters import LARGEST_ID, Runs, SomeExperiment
-from api.routes.comparisons import Baseline, compared
+from api.routes.comparisons import Baseline, compared, left_out
 from store.database import snapshot
 from store.matrix import COLUMNS, Asked, By, Line, Matrix, Sort, matrix
 
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"])
 
-MOST_RUNS = 200
+MOST_RUNS, MOST_ROWS = 200, 5000
 
 Column = Annotated[str, Query(max_length=100, description=f"one of {', '.join(COLUMNS)}")]
 Rows = Annotated[By, Query(description="what a row is; scans and subjects pool their images")]
@@ -27,7 +27,7 @@ Of = Annotated[
     Annotated[int, Query(ge=1, le=LARGEST_ID)] | None,
     Query(description="the run whose difference or value decides; left out: the mean of all, or the baseline"),
 ]
-Window = Annotated[int, Query(ge=1, le=5000, description="most rows to return")]
+Window = Annotated[int, Query(ge=1, le=MOST_ROWS, description="most rows to return")]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
 
@@ -48,23 +48,37 @@ def read(
 ) -> Response:
     """One score of every evaluated image under every run, beside the baseline's (the first run's unless given)."""
     with snapshot() as session:
-        ids, _ = compared(session, project, runs, experiment, most=MOST_RUNS)
+        ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
         found = matrix(session, project, Asked(ids, column, by, baseline, sort, of, descending), limit, offset)
+    found.warnings = left_out(lost)
     if format == "json":
         return as_json(found)
-    headers = {"Content-Disposition": 'attachment; filename="images.csv"'}
-    return Response(to_csv(found), media_type="text/csv; charset=utf-8", headers=headers)
+    part = rows_of(found, offset)
+    name = f"images-{part.replace(' ', '-')}.csv" if part else "images.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(to_csv(found, part), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-def to_csv(found: Matrix) -> str:
+def rows_of(found: Matrix, offset: int) -> str:
+    """``1 to 500 of 6400``: which rows these are; empty where they are all."""
+    if len(found.lines) == found.total:
+        return ""
+    shown = f"{offset + 1} to {offset + len(found.lines)}" if found.lines else "none"
+    return f"{shown} of {found.total}"
+
+
+def to_csv(found: Matrix, part: str) -> str:
     """One line an image, one column a run; text cells that a spreadsheet program would run are neutralised.
 
-    Where a split has a written override, every line ends with all of them.
+    Every line ends with the score and the baseline's run, then with what else must be known, where there is
+    something: which rows these are, all written overrides of splits, and which runs are left out.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     heads = [f"{head.run} {head.name}".strip() for head in found.runs]
-    more = {"override": tables.neutral(" ".join(found.overrides))} if found.overrides else {}
+    told = {"rows": part, "override": " ".join(found.overrides), "warnings": " ".join(found.warnings)}
+    more = {"score": found.column, "baseline": str(found.baseline or "")}
+    more |= {name: tables.neutral(text) for name, text in told.items() if text}
     writer.writerow(["part", "scan", "slice", "subject", "images", *map(tables.neutral, heads), "difference", *more])
     writer.writerows([*_cells(line), *more.values()] for line in found.lines)
     return out.getvalue()

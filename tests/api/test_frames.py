@@ -191,6 +191,9 @@ def test_images_by_runs(client: Client, finished: Finished, monkeypatch: pytest.
     )
     with pytest.raises(ApiError, match="column"):
         frames.matrix(client, [first], "n22")
+    client.delete([second], dry_run=False)
+    kept = frames.matrix(client, [second, first])
+    assert (kept.columns.tolist(), len(kept.attrs["warnings"])) == ([first], 1)
 
 
 def test_where_nothing_is_there_the_columns_are(client: Client, submit: Callable[..., list[int]]):

@@ -40,7 +40,10 @@ def test_json_and_csv_hold_the_same_numbers(web: httpx.Client, runs: list[int]):
     assert (found["runs"][1]["better"], found["runs"][1]["worse"]) == (0, found["total"])
     answer = web.get(f"/v1{address(runs, '&format=csv')}")
     header, *rows = csv.reader(io.StringIO(answer.text))
-    assert header == ["part", "scan", "slice", "subject", "images", f"{runs[0]} =sum", f"{runs[1]} b", "difference"]
+    heads = ["part", "scan", "slice", "subject", "images", f"{runs[0]} =sum", f"{runs[1]} b", "difference"]
+    assert header == [*heads, "score", "baseline"]
+    assert {tuple(row[-2:]) for row in rows} == {("lesion_dice", str(runs[0]))}
+    assert 'filename="images.csv"' in answer.headers["content-disposition"]
     assert [(int(row[1]), int(row[2]), float(row[5]), float(row[6])) for row in rows] == [
         (line["place"]["scan"], line["place"]["slice"], *line["values"]) for line in found["lines"]
     ]
@@ -63,8 +66,8 @@ def test_a_written_override_stands_below_the_page_and_in_every_line(web: httpx.C
     notes = exports.html(web.get(address(runs, "&by=scan"), headers=HTML).text).notes
     assert notes == [told]
     header, *rows = csv.reader(io.StringIO(web.get(f"/v1{address(runs, '&format=csv')}").text))
-    assert header[-2:] == ["difference", "override"]
-    assert {tuple(row[-2:]) for row in rows} == {("-1.0", told)}
+    assert header[-4:] == ["difference", "score", "baseline", "override"]
+    assert {(row[-4], row[-1]) for row in rows} == {("-1.0", told)}
     alone = [runs[0]]
     assert web.get(f"/v1{address(alone)}").json()["overrides"] == []
     assert "override" not in web.get(f"/v1{address(alone, '&format=csv')}").text
@@ -82,6 +85,46 @@ def test_a_later_window_of_rows_leads_back(web: httpx.Client, runs: list[int]):
     assert f"4 to {total} of {total}" in html
     assert re.search(r'href="/comparisons/images\?runs=1,2" rel="prev"', html)
     assert 'rel="next"' not in html
+
+
+def test_a_csv_that_stops_early_says_so(web: httpx.Client, runs: list[int]):
+    total = web.get(f"/v1{address(runs)}").json()["total"]
+    last = f"{total} to {total} of {total}"
+    for window, told in (("limit=3", f"1 to 3 of {total}"), (f"offset={total - 1}", last)):
+        answer = web.get(f"/v1{address(runs, f'&format=csv&column=lesion_recall&baseline={runs[1]}&{window}')}")
+        rows = list(csv.DictReader(io.StringIO(answer.text)))
+        assert {(row["score"], row["baseline"], row["rows"]) for row in rows} == {("lesion_recall", "2", told)}
+        assert f'filename="images-{told.replace(" ", "-")}.csv"' in answer.headers["content-disposition"]
+
+
+def test_deleted_runs_are_told(web: httpx.Client, finished: Callable[..., int], runs: list[int]):
+    kept = [*runs, finished(spec={"name": "gone", "training": SEED | {"seed": 2}}, counts=WHOLE)]
+    lost = kept[0]
+    assert web.delete(f"/v1/runs/{lost}").status_code == 200
+    (told,) = web.get(f"/v1{address(kept)}").json()["warnings"]
+    assert re.fullmatch(rf"Run {lost} \(=sum\) was deleted on .+; its numbers are in frozen .+\.", told)
+    assert exports.html(page(web, address(kept))).notes == [told]
+    rows = list(csv.DictReader(io.StringIO(web.get(f"/v1{address(kept, '&format=csv')}").text)))
+    assert {row["warnings"] for row in rows} == {told}
+    assert web.get(f"/v1{address(kept[1:])}").json()["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "head", "order"),
+    [
+        ("", "Mean difference↑", "ascending"),
+        ("&descending=true", "Mean difference↓", "descending"),
+        ("&of=2", "2 b↑", "ascending"),
+        ("&of=2&descending=true", "2 b↓", "descending"),
+        ("&sort=value&of=2", "2 b↑", "ascending"),
+        ("&sort=value", "1 =sum↑", "ascending"),
+        ("&sort=place", "Image↑", "ascending"),
+    ],
+)
+def test_the_page_shows_what_it_is_sorted_by(web: httpx.Client, runs: list[int], query: str, head: str, order: str):
+    html = page(web, address(runs, query))
+    ((told, inside),) = re.findall(r'<th [^>]*aria-sort="(\w+)"[^>]*>(.*?)</th>', html)
+    assert (told, re.sub(r"<[^>]+>", "", inside.partition("<br>")[0]).removesuffix(" baseline")) == (order, head)
 
 
 def test_runs_without_scores_show_an_empty_page(web: httpx.Client, submit: Callable[..., list[int]]):
