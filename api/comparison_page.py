@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api import order, render
 from api.callers import Asking, Project, caller_of
 from api.parameters import LARGEST_ID, Runs, SomeExperiment, run_ids
+from api.problems import Problem, error_at
 from api.routes import frozen
 from api.routes.comparisons import Asked, Filter, Level, Profile, Sort, Tables, TestedColumn, choose
 from api.routes.matrices import MOST_RUNS
@@ -45,6 +46,7 @@ def comparison_page(
     filter: Filter = "",  # noqa: A002
 ) -> Response:
     """Table 6 as a page."""
+    need_selection(runs, experiment)
     asked = _asked(runs, experiment, profile, level, baseline or None, tables, column, sort, descending, filter)
     with snapshot() as session:
         found = choose(session, project, asked)
@@ -74,6 +76,15 @@ def comparison_page(
         frozen=None,
         may_freeze=caller_of(request).may_write,
     )
+
+
+def need_selection(runs: list[str] | None, experiment: int | None) -> None:
+    """Refuse, in words for who pressed the button, where no run was selected."""
+    if runs is None and experiment is None:
+        told = (
+            "No run is selected. Tick the boxes of the runs to compare in the table of runs, then press the button."
+        )
+        raise Problem(422, told, [error_at("runs", told)])
 
 
 @router.post("/comparisons/freeze")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from api import render
 from api.callers import Project
-from api.comparison_page import SomeBaseline
+from api.comparison_page import SomeBaseline, need_selection
 from api.overlay_page import MOST_RUNS as MOST_BESIDE
 from api.overlay_page import address
 from api.parameters import Runs, SomeExperiment
@@ -40,6 +40,7 @@ def matrix_page(
     offset: Offset = 0,
 ) -> Response:
     """Where runs differ, worst first."""
+    need_selection(runs, experiment)
     with snapshot() as session:
         ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
         asked = Asked(ids, column, by, baseline or None, sort, of, descending)

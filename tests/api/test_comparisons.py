@@ -254,3 +254,12 @@ def test_rows_show_the_numbers_of_their_runs(web: httpx.Client, finished: Finish
         "run 3",
     ]
     assert '<a href="/runs/1">a</a> <span class="ids">run 1</span>' in names[1]
+
+
+@pytest.mark.parametrize("path", ["/comparisons", "/comparisons/images"])
+def test_without_a_selection_the_page_says_what_to_do(web: httpx.Client, path: str):
+    """*Compare selected* with nothing selected."""
+    answer = web.get(path, headers=HTML)
+    assert answer.status_code == 422
+    assert "No run is selected. Tick the boxes of the runs to compare" in answer.text
+    assert "runs=" not in answer.text
