@@ -126,7 +126,7 @@ def test_from_the_form_to_the_pixels(url: str, browser: Browser) -> None:
     assert [(row[dice] or "\u2013") + apart(row[less]) for row in rows] == shown
 
     # Two clicks from the table to the pixels, and back by the browser's own button.
-    tab.click("text=Image by image")
+    tab.click("table.comparison > tbody:not(.pinned) td a >> nth=0")
     tab.click("table.matrix tbody td a >> nth=0")
     tab.wait_for_selector(".tiles img")
     drawn = "[...document.querySelectorAll('.tiles img')].every(one => one.complete && one.naturalWidth)"
