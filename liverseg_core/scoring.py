@@ -36,8 +36,9 @@ Scored = tuple[tuple[SliceScore, ...], tuple[LesionComponent, ...]]
 Kept = NDArray[np.bool_]
 """``[k]``: which components of a slice are kept."""
 
-READERS = 2
-"""Threads that unpack maps, outside Python's lock; the rest holds it, so that more threads would gain nothing."""
+READERS = 1
+"""Threads that unpack maps ahead, outside Python's lock. The rest holds it: a second one gains nothing, and where a
+worker scores in two slots, four of them make each other wait."""
 
 
 def rescore(
