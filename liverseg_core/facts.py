@@ -13,12 +13,10 @@ from liverseg_core.records import LesionComponent, SliceScore
 Numbers = NDArray[np.int64]
 Reals = NDArray[np.float64]
 Level = Literal["slice", "scan", "subject", "pooled"]
+"""What a mean is taken over: slices; pooled scans; pooled persons; nothing, since all pixels are pooled."""
 Matrix = Literal["counts", "quantised"]
 Hits = tuple[Reals, Reals, Reals]
 """TP, FP, FN, each ``[g]``"""
-
-LEVELS: tuple[Level, ...] = ("slice", "scan", "subject", "pooled")
-"""What a mean is taken over: slices; pooled scans; pooled persons; nothing, since all pixels are pooled."""
 
 
 @dataclass(frozen=True)

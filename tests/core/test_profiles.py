@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_sco
 
 from liverseg_core import metrics, profiles
 from liverseg_core.errors import InputError
-from liverseg_core.facts import LEVELS, Components, Facts
+from liverseg_core.facts import Components, Facts, Level
 from liverseg_core.profiles import Value
 from liverseg_core.records import LesionComponent, SliceScore
 
@@ -59,7 +60,7 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("case", EMPTY)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", get_args(Level))
 def test_the_policy_on_empty_masks(case, level):
     counts, expected = EMPTY[case]
     found = read("modern", level, [score(counts=counts)])
@@ -209,7 +210,7 @@ def test_every_profile_is_complete_and_says_what_it_means():
     assert list(profiles.PROFILES) == ["overview", "modern", "paper-2019", "paper-2019-fig4", "nnunet"]
     for profile in profiles.PROFILES.values():
         assert profile.levels
-        assert set(profile.levels) <= set(LEVELS)
+        assert set(profile.levels) <= set(get_args(Level))
         keys = [column.key for column in profile.columns]
         assert len(keys) == len(set(keys))
         assert all(column.label and column.formula and column.empty_rule for column in profile.columns)

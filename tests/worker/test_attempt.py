@@ -349,6 +349,17 @@ def test_checkpoints_older_than_the_committed_one_are_deleted(database: Path, tm
     assert checkpoints_on_disk(database, run_id)[1] == committed  # and the one before it, to fall back to
 
 
+def kill_trainer_after(run_id: int, epoch: int) -> None:
+    """Carry the run until its epoch is stored, then kill its trainer."""
+    thread = threading.Thread(target=once)
+    thread.start()
+    processes.wait_for_epoch(run_id, epoch)
+    for child in psutil.Process().children(recursive=True):
+        if "worker.trainer" in " ".join(child.cmdline()):
+            child.kill()
+    thread.join(30)
+
+
 def test_a_requeued_run_goes_on_from_its_checkpoint(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,13 +367,7 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(
     monkeypatch.setenv("LIVERSEG_MAX_CRASHES", "1")
     settings.cache_clear()
     run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 40}))
-    thread = threading.Thread(target=once)
-    thread.start()
-    processes.wait_for_epoch(run_id, 2)
-    for child in psutil.Process().children(recursive=True):
-        if "worker.trainer" in " ".join(child.cmdline()):
-            child.kill()
-    thread.join(30)
+    kill_trainer_after(run_id, 2)
     assert processes.get_run(run_id).state == "dead"
     with transaction() as session:
         wishes.requeue(session, DEFAULT_PROJECT, run_id)
@@ -378,13 +383,7 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(
 def test_a_run_resumed_with_other_threads_is_marked(database: Path, tmp_path: Path) -> None:
     factories.import_phantom(tmp_path)
     run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 40}))
-    thread = threading.Thread(target=once)
-    thread.start()
-    processes.wait_for_epoch(run_id, 2)
-    for child in psutil.Process().children(recursive=True):
-        if "worker.trainer" in " ".join(child.cmdline()):
-            child.kill()
-    thread.join(30)
+    kill_trainer_after(run_id, 2)
     assert attempt("default", "test-worker", threads=2) == run_id
     with transaction() as session:
         first, second = views.attempts(session, run_id)
