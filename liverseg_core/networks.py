@@ -65,7 +65,7 @@ class Orthogonal:
 def build_network(image_size: int | None, options: ModelOptions, seed: int = 0) -> keras.Model:
     """The network that ``options`` describe: [B, S, S, window] grey in 0..1 to [B, S, S, channels] in 0..1.
 
-    ``image_size`` None: of any S that is divisible by 2**depth; not for convlstm-unet.
+    ``image_size`` None: of any S that is divisible by subpixel * 2**depth; not for convlstm-unet.
 
     ``depth`` encoder blocks of two 3x3 convolutions (``filters``, doubled at each) and 2x2 max-pooling; dropout
     after the last of them (its output is both skip connection and pooled input) and after the bottom block.
@@ -79,6 +79,8 @@ def build_network(image_size: int | None, options: ModelOptions, seed: int = 0) 
     - Network convlstm-unet: the same encoder and bottom for each slice of the window, then a convolutional LSTM
       (3x3, Shi et al. 2015) from the first slice to the last, whose final state is decoded; skip connections come
       from the middle slice.
+    - Subpixel r: the network sees [S/r, S/r, r * r * window], and the head gives r * r channels for each of its own,
+      arranged as [S, S] before the activation (sub-pixel convolution, Shi et al. 2016). With 1 nothing changes.
 
     The layer names and their order are those of :func:`liverseg_core.weights.network_shapes`. The same seed gives the
     same start and the same dropout draws. About one seed in three starts the study's network with both channels of
@@ -88,11 +90,11 @@ def build_network(image_size: int | None, options: ModelOptions, seed: int = 0) 
     layers = _Layers(seed, options.normalization)
     image = keras.Input((image_size, image_size, options.window), name="image")
     if options.network == "convlstm-unet":
-        x, skips = _encode(layers, _as_batch(image), options)
+        x, skips = _encode(layers, _gathered(_as_batch(image), options.subpixel), options)
         x = layers.memory(_as_sequence(x, options.window), "bottom_lstm")
         skips = [_as_sequence(skip, options.window)[:, options.window // 2] for skip in skips]
     else:
-        x, skips = _encode(layers, image, options)
+        x, skips = _encode(layers, _gathered(image, options.subpixel), options)
     x = layers.dropout(x, "bottom_dropout", options.dropout)
     return keras.Model(image, _head(layers, _decode(layers, x, skips, options.filters), options), name="unet")
 
@@ -119,9 +121,48 @@ def _decode(layers: "_Layers", x: Any, skips: list[Any], filters: int) -> Any:
 
 
 def _head(layers: "_Layers", x: Any, options: ModelOptions) -> Any:
-    if options.head == "softmax":
-        return layers.output(x, 3, "softmax")
-    return layers.output(layers.convolution(x, "decoder1_conv3", 2), 1, "sigmoid")
+    within, activation = options.subpixel**2, "softmax" if options.head == "softmax" else "sigmoid"
+    if options.head == "grey-sigmoid":
+        x = layers.convolution(x, "decoder1_conv3", 2 * within)
+    channels = within * (3 if options.head == "softmax" else 1)
+    if within == 1:
+        return layers.output(x, channels, activation)
+    x = _Spread(options.subpixel, name="output_spread")(layers.output(x, channels, "linear"))
+    return keras.layers.Activation(activation, name="output_activation")(x)
+
+
+def _gathered(image: Any, side: int) -> Any:
+    return image if side == 1 else _Gather(side, name="image_gather")(image)
+
+
+class _Gather(keras.layers.Layer):  # type: ignore[misc]
+    """Squares of ``side`` pixels as channels of one place: [B, h, w, c] to [B, h/side, w/side, side * side * c]."""
+
+    def __init__(self, side: int, name: str) -> None:
+        super().__init__(name=name)
+        self.side = side
+
+    def call(self, x: Any) -> Any:
+        side, (_, height, width, channels) = self.side, ops.shape(x)
+        x = ops.reshape(x, (-1, height // side, side, width // side, side, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (-1, height // side, width // side, side * side * channels))
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (shape[0], *(n and n // self.side for n in shape[1:3]), shape[3] * self.side**2)
+
+
+class _Spread(_Gather):
+    """Undo :class:`_Gather`: [B, h, w, side * side * c] to [B, h * side, w * side, c]."""
+
+    def call(self, x: Any) -> Any:
+        side, (_, height, width, channels) = self.side, ops.shape(x)
+        x = ops.reshape(x, (-1, height, width, side, side, channels // side**2))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (-1, height * side, width * side, channels // side**2))
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (shape[0], *(n and n * self.side for n in shape[1:3]), shape[3] // self.side**2)
 
 
 def _as_batch(image: Any) -> Any:

@@ -66,7 +66,8 @@ def _convolutions(options: ModelOptions) -> list[tuple[str, int, int, int]]:
     filters, depth = options.filters, options.depth
     widths = [filters * 2**level for level in range(depth + 1)]
     names = [f"encoder{level + 1}" for level in range(depth)] + ["bottom"]
-    found, channels = [], options.window if options.network == "unet-2.5d" else 1
+    within = options.subpixel**2
+    found, channels = [], within * (options.window if options.network == "unet-2.5d" else 1)
     for name, width in zip(names, widths, strict=True):
         found += [(f"{name}_conv1", 3, channels, width), (f"{name}_conv2", 3, width, width)]
         channels = width
@@ -76,8 +77,8 @@ def _convolutions(options: ModelOptions) -> list[tuple[str, int, int, int]]:
         found += [(f"{name}_conv2", 3, width, width)]
         channels = width
     if options.head == "softmax":
-        return [*found, ("output", 1, filters, 3)]
-    return [*found, ("decoder1_conv3", 3, filters, 2), ("output", 1, 2, 1)]
+        return [*found, ("output", 1, filters, 3 * within)]
+    return [*found, ("decoder1_conv3", 3, filters, 2 * within), ("output", 1, 2 * within, within)]
 
 
 def check_weights(arrays: Sequence[NDArray[Any]], options: ModelOptions, where: str) -> list[Array]:
@@ -119,7 +120,9 @@ def _misfit(
 def _described(options: ModelOptions) -> str:
     """In words what decides the shapes; beyond filters and depth only what the study did not have."""
     words = f"a network with model.filters {options.filters} and model.depth {options.depth}"
-    changed = options.model_dump(exclude_defaults=True, include={"network", "window", "head", "normalization"})
+    changed = options.model_dump(
+        exclude_defaults=True, include={"network", "window", "head", "normalization", "subpixel"}
+    )
     return words + "".join(f", model.{field} {value}" for field, value in changed.items())
 
 

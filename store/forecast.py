@@ -26,7 +26,7 @@ LOOKED_AT = 200
 COSTLY = {
     "dataset": ("id", "exclude", "split"),
     "data": ("image_size", "crop", "augmentation", "batch_by", "sampling"),
-    "model": ("network", "window", "filters", "depth", "dropout", "head", "normalization"),
+    "model": ("network", "window", "filters", "depth", "dropout", "head", "normalization", "subpixel"),
     "training": ("batch_size", "deterministic"),
     "evaluation": ("flips", "largest_component"),
 }

@@ -17,7 +17,7 @@ from store.models import Announcement, Attempt, Base, Epoch, Experiment, Run, Ru
 from store.settings import settings
 from store.states import ELSEWHERE, FINAL, OWNED, REMARKS, IllegalMove, Outcome, State, target
 
-WORK_VERSION = 4
+WORK_VERSION = 5
 """Raised by hand when runs that are submitted from now on need what older workers cannot do, such as a new setting:
 specs are stored with all of them, and a worker refuses what it does not know."""
 

@@ -56,7 +56,8 @@ result = run_experiment(spec, manifest, cache, workdir, Quiet())
 resumed = run_experiment(spec, manifest, cache, workdir, Quiet(), workdir / "checkpoints" / "epoch-00001.npz")
 cut = ExperimentSpec.parse({
     "dataset": {"id": "tiny"}, "data": {"image_size": 32, "crop": 16, "sampling": "lesion-balanced"},
-    "model": {"filters": 1, "depth": 1, "dropout": 0.0, "head": "softmax", "normalization": "batch"},
+    "model": {"filters": 1, "depth": 1, "dropout": 0.0, "head": "softmax", "normalization": "batch",
+              "subpixel": 2},
     "training": {"epochs": 1, "batch_size": 3, "loss": "dice-cross-entropy"},
 })
 whole = open_cache(archive, manifest, 32, workdir / "cache")

@@ -14,6 +14,10 @@ EVERY = [
     for network, window in NETWORKS
     for head in ("grey-sigmoid", "softmax")
     for normalization in ("none", "batch", "group", "instance")
+] + [
+    ModelOptions(network=network, window=window, head=head, filters=2, depth=2, subpixel=subpixel)
+    for network, window in NETWORKS
+    for head, subpixel in (("grey-sigmoid", 2), ("softmax", 4))
 ]
 
 
@@ -41,12 +45,35 @@ def test_weights_have_the_names_shapes_and_order_of_the_weights_format(filters, 
     assert [(weight.path, tuple(weight.shape)) for weight in model.weights] == network_shapes(model_options)
 
 
-@pytest.mark.parametrize("options", EVERY, ids=lambda o: f"{o.network}-{o.window}-{o.head}-{o.normalization}")
+@pytest.mark.parametrize(
+    "options", EVERY, ids=lambda o: f"{o.network}-{o.window}-{o.head}-{o.normalization}-{o.subpixel}"
+)
 def test_every_network_has_its_shapes_and_the_weights_of_the_format(options):
     model = build_network(16, options)
     assert [(weight.path, tuple(weight.shape)) for weight in model.weights] == network_shapes(options)
     assert model.input_shape == (None, 16, 16, options.window)
     assert model.output_shape == (None, 16, 16, 3 if options.head == "softmax" else 1)
+
+
+@pytest.mark.parametrize("head", ["grey-sigmoid", "softmax"])
+@pytest.mark.parametrize("image_size", [32, None])
+def test_subpixels_are_gathered_and_spread_again(head, image_size):
+    """Against the plain network on slices whose squares were made channels by NumPy, and spread by NumPy."""
+    side, images = 2, noise(window=3, size=32)
+    options = small(network="unet-2.5d", window=3, head=head, subpixel=side)
+    model = build_network(image_size, options, seed=4)
+    gathered = np.stack(
+        [images[:, row::side, column::side] for row in range(side) for column in range(side)], axis=3
+    ).reshape(3, 16, 16, -1)
+    inner = keras.Model(model.get_layer("image_gather").output, model.get_layer("output").output)
+    logits = inner.predict_on_batch(gathered).reshape(3, 16, 16, side**2, -1)
+    expected = np.zeros((3, 32, 32, logits.shape[-1]), np.float32)
+    for number in range(side**2):
+        expected[:, number // side :: side, number % side :: side] = logits[:, :, :, number]
+    expected = np.exp(expected)
+    expected = expected / (1 + expected) if head == "grey-sigmoid" else expected / expected.sum(-1, keepdims=True)
+    assert expected.std() > 1e-3
+    assert model.predict_on_batch(images) == pytest.approx(expected, abs=1e-6)
 
 
 def test_softmax_gives_three_probabilities_that_sum_to_one():

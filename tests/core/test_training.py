@@ -386,10 +386,14 @@ SCANS = {
     "training": {"epochs": 2, "loss": "focal-tversky", "schedule": {"kind": "exponential"}},
 }
 
-CUT = {**RICH, "data": {**RICH["data"], "crop": 16}}
+CUT = {
+    **RICH,
+    "data": {**RICH["data"], "crop": 16},
+    "model": {**RICH["model"], "network": "unet-2.5d", "window": 3, "subpixel": 2},
+}
 
 
-@pytest.mark.parametrize("options", [RICH, SCANS, CUT], ids=["rich", "scans", "cut-outs"])
+@pytest.mark.parametrize("options", [RICH, SCANS, CUT], ids=["rich", "scans", "cut-outs and sub-pixels"])
 def test_every_option_resumes_to_the_same_bits(tiny, tmp_path, listen, options):
     chosen = spec(**options)
     whole = listen()
