@@ -148,7 +148,7 @@ class _Gather(keras.layers.Layer):  # type: ignore[misc]
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
         return ops.reshape(x, (-1, height // side, width // side, side * side * channels))
 
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return (shape[0], *(n and n // self.side for n in shape[1:3]), shape[3] * self.side**2)
 
 
@@ -161,7 +161,7 @@ class _Spread(_Gather):
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
         return ops.reshape(x, (-1, height * side, width * side, channels // side**2))
 
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return (shape[0], *(n and n * self.side for n in shape[1:3]), shape[3] // self.side**2)
 
 

@@ -166,7 +166,7 @@ class DataOptions(Section):
         strict=True,
         ge=16,
         le=2048,
-        description="network input size in pixels, square; divisible by subpixel * 2**depth",
+        description="network input size in pixels, square; divisible by model.subpixel * 2**model.depth",
     )
     crop: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = Field(
         None,
@@ -396,9 +396,8 @@ class ExperimentSpec(Section):
     def _size_fits_the_poolings(self) -> "ExperimentSpec":
         depth, subpixel = self.model.depth, self.model.subpixel
         step = subpixel * 2**depth
-        why = f"2 to the power of model.depth {depth}" + (
-            f", times model.subpixel {subpixel}" if subpixel > 1 else ""
-        )
+        times = f", times model.subpixel {subpixel}" if subpixel > 1 else ""
+        why = f"2 to the power of model.depth {depth}{times}"
         for name, size in (("image_size", self.data.image_size), ("crop", self.data.crop or step)):
             if size % step:
                 below = size // step * step

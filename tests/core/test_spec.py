@@ -92,9 +92,9 @@ def test_an_image_size_that_cannot_be_pooled_names_the_nearest():
         ({"data": {"crop": 72}}, r"data.crop must be divisible by 16 .* received 72, take 64 or 80"),
         (
             {"data": {"image_size": 272}, "model": {"subpixel": 2}},
-            r"must be divisible by 32 \(2 to the power of model.depth 4, times model.subpixel 2\); received 272, take 256 or 288",
+            r"by 32 \(2 to the power of model.depth 4, times model.subpixel 2\); received 272, take 256 or 288",
         ),
-        ({"model": {"subpixel": 0}}, "model.subpixel: input should be greater than or equal to 1"),
+        ({"model": {"subpixel": 0}}, "model.subpixel: Input should be greater than or equal to 1"),
         ({"data": {"crop": 272}}, "data.crop 272 is larger than data.image_size 256"),
         ({"data": {"crop": 64, "augmentation": "right-angles"}}, "set data.augmentation to other than paper-2019 or"),
         ({"data": {"crop": 64, "batch_by": "scan"}}, "data.batch_by 'scan' takes whole slices; leave one out"),
