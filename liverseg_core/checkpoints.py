@@ -1,11 +1,11 @@
-"""The state of a training between two epochs, in one npz file that never needs unpickling.
+"""The state of a training between two steps, in one npz file that never needs unpickling.
 
 Keras's own formats leave out the states of the dropout generators, so a run resumed from them differs.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,22 @@ from liverseg_core.weights import read_npz, write_npz
 Arrays = list[NDArray[Any]]
 
 
+@dataclass
+class Begun:
+    """The steps that are done of an epoch.
+
+    Attributes:
+        measured: the loss and the study's loss of each step, before it.
+        seconds: how long they took.
+    """
+
+    measured: list[tuple[float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the next epochs depend on.
+    """Everything that the next steps depend on.
 
     Attributes:
         training_hash: of the spec and data that it belongs to.
@@ -32,6 +45,7 @@ class Checkpoint:
         random: states of every random generator (dropout) in order.
         optimizer: ``optimizer.variables`` in order: step counter, learning rate, moments.
         best: the best epoch's weights, empty where the last epoch's are wanted.
+        begun: steps of the epoch that follows ``history``; none where it is not begun.
     """
 
     training_hash: str
@@ -41,6 +55,7 @@ class Checkpoint:
     random: Arrays
     optimizer: Arrays
     best: Arrays
+    begun: Begun = field(default_factory=Begun)
 
 
 GROUPS = ("weights", "random", "optimizer", "best")
@@ -52,6 +67,7 @@ def take(
     provenance: dict[str, str],
     history: Sequence[EpochRecord],
     best: Arrays,
+    begun: Begun,
 ) -> Checkpoint:
     """The state of a compiled model as it is now."""
     return Checkpoint(
@@ -62,6 +78,7 @@ def take(
         random=values_of(random_states(model)),
         optimizer=values_of(model.optimizer.variables),
         best=best,
+        begun=begun,
     )
 
 
@@ -76,8 +93,12 @@ def restore(model: keras.Model, checkpoint: Checkpoint) -> None:
     for variables, values in zip(places, kept, strict=True):
         if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
             raise WeightsError("checkpoint", "was taken from another model; start the run anew")
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        assign(variables, values)
+
+
+def assign(variables: Sequence[Any], values: Arrays) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -89,6 +110,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "training_hash": checkpoint.training_hash,
         "provenance": checkpoint.provenance,
         "history": [asdict(record) for record in checkpoint.history],
+        "begun": asdict(checkpoint.begun),
     }
     write_npz(path, {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays})
 
@@ -106,9 +128,14 @@ def load(path: Path) -> Checkpoint:
             group: [arrays[name] for name in sorted(arrays) if name.startswith(f"{group}.")] for group in GROUPS
         }
         history = tuple(EpochRecord(**record) for record in about["history"])
-        return Checkpoint(about["training_hash"], about["provenance"], history, **groups)
+        begun = _begun(**about["begun"]) if "begun" in about else Begun()  # older ones were all between two epochs
+        return Checkpoint(about["training_hash"], about["provenance"], history, **groups, begun=begun)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(path.name, f"is no checkpoint of this version ({error})") from None
+
+
+def _begun(measured: list[list[float]], seconds: float) -> Begun:
+    return Begun([(loss, study_loss) for loss, study_loss in measured], seconds)
 
 
 def weights_of(model: keras.Model) -> Arrays:

@@ -4,7 +4,7 @@ They are the only shapes in which results leave the laboratory; the trainer send
 as JSON and the ledger stores them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -128,6 +128,9 @@ class Events(Protocol):
 
         So the result may differ in its bits from an uninterrupted one's. ``changed_from``: what was other there.
         """
+
+    def resumed_within(self, epoch: int, losses: Sequence[float]) -> None:
+        """The first steps of ``epoch`` were done before an interruption and are not done again; their ``losses``."""
 
     def step(self, step: "Step") -> None:
         """A step is done."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from liverseg_core import checkpoints
 from liverseg_core.backend import Sums, compile_model, keras, pieces_of
 from liverseg_core.data.sampling import Batch
+from liverseg_core.errors import Interrupted
 from liverseg_core.losses import loss_for, study_dice
 from liverseg_core.spec import ExperimentSpec, TrainingOptions
 
@@ -73,16 +74,23 @@ class PieceSteps:
     def train(self, pieces: Iterator[Batch], count: int) -> Measured:
         generators = checkpoints.random_states(self.model)
         before = checkpoints.values_of(generators)
-        sums = self._sums(pieces, count, training=True)
-        for generator, state in zip(generators, before, strict=True):
-            generator.assign(state)
+        try:
+            sums = self._sums(pieces, count, training=True)
+            checkpoints.assign(generators, before)
+            gradient = self._gradient(pieces, count, sums)
+        except Interrupted:
+            checkpoints.assign(generators, before)  # as it was between two steps
+            raise
+        self.model.optimizer.apply(gradient, self.model.trainable_variables)
+        return self._value(sums)
+
+    def _gradient(self, pieces: Iterator[Batch], count: int, sums: Sums) -> list[Any]:
         slopes = np.concatenate([self.loss.slopes(sums[: self.loss.size]), np.zeros(self.study.size)])
         gradient = self.pieces.gradient(*next(pieces), slopes)
         for piece in islice(pieces, count - 1):
             more = self.pieces.gradient(*piece, slopes)
             gradient = [one + other for one, other in zip(gradient, more, strict=True)]
-        self.model.optimizer.apply(gradient, self.model.trainable_variables)
-        return self._value(sums)
+        return gradient
 
     def test(self, pieces: Iterator[Batch], count: int) -> Measured:
         return self._value(self._sums(pieces, count, training=False))

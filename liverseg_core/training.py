@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,9 @@ from liverseg_core.weights import read_weights, write_weights
 
 Job = tuple[int, int]
 
+KEEP_EVERY_S = 300.0
+"""How often the state within an epoch is kept: what a killed trainer loses at most."""
+
 
 def run_experiment(
     spec: ExperimentSpec,
@@ -40,6 +44,7 @@ def run_experiment(
     workdir: Path,
     events: Events,
     resume_from: Path | None = None,
+    begun: Sequence[Path] = (),
 ) -> ExperimentResult:
     """Train as ``spec`` says, then score the val and test parts.
 
@@ -50,9 +55,12 @@ def run_experiment(
         spec: the experiment.
         manifest: the data set that ``spec.dataset`` names.
         cache: its slices at ``spec.data.image_size``.
-        workdir: gets ``checkpoints/epoch-00001.npz`` and so on, ``weights.npz`` and ``probabilities.npz``.
+        workdir: gets ``checkpoints/epoch-00001.npz`` and so on, ``weights.npz`` and ``probabilities.npz``; also
+            ``checkpoints/begun.npz``, the state within an epoch, every five minutes and when asked to stop.
         events: is told of every step and epoch, and asked whether to stop.
         resume_from: a checkpoint of the same spec and data.
+        begun: such files ``begun.npz``; one that goes on from ``resume_from``, or from the start without it, saves
+            its steps, and all others are ignored.
 
     Raises:
         SpecError: spec and data do not fit, e.g. no lesion to balance.
@@ -63,8 +71,7 @@ def run_experiment(
     check_runnable(spec, manifest)
     with out_of_memory_named():
         training = _Training(spec, manifest, cache, workdir, events)
-        if resume_from is not None:
-            training.resume(resume_from)
+        training.resume(resume_from, begun)
         training.run()
         return _score(spec, manifest, cache, workdir, events, training.model, training.history)
 
@@ -163,15 +170,36 @@ class _Training:
         self.provenance = provenance()
         self.history: list[EpochRecord] = []
         self.best: checkpoints.Arrays = []
+        self.begun = checkpoints.Begun()
+        self.kept = time.monotonic()
 
-    def resume(self, path: Path) -> None:
-        checkpoint = checkpoints.load(path)
-        if checkpoint.training_hash != self.training_hash:
-            raise WeightsError(path.name, "belongs to another experiment; resume only with the same spec and data")
+    def resume(self, path: Path | None, begun: Sequence[Path]) -> None:
+        checkpoint = None
+        if path is not None:
+            checkpoint = checkpoints.load(path)
+            if checkpoint.training_hash != self.training_hash:
+                told = "belongs to another experiment; resume only with the same spec and data"
+                raise WeightsError(path.name, told)
+        history = checkpoint.history if checkpoint else ()
+        within = [found for one in begun if (found := self._within(one, history))]
+        if within:
+            checkpoint = max(within, key=lambda one: len(one.begun.measured))
+        if checkpoint is None:
+            return
         checkpoints.restore(self.model, checkpoint)
-        self.history, self.best = list(checkpoint.history), checkpoint.best
+        self.history, self.best, self.begun = list(checkpoint.history), checkpoint.best, checkpoint.begun
         if changed := changed_from(checkpoint.provenance, self.provenance):
             self.events.resumed_elsewhere(changed)
+        if self.begun.measured:
+            self.events.resumed_within(len(history) + 1, [loss for loss, _ in self.begun.measured])
+
+    def _within(self, path: Path, history: Sequence[EpochRecord]) -> checkpoints.Checkpoint | None:
+        """The state within the epoch after ``history``; None: it is of another one, or damaged."""
+        try:
+            found = checkpoints.load(path)
+        except (WeightsError, OSError):
+            return None  # it would only have saved some steps
+        return found if found.training_hash == self.training_hash and found.history == tuple(history) else None
 
     def run(self) -> None:
         """Train to the end, then put the wanted epoch's weights into the model."""
@@ -206,12 +234,17 @@ class _Training:
         return total / slices
 
     def _epoch(self, epoch: int, pace: "_Pace") -> EpochRecord:
-        start = time.monotonic()
-        loss, study_loss = (float(np.mean(column)) for column in zip(*self._steps(epoch, pace), strict=True))
-        trained = time.monotonic() - start
-        self._refuse_broken_weights(epoch)
-        val_loss, val_study_loss = self._validate(epoch)
-        pace.epoch_done(time.monotonic() - start - trained)
+        try:
+            self._train(epoch, pace)
+            start = time.monotonic()
+            val_loss, val_study_loss = self._validate(epoch)
+        except Interrupted:
+            self._keep_begun()
+            raise
+        validated = time.monotonic() - start
+        pace.epoch_done(validated)
+        loss, study_loss = (float(np.mean(column)) for column in zip(*self.begun.measured, strict=True))
+        trained, self.begun = self.begun.seconds, checkpoints.Begun()
         return EpochRecord(
             epoch=epoch,
             loss=loss,
@@ -219,25 +252,36 @@ class _Training:
             val_loss=val_loss,
             val_dice=1 - val_study_loss,
             learning_rate=self._learning_rate(epoch, self.train_part.steps - 1),
-            seconds=time.monotonic() - start,
+            seconds=trained + validated,
             images_per_second=self.train_part.samples / trained,
         )
 
+    def _train(self, epoch: int, pace: "_Pace") -> None:
+        """The steps of an epoch that are not done yet."""
+        start = time.monotonic() - self.begun.seconds
+        for measured in self._steps(epoch, pace):
+            self.begun.measured.append(measured)
+            self.begun.seconds = time.monotonic() - start
+            _stop_if_asked(self.events)
+            if time.monotonic() - self.kept > KEEP_EVERY_S:
+                self._keep_begun()
+        self._refuse_broken_weights(epoch)
+
     def _steps(self, epoch: int, pace: "_Pace") -> Iterator[Measured]:
-        """Each step of the optimizer, measured before it."""
+        """Each step of the optimizer that is left, measured before it."""
         part, passes = self.train_part, self.steps.passes
         counts = [part.pieces(epoch, step) for step in range(part.steps)]
-        jobs = [(step, number) for step, count in enumerate(counts) for _ in range(passes) for number in range(count)]
+        left = range(len(self.begun.measured), part.steps)
+        jobs = [(step, number) for step in left for _ in range(passes) for number in range(counts[step])]
         pieces = self._until_stopped(_one_ahead(lambda job: part.piece(epoch, *job), jobs))
-        for step, count in enumerate(counts):
+        for step in left:
             self.model.optimizer.learning_rate = self._learning_rate(epoch, step)
-            measured = self.steps.train(pieces, count)
+            measured = self.steps.train(pieces, counts[step])
             self._refuse_not_finite(measured[0], f"epoch {epoch}, step {step + 1}")
             pace.step_done()
-            left = pace.seconds_left(epoch, step + 1)
-            done = Step(epoch, step + 1, part.steps, measured[0], pace.images_per_second, left)
+            remaining = pace.seconds_left(epoch, step + 1)
+            done = Step(epoch, step + 1, part.steps, measured[0], pace.images_per_second, remaining)
             self.events.step(done)
-            _stop_if_asked(self.events)
             yield measured
 
     def _learning_rate(self, epoch: int, step: int) -> float:
@@ -284,10 +328,22 @@ class _Training:
         if rule.restore == "best" and best_epoch(self.history, rule) == record.epoch:
             self.best = checkpoints.weights_of(self.model)
         path = self.folder / f"epoch-{record.epoch:05d}.npz"
-        state = checkpoints.take(self.model, self.training_hash, self.provenance, self.history, self.best)
+        state = self._state()
         _patiently(lambda: checkpoints.save(path, state))
+        self.kept = time.monotonic()
         crash_point("checkpoint-saved")
         self.events.epoch(record, path)
+
+    def _keep_begun(self) -> None:
+        """Keep the state within an epoch, in a file that the next one replaces."""
+        self.kept = time.monotonic()
+        if self.begun.measured:
+            with suppress(OSError):  # no room, say; then these steps are done again, to the same bits
+                checkpoints.save(self.folder / "begun.npz", self._state())
+
+    def _state(self) -> checkpoints.Checkpoint:
+        about = self.training_hash, self.provenance
+        return checkpoints.take(self.model, *about, self.history, self.best, self.begun)
 
 
 def _patiently(save: Callable[[], None]) -> None:
@@ -304,6 +360,8 @@ def _patiently(save: Callable[[], None]) -> None:
 
 def _one_ahead(make: Callable[[Job], Batch], jobs: Sequence[Job]) -> Iterator[Batch]:
     """What ``make`` makes of each job in order, each in a second thread while the one before is in use."""
+    if not jobs:
+        return
     with ThreadPoolExecutor(1) as maker:
         coming = maker.submit(make, jobs[0])
         for following in jobs[1:]:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,6 +70,10 @@ class Reporter:
         before = ", ".join(f"{name} {value}" for name, value in changed_from.items())
         self.say(f"resumed on different hardware; the checkpoint is of {before}")
         self.tell("provenance", values={"changed_from": changed_from})
+
+    def resumed_within(self, epoch: int, losses: Sequence[float]) -> None:
+        self.say(f"goes on within epoch {epoch}, after step {len(losses)}")
+        self.tell("steps", epoch=epoch, first=1, losses=list(losses))
 
     def step(self, step: Step) -> None:
         if self._position:
@@ -144,7 +149,8 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     if job["kind"] == "evaluate":
         return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)
     resume = Path(job["checkpoint"]) if job["checkpoint"] else None
-    return training.run_experiment(spec, manifest, cache, work, reporter, resume_from=resume)
+    begun = [Path(path) for path in job.get("begun", [])]
+    return training.run_experiment(spec, manifest, cache, work, reporter, resume, begun)
 
 
 def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec, reporter: Reporter) -> SliceCache:

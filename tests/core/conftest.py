@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Listener:
     records: list[EpochRecord] = field(default_factory=list)
     checkpoints: list[Path] = field(default_factory=list)
     changed_from: dict[str, str] | None = None
+    within: tuple[int, list[float]] | None = None
+    losses: list[float] = field(default_factory=list)
 
     def phase(self, name: str) -> None:
         self.phases.append(name)
@@ -34,7 +36,11 @@ class Listener:
     def resumed_elsewhere(self, changed_from: dict[str, str]) -> None:
         self.changed_from = changed_from
 
+    def resumed_within(self, epoch: int, losses: Sequence[float]) -> None:
+        self.within = epoch, list(losses)
+
     def step(self, step: Step) -> None:
+        self.losses.append(step.loss)
         self.steps.append((step.epoch, step.number, step.steps, step.images_per_second, step.seconds_left))
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:

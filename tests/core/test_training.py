@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from liverseg_core import checkpoints
+from liverseg_core import checkpoints, training
 from liverseg_core.backend import changed_from, keras, out_of_memory_named
 from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
 from liverseg_core.losses import study_dice
@@ -30,10 +30,10 @@ def spec(*, training=None, **sections):
     return ExperimentSpec.parse({**base, "training": options, **sections})
 
 
-def train(chosen, tiny, workdir, listener, resume_from=None):
+def train(chosen, tiny, workdir, listener, resume_from=None, begun=()):
     workdir.mkdir(exist_ok=True)
     prepare_backend(chosen)
-    return run_experiment(chosen, *tiny, workdir, listener, resume_from)
+    return run_experiment(chosen, *tiny, workdir, listener, resume_from, begun)
 
 
 def val_loss(chosen, tiny, weights):
@@ -122,6 +122,80 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(straight, tiny, tmp_p
     assert read_scalar(again.artifacts["tensorboard"], "val_dice") == [
         (record.epoch, np.float32(record.val_dice)) for record in listener.records
     ]
+
+
+def test_an_epoch_that_was_begun_is_gone_on_with_to_the_same_bits(straight, tiny, tmp_path, listen):
+    result, listener, _ = straight
+    broken = listen(stop_when=lambda so_far: bool(so_far.steps) and so_far.steps[-1][:2] == (3, 2))
+    with pytest.raises(Interrupted):
+        train(spec(), tiny, tmp_path / "broken", broken)
+    begun = tmp_path / "broken" / "checkpoints" / "begun.npz"
+    resumed = listen()
+    again = train(spec(), tiny, tmp_path / "resumed", resumed, broken.checkpoints[-1], [begun])
+    steps = listener.steps[0][2]
+    before = listener.losses[2 * steps : 2 * steps + 2]
+    assert resumed.within == (3, before)
+    assert resumed.steps[0][:2] == (3, 3)
+    assert broken.losses + resumed.losses == listener.losses
+    records = broken.records + resumed.records
+    assert [without_clock(r) for r in records] == [without_clock(r) for r in listener.records]
+    assert all(record.seconds > 0 < record.images_per_second for record in records)
+    assert again.artifacts["weights"].read_bytes() == result.artifacts["weights"].read_bytes()
+
+
+def test_what_was_begun_counts_only_after_the_epochs_that_it_follows(straight, tiny, tmp_path, listen):
+    result, _, workdir = straight
+    files, bases = [], [None]
+    for number, place in enumerate([(2, 1), (3, 1), (3, 2)]):  # interrupted again and again
+        broken = listen(stop_when=lambda so_far, at=place: bool(so_far.steps) and so_far.steps[-1][:2] == at)
+        with pytest.raises(Interrupted):
+            train(spec(), tiny, tmp_path / f"{number}", broken, bases[-1], files)
+        files.append(tmp_path / f"{number}" / "checkpoints" / "begun.npz")
+        bases.extend(broken.checkpoints)
+    second, third = bases[1:]
+    torn, other = tmp_path / "torn.npz", tmp_path / "other.npz"
+    torn.write_bytes(files[2].read_bytes()[:-100])
+    checkpoints.save(other, dataclasses.replace(checkpoints.load(files[2]), training_hash="another"))
+    useless = [torn, other, tmp_path / "gone.npz"]
+    for number, (base, begun, expected) in enumerate(
+        [
+            (third, [*files, *useless], (3, 3)),
+            (third, [*files[:2], *useless], (3, 2)),
+            (second, files, (2, 2)),
+            (workdir / "checkpoints" / "epoch-00002.npz", files, (3, 1)),  # the same epochs, but of another run
+            (None, files, (1, 1)),
+        ]
+    ):
+        resumed = listen()
+        again = train(spec(), tiny, tmp_path / f"again-{number}", resumed, base, begun)
+        assert resumed.steps[0][:2] == expected
+        assert again.artifacts["weights"].read_bytes() == result.artifacts["weights"].read_bytes()
+
+
+def test_the_state_within_an_epoch_is_kept_from_time_to_time(tiny, tmp_path, listen, monkeypatch):
+    """So that what a killed trainer loses is bounded, however long an epoch takes."""
+    monkeypatch.setattr(training, "KEEP_EVERY_S", 0.0)
+    seen = []
+
+    def killed(so_far):
+        if so_far.steps and so_far.steps[-1][:2] == (1, 3):
+            seen.append(len(checkpoints.load(tmp_path / "checkpoints" / "begun.npz").begun.measured))
+            raise ZeroDivisionError
+        return False
+
+    with pytest.raises(ZeroDivisionError):
+        train(spec(), tiny, tmp_path, listen(stop_when=killed))
+    assert seen == [2]
+
+
+def test_no_room_for_the_state_within_an_epoch_is_no_error(tiny, tmp_path, listen, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save", no_room)
+    stopped = listen(stop_when=lambda so_far: len(so_far.steps) == 2)
+    with pytest.raises(Interrupted):
+        train(spec(), tiny, tmp_path, stopped)
 
 
 def test_a_resume_on_other_hardware_or_threads_is_told(straight, tiny, tmp_path, listen):
@@ -407,6 +481,29 @@ def test_every_option_resumes_to_the_same_bits(tiny, tmp_path, listen, options):
         assert 0 < record.dice < 1
         assert record.dice != pytest.approx(1 - record.loss, abs=1e-3)
         assert record.val_dice != pytest.approx(1 - record.val_loss, abs=1e-3)
+
+
+def test_wherever_a_training_is_interrupted_it_goes_on_from_there(tiny, tmp_path, listen):
+    """Between steps, in each of the two passes over a step's pieces, in validation."""
+    chosen = spec(**{**SCANS, "training": {**SCANS["training"], "epochs": 1}})
+    asked = []
+    whole = listen(stop_when=lambda so_far: asked.append(len(so_far.records)))
+    result = train(chosen, tiny, tmp_path / "whole", whole)
+    within = asked.count(0)  # the rest was asked while it scored
+    steps = set()
+    for limit in np.linspace(0, within - 1, 4).astype(int):
+        times = iter(range(limit))
+        broken, resumed = listen(stop_when=lambda _, times=times: next(times, None) is None), listen()
+        with pytest.raises(Interrupted):
+            train(chosen, tiny, tmp_path / f"broken-{limit}", broken)
+        begun = tmp_path / f"broken-{limit}" / "checkpoints" / "begun.npz"
+        again = train(chosen, tiny, tmp_path / f"again-{limit}", resumed, None, [begun])
+        assert broken.losses + resumed.losses == whole.losses
+        assert [without_clock(r) for r in resumed.records] == [without_clock(r) for r in whole.records]
+        assert again.artifacts["weights"].read_bytes() == result.artifacts["weights"].read_bytes()
+        steps.add(len(broken.steps))
+    assert len(steps) == 4
+    assert {0, len(whole.steps)} < steps
 
 
 def test_the_learning_rate_follows_its_schedule(tiny, tmp_path, listen):

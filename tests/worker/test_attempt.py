@@ -1,5 +1,6 @@
 """One attempt with a real trainer process, a real database, and no Celery in between."""
 
+import re
 import sys
 import threading
 import time
@@ -9,14 +10,14 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from liverseg_core.data.archive import read_archive
 from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
 from store import artifacts, batches, bundled, experiments, hardware, queue, scores, views, wishes
 from store.database import transaction
-from store.models import DEFAULT_PROJECT
+from store.models import DEFAULT_PROJECT, StepLosses
 from store.settings import settings
 from tests import factories, processes
 from tests.conftest import SERVERS, forget_caches, only_reading
@@ -90,6 +91,45 @@ def test_while_it_goes_on_its_heartbeats_carry_the_last_lines_of_its_log(databas
         wishes.cancel(session, DEFAULT_PROJECT, run_id)
     working.join(60)
     assert processes.get_run(run_id).progress is None
+
+
+def test_a_paused_run_goes_on_within_the_epoch_that_it_had_begun(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path, slices=40)
+    model, training = {"filters": 8, "depth": 2}, {"batch_size": 1, "epochs": 2}
+    run_id = submit(factories.tiny_spec(data={"image_size": 64}, model=model, training=training))
+    working = threading.Thread(target=once)
+    working.start()
+
+    def second_epoch() -> bool:
+        told = processes.get_run(run_id).progress or {}
+        return told.get("epoch") == 2 and told.get("step", 0) < told["steps"]
+
+    processes.wait_for("its second epoch", second_epoch)
+    with transaction() as session:
+        wishes.pause(session, DEFAULT_PROJECT, run_id)
+    working.join(60)
+    assert processes.get_run(run_id).state == "paused"
+    with transaction() as session:
+        wishes.resume(session, DEFAULT_PROJECT, run_id)
+    assert once() == run_id
+    assert processes.get_run(run_id).state == "succeeded"
+    with transaction() as session:
+        kept = artifacts.locate(scores.files(session, run_id)["log"]).read_text()
+        shown = select(StepLosses).where(StepLosses.archived_at.is_(None))
+        losses = session.scalars(shown.order_by(StepLosses.epoch, StepLosses.first)).all()
+        epochs = {one.epoch: one for one in views.epochs(session, run_id)}
+    within = re.search(r"goes on within epoch 2, after step (\d+)\n", kept)
+    assert within is not None
+    done = int(within[1])
+    for epoch, attempts_of in ((1, {1}), (2, {2})):
+        rows = [row for row in losses if row.epoch == epoch]
+        assert {row.attempt for row in rows} == attempts_of
+        curve = [loss for row in rows for loss in row.losses]
+        assert [row.first for row in rows] == [
+            1 + sum(len(r.losses) for r in rows[:place]) for place in range(len(rows))
+        ]
+        assert sum(curve) / len(curve) == pytest.approx(epochs[epoch].loss)
+    assert 0 < done < len(curve)
 
 
 def test_imported_weights_are_evaluated_not_trained(database: Path, tmp_path: Path) -> None:
