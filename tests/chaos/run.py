@@ -29,6 +29,8 @@ LOOK_S = 5.0
 STUCK_S = 180
 """Without any change for so long after the chaos, the queue stands still."""
 SWEPT_S = 60
+DONE, DONE_AT_LEAST, LONG_S = "kills and stops", 100, 600
+"""What ten minutes must have done to the stack to count."""
 REFUSED = re.compile(r"run (\d+): attempt (\d+) lost its lease and wrote nothing more")
 
 
@@ -68,6 +70,8 @@ class Chaos:
         except Exception:  # the runner's edge: the stack is to be stopped and the seed told, whatever happened
             self._broken.append(traceback.format_exc())
         table = self._table()
+        if seconds >= LONG_S and table[DONE] < DONE_AT_LEAST:
+            self._broken.append(f"{table[DONE]} {DONE} are too few to show anything; {DONE_AT_LEAST} are asked for")
         self._stack.stop()
         self._broken += [f"left over: {one}" for one in self._stack.left_over()]
         for name, value in table.items():
@@ -184,7 +188,7 @@ class Chaos:
         """Counts of all that was done and of what came of it."""
         rows: dict[str, int] = {}
         faults = self._faults.counts
-        rows["kills and stops"] = sum(count for name, count in faults.items() if name not in QUIET)
+        rows[DONE] = sum(count for name, count in faults.items() if name not in QUIET)
         rows |= {f"  {name}": count for name, count in sorted(faults.items())}
         rows |= dict(sorted(self._stack.counts.items()))
         rows |= dict(sorted(self._promises.counts.items()))
