@@ -149,6 +149,10 @@ class Client:
         """Give a dead run a new set of attempts; 409 when it is not dead."""
         return self._json("POST", f"/v1/runs/{run}/requeue")
 
+    def retry(self, run: int) -> Json:
+        """Try a failed or cancelled run again, as another run; 409 when it has not ended so."""
+        return self._json("POST", f"/v1/runs/{run}/retry", again=True)
+
     def epochs(self, run: int) -> list[Json]:
         """Values by epoch."""
         return self._list(f"/v1/runs/{run}/epochs")

@@ -21,7 +21,7 @@ from store.changes import Position
 from store.database import transaction
 from store.models import Epoch, Run
 from store.standing import standing
-from store.states import FINAL, State, target
+from store.states import FINAL, RETRIED, State, target
 from store.tokens import Scope
 
 router = APIRouter(include_in_schema=False)
@@ -37,6 +37,7 @@ BUTTONS = {
     "pause": "Pause this run",
     "resume": "Resume this run",
     "requeue": "Queue it again",
+    "retry": "Try it again as another run",
     "cancel": "Cancel this run",
 }
 """Moves that a person can ask for on a run's page, and what the button says."""
@@ -198,10 +199,14 @@ def _deletable(request: Request, run: RunDetail) -> str:
     return "run" if caller.scope >= Scope.ADMIN else "files"
 
 
+def _can(move: str, run: RunDetail) -> bool:
+    return run.state in RETRIED if move == "retry" else target(move, State(run.state)) is not None
+
+
 def _now(request: Request, run: RunDetail) -> dict[str, Any]:
     share, words = progress(run)
     moves = BUTTONS if caller_of(request).may_write else ()
-    may = [move for move in moves if target(move, State(run.state)) and run.wish != move]
+    may = [move for move in moves if _can(move, run) and run.wish != move]
     live = run.state not in FINAL
     return {"run": run, "share": share, "words": run.waits or words, "may": may, "buttons": BUTTONS, "live": live}
 

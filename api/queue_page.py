@@ -16,7 +16,7 @@ from api.problems import Problem, error_at, refused
 from api.routes.queues import read_queue
 from api.routes.runs import change
 from api.schemas import WorkerOut
-from store import presence, views, wishes
+from store import experiments, presence, views, wishes
 from store.database import transaction
 from store.models import Run
 from store.settings import settings
@@ -32,9 +32,10 @@ MOVES: dict[str, Callable[[Session, int, int, str | None], Run | None]] = {
     "pause": wishes.pause,
     "resume": wishes.resume,
     "requeue": wishes.requeue,
+    "retry": experiments.retry,
     "cancel": wishes.cancel,
 }
-Move = Annotated[Literal["first", "pause", "resume", "requeue", "cancel"], Path()]
+Move = Annotated[Literal["first", "pause", "resume", "requeue", "retry", "cancel"], Path()]
 
 
 @router.get("/queue")
@@ -70,14 +71,16 @@ def ask(request: Request, move: Move, form: Posted) -> Response:
         unknown = sorted(set(ids) - views.known(session, caller_of(request).project, ids))
     if unknown:
         raise Problem(404, "there are no such runs", [error_at("runs", "no such runs", unknown)])
-    refusals = []
+    refusals, moved = [], []
     # The last one put first stands first: so the order of the table is kept.
     for run in reversed(ids) if move == "first" else ids:
         try:
-            change(request, run, MOVES[move])
+            moved.append(change(request, run, MOVES[move]).id)
         except IllegalMove as error:
             refusals.append(str(error))
     back = _back(request, f"/runs/{ids[0]}" if len(ids) == 1 else "/")
+    if move == "retry" and len(moved) == len(ids) == 1:
+        back = f"/runs/{moved[0]}"  # the new one
     if not refusals:
         return RedirectResponse(back, status_code=303)
     return render.page(

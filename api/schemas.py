@@ -87,6 +87,7 @@ class RunOut(BaseModel):
     reused_from: int | None
     scored_from: int | None
     predictor: str | None
+    retry_of: int | None = Field(description="the failed or cancelled run that this one tries again")
     crashes: int
     priority: int
     pool: str
@@ -203,7 +204,7 @@ class RunDetail(RunOut):
     """A run with its history; ``waits``: why it waits, ``next``: what will happen, or what can be done.
 
     ``resumed_elsewhere``: the attempts that went on from a checkpoint of other hardware, versions or thread count, so
-    that the result may differ in its bits; null where none did.
+    that the result may differ in its bits; null where none did. ``retries``: the runs that tried it again.
     """
 
     attempts: list[AttemptOut]
@@ -212,6 +213,7 @@ class RunDetail(RunOut):
     waits: str | None
     next: str | None
     resumed_elsewhere: str | None
+    retries: list[int]
     disk: RunDiskOut
 
 

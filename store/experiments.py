@@ -18,9 +18,9 @@ from liverseg_core.submission import Submission, check_storable
 from store import datasets, scores, views
 from store.deleted import without_maps
 from store.models import Dataset, Experiment, Run
-from store.queue import enter_new
+from store.queue import enter_new, locking
 from store.settings import settings
-from store.states import State
+from store.states import FINAL, RETRIED, IllegalMove, State
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,52 @@ def submit_weights(
     run = _columns(Planned(spec, dataset, imported, spec.evaluation_hash()))
     runs = enter_new(session, experiment, [{**run, "kind": "evaluate", "weights": weights}], actor)
     return Submitted(experiment, runs, True)
+
+
+def retry(session: Session, project_id: int, run_id: int, actor: str | None = None) -> Run | None:
+    """Another run of the same, in an experiment of its own; None: the project has no such run.
+
+    One that has not ended yet is returned instead of a second one, so that asking twice is once. Where the same
+    settings have succeeded meanwhile, their result is shown.
+
+    Raises:
+        IllegalMove: the run has neither failed nor been cancelled.
+    """
+    old = session.scalar(locking(select(Run).where(Run.id == run_id, Run.project_id == project_id)))
+    if old is None:
+        return None
+    if old.state not in RETRIED:
+        raise IllegalMove(old.id, "retry", State(old.state))
+    going = session.scalar(select(Run).where(Run.retry_of == old.id, Run.state.not_in(FINAL)))
+    if going is not None:
+        return going
+    same = finished(session, project_id, {old.training_hash}, hold=True) if old.kind != "predict" else {}
+    done = same.get((old.training_hash, old.evaluation_hash))
+    kept = {name: getattr(old, name) for name in KEPT_BY_RETRY}
+    run = {**kept, "retry_of": old.id, "reused_from": done.id if done else None}
+    experiment, _ = new_experiment(session, project_id, old.name, {"retry_of": old.id, "spec": old.spec}, None)
+    (made,) = enter_new(session, experiment, [run], actor)
+    return made
+
+
+KEPT_BY_RETRY = (
+    "project_id",
+    "dataset_id",
+    "kind",
+    "name",
+    "tags",
+    "notes",
+    "spec",
+    "training_hash",
+    "evaluation_hash",
+    "weights",
+    "scored_from",
+    "predictor",
+    "images",
+    "pool",
+    "priority",
+)
+"""What a run has in common with the one that it tries again."""
 
 
 NEW_EXPERIMENT = insert(Experiment).on_conflict_do_nothing().returning(Experiment)

@@ -115,6 +115,7 @@ class Run(Base):
         Index(None, "scored_from", postgresql_where=text("scored_from IS NOT NULL")),
         Index(None, "weights", postgresql_where=text("weights IS NOT NULL")),
         Index(None, "images", postgresql_where=text("images IS NOT NULL")),
+        Index(None, "retry_of", postgresql_where=text("retry_of IS NOT NULL")),
     )
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
@@ -136,6 +137,8 @@ class Run(Base):
     """Which reference predictor a run of kind ``reference`` is."""
     images: Mapped[str | None]
     """Artifact of the unlabelled slices that a run of kind ``predict`` reads."""
+    retry_of: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"))
+    """The failed or cancelled run that this one was made from, to try the same again."""
 
     state: Mapped[str]
     reason: Mapped[str | None]

@@ -97,11 +97,15 @@ ELSEWHERE = "elsewhere"
 REMARKS = frozenset({EDIT, ELSEWHERE})
 """Words of events that change no state."""
 
+RETRIED = frozenset({State.FAILED, State.CANCELLED})
+"""From these a run is tried again as another one, linked to it: its own end stands."""
+
 MEANT = {
     "cancel": "be cancelled",
     "pause": "be paused; only a queued or running run can",
     "resume": "be resumed; only a paused run can",
     "requeue": "be queued again; only a dead run can",
+    "retry": "be tried again as another run; only a failed or cancelled run can",
     "first": "be put first; only a queued or paused run can",
     "priority": "be given another priority, since it has ended",
 }

@@ -114,6 +114,11 @@ def run(session: Session, project_id: int, run_id: int) -> Run | None:
     return session.scalar(select(Run).where(Run.project_id == project_id, Run.id == run_id))
 
 
+def retries(session: Session, run_id: int) -> Sequence[int]:
+    """The runs that tried it again, oldest first."""
+    return session.scalars(select(Run.id).where(Run.retry_of == run_id).order_by(Run.id)).all()
+
+
 def known(session: Session, project_id: int, run_ids: Sequence[int]) -> set[int]:
     """Those of the ids that the project has."""
     return set(session.scalars(select(Run.id).where(Run.project_id == project_id, Run.id.in_(run_ids))))

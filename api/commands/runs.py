@@ -1,4 +1,4 @@
-"""The subcommands about runs: submit, runs, show, images, watch, cancel, pause, resume, requeue, workers."""
+"""The subcommands about runs: to submit, list, show and follow them, and whatever may be asked of one."""
 
 import csv
 import io
@@ -317,6 +317,14 @@ def requeue(run: Sequence[int], as_json: bool) -> None:
 @click.command()
 @click.argument("run", type=RUN, nargs=-1, required=True)
 @as_json_option
+def retry(run: Sequence[int], as_json: bool) -> None:
+    """Try every failed or cancelled RUN again, as another run that is linked to it."""
+    _ask(Client.retry, run, as_json)
+
+
+@click.command()
+@click.argument("run", type=RUN, nargs=-1, required=True)
+@as_json_option
 def first(run: Sequence[int], as_json: bool) -> None:
     """Put every RUN before all that wait in its pool, the first one given first; exit 1 if one does not wait."""
     _ask(Client.first, list(reversed(run)), as_json)
@@ -385,4 +393,4 @@ def _tell_moved(answers: list[Json], as_json: bool) -> None:
         click.echo(f"run {run['id']} {show.named(run)}: {run['state']}")
 
 
-COMMANDS = [submit, runs, show_, images, logs, watch_, cancel, pause, resume, requeue, first, edit, workers]
+COMMANDS = [submit, runs, show_, images, logs, watch_, cancel, pause, resume, requeue, retry, first, edit, workers]

@@ -275,6 +275,10 @@ def run_facts(run: Json) -> list[tuple[str, str]]:
         facts.insert(3, ("Hardware", clean(run["resumed_elsewhere"])))
     if run.get("message"):
         facts.insert(3, ("Message", clean_lines(run["message"])))
+    if run.get("retries"):
+        facts.insert(3, ("Retries", ", ".join(f"run {other}" for other in run["retries"])))
+    if run.get("retry_of"):
+        facts.insert(3, ("Retry of", f"run {run['retry_of']}"))
     if run.get("next"):
         facts.insert(3, ("Next", clean(run["next"])))
     return facts

@@ -28,7 +28,7 @@ from api.schemas import (
 )
 from liverseg_core.crash_points import crash_point
 from liverseg_core.submission import check_storable
-from store import artifacts, scores, usage, views, wishes
+from store import artifacts, experiments, scores, usage, views, wishes
 from store.cautions import override
 from store.database import looking, transaction
 from store.deleted import deleted_runs, without_maps
@@ -102,6 +102,12 @@ def resume(request: Request, run: RunId) -> RunOut:
 def requeue(request: Request, run: RunId) -> RunOut:
     """Give a dead run a new set of attempts."""
     return change(request, run, wishes.requeue)
+
+
+@router.post("/{run}/retry")
+def retry(request: Request, run: RunId) -> RunOut:
+    """Try a failed or cancelled run again, as another run; one that has not ended yet is returned, not a second."""
+    return change(request, run, experiments.retry)
 
 
 @router.post("/{run}/first")
@@ -245,6 +251,7 @@ def read_detail(session: Session, project: int, run: int) -> RunDetail:
         waits=told.waits,
         next=told.next,
         resumed_elsewhere=resumed_elsewhere(session, [run]).get(run),
+        retries=list(views.retries(session, run)),
         disk=RunDiskOut.of(usage.of_run(session, found), bare),
     )
     assert isinstance(detail, RunDetail)

@@ -197,6 +197,7 @@ def test_cancel_and_requeue_tell_the_true_state(liverseg: Run, phantom: str, spe
     assert liverseg("cancel", 2).stdout == "run 2 (no name): cancelled\n"
     assert "run 1 is succeeded" in liverseg("requeue", 1, code=1).stderr
     assert "77" in liverseg("requeue", 77, code=2).stderr
+    assert "only a failed or cancelled run can" in liverseg("retry", 1, code=1).stderr
 
 
 def test_a_person_on_both_sides_is_told_and_folds_are_the_way_out(liverseg: Run, tmp_path: Path, spec: Path) -> None:
@@ -249,8 +250,8 @@ def test_help_lists_every_command_and_every_field() -> None:
     told = CliRunner().invoke(main, ["--help"]).output
     wanted = (
         "cancel compare dataset delete deletions demo disk edit figure first frozen images logs nnunet pause predict"
-        " project references requeue rescore resume runs show study submit sweep table token up verify watch weights"
-        " workers"
+        " project references requeue rescore resume retry runs show study submit sweep table token up verify watch"
+        " weights workers"
     )
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told

@@ -128,6 +128,23 @@ def test_a_dead_run_can_be_queued_again(web: httpx.Client, dead: int):
     assert web.get(f"/v1/runs/{dead}").json()["state"] == "queued"
 
 
+def test_a_cancelled_run_is_tried_again_as_another_one(web: httpx.Client, submit: Callable[..., list[int]]):
+    (run,) = submit()
+    assert "Try it again" not in page(web, f"/runs/{run}")
+    web.post(f"/v1/runs/{run}/cancel")
+    assert "Try it again as another run" in page(web, f"/runs/{run}")
+    answer = web.post("/runs/retry", data={"runs": run})
+    new = web.get(f"/v1/runs/{run}").json()["retries"][0]
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{new}")
+    assert f'Tries <a id="retry-of" href="/runs/{run}">run {run}</a> again' in page(web, f"/runs/{new}")
+    assert f'Tried again as <a id="retry-{new}" href="/runs/{new}">run {new}</a>' in page(web, f"/runs/{run}")
+    told = web.get(f"/v1/runs/{new}").json()
+    assert (told["retry_of"], told["state"], told["retries"]) == (run, "queued", [])
+    assert web.post(f"/v1/runs/{run}/retry").json()["id"] == new
+    several = web.post("/runs/retry", data={"runs": [run, new]}, headers=HTML)
+    assert (several.status_code, "is queued, so it cannot be tried again" in several.text) == (409, True)
+
+
 def test_the_comparison_page_is_table_6(web: httpx.Client, finished: Callable[..., int]):
     first = finished(spec={"name": "a"})
     second = finished(spec={"name": "b", "model": {"filters": 3, "depth": 2}}, dice=0.96, dice_tumor=0.03)

@@ -293,7 +293,7 @@ def test_what_a_path_names_is_there_for_its_own_project(worlds: Worlds):
     expected["DELETE /v1/datasets/{name}"] = 409  # its run refers to it
     expected["POST /runs/{run}/deletion"] = 303  # of its maps; asked last but for moves of the run
     expected["POST /v1/datasets/{name}/check"] = expected["POST /datasets/{name}/check"] = 422
-    for move in ("cancel", "pause", "resume", "requeue"):
+    for move in ("cancel", "pause", "resume", "requeue", "retry"):
         expected[f"POST /v1/runs/{{run}}/{move}"] = 409
     expected["POST /v1/runs/{run}/first"] = 409
     assert found == expected

@@ -6,8 +6,9 @@ import pytest
 
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import ExperimentSpec
-from store import experiments, views
+from store import deletion, endings, experiments, views, wishes
 from store.database import transaction
+from store.endings import Ending
 from store.models import DEFAULT_PROJECT
 from tests import factories
 from tests.store import ledger
@@ -325,3 +326,76 @@ def test_two_experiments_with_one_name_are_two():
     submit(spec=factories.tiny_spec(name="again"))
     with transaction() as session:
         assert [one.name for one in views.experiments(session, DEFAULT_PROJECT, 10)] == ["again", "again"]
+
+
+# --- trying again -------------------------------------------------------------------------------------------------
+
+
+def retried(run_id, project=DEFAULT_PROJECT):
+    with transaction() as session:
+        made = experiments.retry(session, project, run_id, "somebody")
+        return made and made.id
+
+
+def test_a_cancelled_run_is_tried_again_as_another_one_that_is_linked_to_it(phantom):
+    spec = factories.tiny_spec(name="first", tags=["a"], notes="why")
+    submit(spec=spec)
+    ((old,),) = ledger.rows("SELECT id FROM runs")
+    with transaction() as session:
+        wishes.edit(session, DEFAULT_PROJECT, old, {"priority": 7})
+        wishes.cancel(session, DEFAULT_PROJECT, old)
+    new = retried(old)
+    before, run = ledger.run(old), ledger.run(new)
+    assert (before.state, before.retry_of) == ("cancelled", None)
+    assert (run.state, run.retry_of, run.fence, run.checkpoint) == ("queued", old, 0, None)
+    for kept in experiments.KEPT_BY_RETRY:
+        assert getattr(run, kept) == getattr(before, kept), kept
+    assert (run.name, run.tags, run.notes, run.priority) == ("first", ["a"], "why", 7)
+    assert run.experiment_id != before.experiment_id
+    assert ledger.rows(f"SELECT move, state, actor FROM run_events WHERE run_id = {new}") == [
+        ("submit", "queued", "somebody")
+    ]
+    assert (new, "default", 1) in ledger.rows("SELECT run_id, pool, number FROM outbox")
+    assert retried(old) == new  # asking twice is once
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, new)
+    third = retried(old)
+    assert third not in (old, new)
+    with transaction() as session:
+        assert views.retries(session, old) == [new, third]
+
+
+def test_a_failed_run_whose_settings_have_succeeded_meanwhile_shows_that_result():
+    failed = ledger.claimed()
+    with transaction() as session:
+        endings.fail(session, failed, "bad-input", Ending(1, "torn"))
+    done = ledger.finished()
+    run = ledger.run(retried(failed.run_id))
+    assert (run.state, run.reused_from, run.retry_of) == ("succeeded", done, failed.run_id)
+
+
+def test_a_run_of_another_project_is_not_tried_again():
+    (run_id,) = ledger.submit()
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
+    assert retried(run_id, ledger.second_project()) is None
+
+
+def test_ten_at_once_make_one():
+    (run_id,) = ledger.submit()
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
+    with ThreadPoolExecutor(10) as pool:
+        made = set(pool.map(lambda _: retried(run_id), range(10)))
+    assert len(made) == 1
+
+
+def test_a_run_that_was_tried_again_can_be_deleted():
+    (run_id,) = ledger.submit()
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, run_id)
+    new = retried(run_id)
+    with transaction() as session:
+        selected = deletion.Selection((run_id,))
+        deletion.carry_out(session, DEFAULT_PROJECT, deletion.plan(session, DEFAULT_PROJECT, "run", selected), "me")
+    assert ledger.run(new).retry_of is None

@@ -324,6 +324,15 @@ def test_an_ended_run_cannot_be_cancelled(state):
     assert ledger.everything() == before
 
 
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.FAILED, State.CANCELLED)])
+def test_only_a_failed_or_cancelled_run_is_tried_again(state):
+    run_id = in_state(state)
+    before = ledger.everything()
+    with transaction() as session, pytest.raises(IllegalMove, match="only a failed or cancelled run can"):
+        experiments.retry(session, DEFAULT_PROJECT, run_id)
+    assert ledger.everything() == before  # although the transaction was committed
+
+
 @pytest.mark.parametrize("state", [state for state in State if state != State.DEAD])
 def test_only_a_dead_run_is_requeued(state):
     run_id = in_state(state)
