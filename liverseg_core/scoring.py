@@ -5,7 +5,6 @@ back through :func:`rescore`, so re-scoring with unchanged options gives the sam
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +38,9 @@ Kept = NDArray[np.bool_]
 READERS = 1
 """Threads that unpack maps ahead, outside Python's lock. The rest holds it: a second one gains nothing, and where a
 worker scores in two slots, four of them make each other wait."""
+
+AT_ONCE = 8
+"""Maps that a reader hands over together: each handing over wakes another thread up, which takes a while."""
 
 
 def rescore(
@@ -75,8 +77,10 @@ def rescore(
 
         def predict(part: str, indices: Sequence[int]) -> Iterator[Patch]:
             names = [f"{part}/{manifest.slices[index].key}" for index in indices]
-            for u in readers.map(functools.partial(read_map, file), names):
-                yield _native(u, options, (manifest.height, manifest.width))
+            few = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+            for found in readers.map(lambda some: [read_map(file, name) for name in some], few):
+                for u in found:
+                    yield _native(u, options, (manifest.height, manifest.width))
 
         return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths(), known)
 
