@@ -85,6 +85,7 @@ class DatasetOut(BaseModel):
     similarity: SimilarityOut | None
     leaks: list[str] = Field(description="subjects or equal pictures on both sides of the folders train, val, test")
     created_at: datetime
+    created_by: str | None = Field(description="who imported it; null: before that was kept")
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetOut":
@@ -101,6 +102,7 @@ class DatasetOut(BaseModel):
             similarity=SimilarityOut.of(dataset.similarity, manifest) if dataset.similarity else None,
             leaks=[str(leak) for leak in leaks(manifest, given(manifest))],
             created_at=dataset.created_at,
+            created_by=dataset.created_by,
         )
 
 

@@ -39,13 +39,16 @@ def _once(key: tuple[int, datetime], read: Callable[[], dict[str, Any]]) -> Mani
     return found
 
 
-def add(session: Session, project_id: int, name: str, manifest: Manifest, artifact: str) -> Dataset:
-    """Register an imported data set; the same name with the same content is the same data set.
+def add(
+    session: Session, project_id: int, name: str, manifest: Manifest, artifact: str, actor: str | None = None
+) -> Dataset:
+    """Register a data set that ``actor`` imported; the same name with the same content is the same data set.
 
     Raises:
         DataError: the name stands for another content already.
     """
     values = {"project_id": project_id, "name": name, "content_hash": manifest.content_hash, "artifact": artifact}
+    values |= {"created_by": actor}
     session.execute(insert(Dataset).values(**values, manifest=manifest.to_json()).on_conflict_do_nothing())
     found = session.scalars(select(Dataset).where(Dataset.project_id == project_id, Dataset.name == name)).one()
     known = manifest_of(found)

@@ -51,6 +51,8 @@ class Project(Base):
     __tablename__ = "projects"
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    created_by: Mapped[str | None]
+    """Null: before it was kept, or by the migrations."""
 
 
 class Token(Base):
@@ -68,6 +70,7 @@ class Token(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str | None]
     last_used_at: Mapped[datetime | None]
 
 
@@ -84,6 +87,7 @@ class Dataset(Base):
     manifest: Mapped[dict[str, Any]]
     similarity: Mapped[dict[str, Any] | None]
     """Pairs of scans that may show one person, see ``liverseg_core.data.similarity``; null: not looked at yet."""
+    created_by: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -342,6 +346,7 @@ class PrintedTable(Base):
     name: Mapped[str]
     content: Mapped[dict[str, Any]]
     """``{"rows": [...], "notes": [...]}``, see ``liverseg_core.printed``."""
+    created_by: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -11,13 +11,15 @@ from liverseg_core.printed import PrintedRow
 from store.models import PrintedTable
 
 
-def put(session: Session, project_id: int, name: str, rows: Sequence[PrintedRow]) -> PrintedTable:
+def put(
+    session: Session, project_id: int, name: str, rows: Sequence[PrintedRow], actor: str | None = None
+) -> PrintedTable:
     """Store the rows and what its checks find in them, in place of an older table of this name."""
     notes = [note.to_json() for note in find_misprints(rows)]
     content = {"rows": [row.to_json() for row in rows], "notes": notes}
-    values = {"project_id": project_id, "name": name, "content": content}
+    values = {"project_id": project_id, "name": name, "content": content, "created_by": actor}
     statement = insert(PrintedTable).values(**values)
-    replaced = {"content": content, "created_at": func.now()}
+    replaced = {"content": content, "created_by": actor, "created_at": func.now()}
     statement = statement.on_conflict_do_update(index_elements=["project_id", "name"], set_=replaced)
     return session.scalars(statement.returning(PrintedTable), execution_options={"populate_existing": True}).one()
 

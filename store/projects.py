@@ -14,13 +14,15 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What a project or a token may be called."""
 
 
-def create(session: Session, name: str) -> Project:
-    """A new project.
+def create(session: Session, name: str, actor: str | None = None) -> Project:
+    """A new project, made by ``actor``.
 
     Raises:
         InputError: the name is taken.
     """
-    made = session.scalar(insert(Project).values(name=name).on_conflict_do_nothing().returning(Project.id))
+    made = session.scalar(
+        insert(Project).values(name=name, created_by=actor).on_conflict_do_nothing().returning(Project.id)
+    )
     if made is None:
         raise _taken(name)
     return session.get_one(Project, made)

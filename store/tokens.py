@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -121,8 +121,11 @@ def listed(session: Session, limit: int, before: int | None = None) -> Sequence[
     return [(token, project) for token, project in session.execute(query.order_by(Token.id.desc()).limit(limit))]
 
 
-def revoke(session: Session, token_id: int) -> Token | None:
-    """End a token for good; revoking twice is once. None where there is no such token."""
-    ended = func.coalesce(Token.revoked_at, func.now())
-    statement = update(Token).where(Token.id == token_id).values(revoked_at=ended).returning(Token)
+def revoke(session: Session, token_id: int, actor: str | None = None) -> Token | None:
+    """End a token for good; revoking twice is once, by whoever did it first. None where there is no such token."""
+    ended = {
+        "revoked_at": func.coalesce(Token.revoked_at, func.now()),
+        "revoked_by": case((Token.revoked_at.is_(None), actor), else_=Token.revoked_by),
+    }
+    statement = update(Token).where(Token.id == token_id).values(**ended).returning(Token)
     return session.scalar(statement, execution_options={"populate_existing": True})

@@ -35,7 +35,7 @@ def list_projects(as_json: bool) -> None:
     """List the projects, newest first."""
     with connect() as client:
         found = client.projects(PAGE)
-    columns = {"id": "Project", "name": "Name"}
+    columns = {"id": "Project", "name": "Name", "created_by": "Created by"}
     show.print_json({"projects": found}) if as_json else show.print_sheet(show.records_sheet(found, columns))
 
 
@@ -117,6 +117,7 @@ def list_tokens(as_json: bool) -> None:
         "created_at": "Created",
         "expires_at": "Expires",
         "revoked_at": "Revoked",
+        "revoked_by": "Revoked by",
         "last_used_at": "Last used",
     }
     show.print_json({"tokens": found}) if as_json else show.print_sheet(show.records_sheet(found, columns))

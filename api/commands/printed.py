@@ -47,6 +47,7 @@ def list_(as_json: bool) -> None:
     with connect() as client:
         found = client.tables()
     columns = {"name": "Name", "rows": "Rows", "notes": "Notes", "created_at": "Imported"}
+    columns |= {"created_by": "By"}
     show.print_json({"tables": found}) if as_json else show.print_sheet(show.records_sheet(found, columns))
 
 

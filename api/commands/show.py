@@ -334,6 +334,7 @@ def dataset_facts(dataset: Json) -> list[tuple[str, str]]:
         ("Subjects", f"{people(dataset)}{assumed}"),
         *(("On both sides", clean(leak)) for leak in dataset["leaks"]),
         ("Content", dataset["content_hash"]),
+        ("Imported", f"{moment(dataset['created_at'])} by {clean(dataset['created_by'] or NOTHING)}"),
     ]
 
 

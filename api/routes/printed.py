@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.callers import Project
+from api.callers import Asking, Project
 from api.parameters import Limit
 from api.problems import not_found
 from liverseg_core.printed import read_tables
@@ -44,12 +44,14 @@ class TableOut(BaseModel):
 
     name: str
     created_at: datetime
+    created_by: str | None
     rows: list[dict[str, Any]]
     notes: list[dict[str, Any]]
 
     @classmethod
     def of(cls, table: PrintedTable) -> "TableOut":
-        return cls(name=table.name, created_at=table.created_at, **table.content)
+        about = {"name": table.name, "created_at": table.created_at, "created_by": table.created_by}
+        return cls(**about, **table.content)
 
 
 class TableSummary(BaseModel):
@@ -57,13 +59,15 @@ class TableSummary(BaseModel):
 
     name: str
     created_at: datetime
+    created_by: str | None
     rows: int
     notes: int
 
     @classmethod
     def of(cls, table: PrintedTable) -> "TableSummary":
         rows, notes = (len(table.content[key]) for key in ("rows", "notes"))
-        return cls(name=table.name, created_at=table.created_at, rows=rows, notes=notes)
+        about = {"name": table.name, "created_at": table.created_at, "created_by": table.created_by}
+        return cls(**about, rows=rows, notes=notes)
 
 
 class TableList(BaseModel):
@@ -74,11 +78,11 @@ class TableList(BaseModel):
 
 
 @router.post("", status_code=201)
-def put(project: Project, name: Name, body: TableBody) -> TableOut:
+def put(caller: Asking, name: Name, body: TableBody) -> TableOut:
     """Read a printed table and check it; another table of this name is replaced."""
     rows = read_tables([(file.name, file.text) for file in body.files])
     with transaction() as session:
-        return TableOut.of(printed.put(session, project, name, rows))
+        return TableOut.of(printed.put(session, caller.project, name, rows, caller.actor))
 
 
 @router.get("")

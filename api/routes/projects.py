@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.parameters import LARGEST_ID, Before, Limit
@@ -28,6 +28,7 @@ class ProjectOut(Out):
 
     id: int
     name: str
+    created_by: str | None
 
 
 class ProjectList(BaseModel):
@@ -38,10 +39,10 @@ class ProjectList(BaseModel):
 
 
 @router.post("", status_code=201)
-def create(body: ProjectBody) -> ProjectOut:
+def create(request: Request, body: ProjectBody) -> ProjectOut:
     """A new, empty project; make a token for it to get in."""
     with transaction() as session:
-        return ProjectOut.model_validate(projects.create(session, body.name))
+        return ProjectOut.model_validate(projects.create(session, body.name, request.state.actor))
 
 
 @router.get("")

@@ -55,6 +55,7 @@ class TokenOut(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    revoked_by: str | None
     last_used_at: datetime | None
 
     @classmethod
@@ -110,7 +111,7 @@ def listing(limit: Limit = 50, before: Before = None) -> TokenList:
 def revoke(request: Request, token: TokenId) -> TokenOut:
     """End a token for good, within two seconds in every API process; revoking twice is once."""
     with transaction() as session:
-        found = tokens.revoke(session, token)
+        found = tokens.revoke(session, token, request.state.actor)
         if found is None:
             raise not_found("token", token)
         answer = TokenOut.of(found, session.get_one(Project, found.project_id).name)

@@ -71,10 +71,10 @@ def known_dataset(session: Session, project: int, name: str) -> Dataset:
     responses={200: {"description": "it was here already"}},
     openapi_extra=FILE,
 )
-async def import_dataset(request: Request, response: Response, project: Project, name: Name) -> DatasetOut:
+async def import_dataset(request: Request, response: Response, caller: Asking, name: Name) -> DatasetOut:
     """Take a zip of PNG pairs as liverseg dataset import packs it; every pixel is checked first."""
     async with received(request, "dataset.zip") as file:
-        dataset, new = await run_in_threadpool(_store_dataset, project, name, file)
+        dataset, new = await run_in_threadpool(_store_dataset, caller, name, file)
     response.status_code = 201 if new else 200
     return dataset
 
@@ -104,7 +104,7 @@ async def received(request: Request, name: str) -> AsyncIterator[FilePath]:
         yield place
 
 
-def _store_dataset(project: int, name: str, file: FilePath) -> tuple[DatasetOut, bool]:
+def _store_dataset(caller: Caller, name: str, file: FilePath) -> tuple[DatasetOut, bool]:
     """The data set, and whether it is new."""
     from liverseg_core.data.archive import read_archive, rewrite_archive  # NumPy, only where it is needed
 
@@ -113,8 +113,8 @@ def _store_dataset(project: int, name: str, file: FilePath) -> tuple[DatasetOut,
     rewrite_archive(file, kept)
     with transaction() as session:
         storing(session)
-        new = not _has(session, project, name)
-        dataset = datasets.add(session, project, name, manifest, artifacts.sha256_of(kept))
+        new = not _has(session, caller.project, name)
+        dataset = datasets.add(session, caller.project, name, manifest, artifacts.sha256_of(kept), caller.actor)
         # In the store only once the name is ours, and before the row that points to it is committed. Importing
         # again brings back a file that is lost or damaged; a zip of the same content may have other bytes.
         if not artifacts.intact(dataset.artifact):

@@ -62,6 +62,26 @@ def test_a_token_gets_in_until_it_is_revoked(admin: httpx.Client, enter: Enter):
     assert admin.post(f"/v1/tokens/{made['id']}/revoke").json() == ended.json()
 
 
+def test_who_did_it_is_kept(admin: httpx.Client, enter: Enter, archive: Path):
+    anna, bert = (make(admin, name=name, scope="admin").json() for name in ("anna", "bert"))
+    as_anna, as_bert = enter(anna["secret"]), enter(bert["secret"])
+    assert as_anna.post("/v1/projects", json={"name": "other"}).json()["created_by"] == "anna"
+    assert [one["created_by"] for one in as_bert.get("/v1/projects").json()["projects"]] == ["anna", None]
+    dataset = as_anna.post("/v1/datasets?name=phantom", content=archive.read_bytes())
+    again = as_bert.post("/v1/datasets?name=phantom", content=archive.read_bytes())  # the same, so it stays hers
+    assert (dataset.json()["created_by"], again.json()["created_by"]) == ("anna", "anna")
+    body = {"files": [{"name": "t.csv", "text": "Name,Dice\na,50\n"}]}
+    for client, name in ((as_anna, "anna"), (as_bert, "bert")):  # replaced, so it is his
+        table = client.post("/v1/tables?name=t", json=body)
+        assert (table.status_code, table.json()["created_by"]) == (201, name)
+    assert as_anna.get("/v1/tables").json()["tables"][0]["created_by"] == "bert"
+    more = make(admin, name="carl").json()
+    assert more["revoked_by"] is None
+    for client in (as_bert, as_anna):
+        ended = client.post(f"/v1/tokens/{more['id']}/revoke").json()
+        assert ended["revoked_by"] == "bert"  # the first one
+
+
 def test_a_revocation_counts_soon_in_other_processes(admin: httpx.Client, enter: Enter):
     made = make(admin).json()
     client = enter(made["secret"])
