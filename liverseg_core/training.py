@@ -33,9 +33,6 @@ from liverseg_core.weights import read_weights, write_weights
 
 Job = tuple[int, int]
 
-KEEP_EVERY_S = 300.0
-"""How often the state within an epoch is kept: what a killed trainer loses at most."""
-
 
 def run_experiment(
     spec: ExperimentSpec,
@@ -45,6 +42,7 @@ def run_experiment(
     events: Events,
     resume_from: Path | None = None,
     begun: Sequence[Path] = (),
+    keep_every_s: float = 300.0,
 ) -> ExperimentResult:
     """Train as ``spec`` says, then score the val and test parts.
 
@@ -56,11 +54,12 @@ def run_experiment(
         manifest: the data set that ``spec.dataset`` names.
         cache: its slices at ``spec.data.image_size``.
         workdir: gets ``checkpoints/epoch-00001.npz`` and so on, ``weights.npz`` and ``probabilities.npz``; also
-            ``checkpoints/begun.npz``, the state within an epoch, every five minutes and when asked to stop.
+            ``checkpoints/begun.npz``, the state within an epoch.
         events: is told of every step and epoch, and asked whether to stop.
         resume_from: a checkpoint of the same spec and data.
         begun: such files ``begun.npz``; one that goes on from ``resume_from``, or from the start without it, saves
             its steps, and all others are ignored.
+        keep_every_s: how often that state is kept, seconds; it is kept too when ``events`` asked to stop.
 
     Raises:
         SpecError: spec and data do not fit, e.g. no lesion to balance.
@@ -70,7 +69,7 @@ def run_experiment(
     """
     check_runnable(spec, manifest)
     with out_of_memory_named():
-        training = _Training(spec, manifest, cache, workdir, events)
+        training = _Training(spec, manifest, cache, workdir, events, keep_every_s)
         training.resume(resume_from, begun)
         training.run()
         return _score(spec, manifest, cache, workdir, events, training.model, training.history)
@@ -155,10 +154,16 @@ class _Training:
     """A model on its way through the epochs; ``history`` and the model are all its state."""
 
     def __init__(
-        self, spec: ExperimentSpec, manifest: Manifest, cache: SliceCache, workdir: Path, events: Events
+        self,
+        spec: ExperimentSpec,
+        manifest: Manifest,
+        cache: SliceCache,
+        workdir: Path,
+        events: Events,
+        keep_every_s: float,
     ) -> None:
         events.phase("building")
-        self.spec, self.events = spec, events
+        self.spec, self.events, self.keep_every_s = spec, events, keep_every_s
         self.folder = workdir / "checkpoints"
         chosen = select(manifest, spec.dataset)
         self.train_part = TrainPart(spec, manifest, cache, chosen["train"])
@@ -263,7 +268,7 @@ class _Training:
             self.begun.measured.append(measured)
             self.begun.seconds = time.monotonic() - start
             _stop_if_asked(self.events)
-            if time.monotonic() - self.kept > KEEP_EVERY_S:
+            if time.monotonic() - self.kept > self.keep_every_s:
                 self._keep_begun()
         self._refuse_broken_weights(epoch)
 

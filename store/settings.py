@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     stall_s: float = Field(
         600, gt=0, description="how long a trainer may do nothing at all (no step, no slice) before it counts as hung"
     )
+    keep_s: float = Field(
+        300, gt=0, description="how often a trainer keeps its state within an epoch: what a crash costs at most"
+    )
     reannounce_s: float = Field(60, gt=0, description="age at which an announcement of a queued run counts as lost")
     upkeep_s: float = Field(0.5, gt=0, description="how often the API relays, re-announces and reaps")
     max_crashes: int = Field(3, ge=1, description="crashes after which a run is dead")

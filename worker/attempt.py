@@ -225,6 +225,7 @@ class Supervisor:
             "weights": str(artifacts.locate(work.weights)) if work.weights else None,
             "images": str(artifacts.locate(work.images)) if work.images else None,
             "checkpoint": resumption.checkpoint(self.claim, work.checkpoint, self._folder),
+            "keep_s": settings().keep_s,
             "begun": [str(path) for path in self._folder.glob("*/checkpoints/begun.npz")],
             "cache": str(settings().cache),
             "work": str(self._work),

@@ -149,8 +149,8 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     if job["kind"] == "evaluate":
         return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)
     resume = Path(job["checkpoint"]) if job["checkpoint"] else None
-    begun = [Path(path) for path in job.get("begun", [])]
-    return training.run_experiment(spec, manifest, cache, work, reporter, resume, begun)
+    begun = [Path(path) for path in job["begun"]]
+    return training.run_experiment(spec, manifest, cache, work, reporter, resume, begun, job["keep_s"])
 
 
 def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec, reporter: Reporter) -> SliceCache:

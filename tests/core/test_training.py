@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from liverseg_core import checkpoints, training
+from liverseg_core import checkpoints
 from liverseg_core.backend import changed_from, keras, out_of_memory_named
 from liverseg_core.errors import Interrupted, SpecError, TrainingFailed, WeightsError
 from liverseg_core.losses import study_dice
@@ -30,10 +30,10 @@ def spec(*, training=None, **sections):
     return ExperimentSpec.parse({**base, "training": options, **sections})
 
 
-def train(chosen, tiny, workdir, listener, resume_from=None, begun=()):
+def train(chosen, tiny, workdir, listener, resume_from=None, begun=(), keep_every_s=300.0):
     workdir.mkdir(exist_ok=True)
     prepare_backend(chosen)
-    return run_experiment(chosen, *tiny, workdir, listener, resume_from, begun)
+    return run_experiment(chosen, *tiny, workdir, listener, resume_from, begun, keep_every_s)
 
 
 def val_loss(chosen, tiny, weights):
@@ -172,9 +172,8 @@ def test_what_was_begun_counts_only_after_the_epochs_that_it_follows(straight, t
         assert again.artifacts["weights"].read_bytes() == result.artifacts["weights"].read_bytes()
 
 
-def test_the_state_within_an_epoch_is_kept_from_time_to_time(tiny, tmp_path, listen, monkeypatch):
+def test_the_state_within_an_epoch_is_kept_from_time_to_time(tiny, tmp_path, listen):
     """So that what a killed trainer loses is bounded, however long an epoch takes."""
-    monkeypatch.setattr(training, "KEEP_EVERY_S", 0.0)
     seen = []
 
     def killed(so_far):
@@ -184,7 +183,7 @@ def test_the_state_within_an_epoch_is_kept_from_time_to_time(tiny, tmp_path, lis
         return False
 
     with pytest.raises(ZeroDivisionError):
-        train(spec(), tiny, tmp_path, listen(stop_when=killed))
+        train(spec(), tiny, tmp_path, listen(stop_when=killed), keep_every_s=0.0)
     assert seen == [2]
 
 
@@ -442,7 +441,7 @@ def test_a_validation_is_guessed_in_steps(tiny, tmp_path, listen):
     val = sum(entry.part == "val" for entry in manifest.slices)
     for crop, larger in ((None, 1), (16, 4)):
         chosen = spec(data={"image_size": 32, "crop": crop, "sampling": "lesion-balanced"})
-        training = _Training(chosen, manifest, cache, tmp_path, listen())
+        training = _Training(chosen, manifest, cache, tmp_path, listen(), 300.0)
         # Slices in batches of 4, one of three ways through the network; a cut-out of half the side is a quarter.
         assert training._validation_steps() == pytest.approx(val / 4 / 3 * larger)
 

@@ -72,7 +72,11 @@ def drawn(seed: int) -> list[Kill]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """However often it is killed, the run goes on; and no lease runs out because the machine is busy."""
+    """However often it is killed, the run goes on; and no lease runs out because the machine is busy.
+
+    The state within an epoch is kept so often that some attempts find it and others do not.
+    """
+    monkeypatch.setenv("LIVERSEG_KEEP_S", "0.2")
     monkeypatch.setenv("LIVERSEG_MAX_CRASHES", "100")
     monkeypatch.setenv("LIVERSEG_LEASE_S", "10")
     settings.cache_clear()
