@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, DateTime, Select, Text, bindparam, cast, func, literal, select
+from sqlalchemy import ColumnElement, Connection, DateTime, Select, Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
 from liverseg_core.spec import FOLD_KINDS
@@ -66,8 +66,10 @@ def runs_as_json(
 
 @cache  # to put the query together takes longer than a search for a rare name
 def _as_json(names: tuple[str, ...], words: frozenset[str]) -> Select[int, str]:
-    pairs = [part for name in names for part in (literal(name), _shown(SHOWN[name]))]
-    return _page(select(Run.id, cast(func.json_build_object(*pairs), Text)), words)
+    columns = {"id": Run.id} | {name: _shown(SHOWN[name]) for name in names}
+    page = _page(select(*(column.label(name) for name, column in columns.items())), words).subquery("page")
+    # Of a row rather than json_build_object, which looks the type of each value up anew in each row: twice as fast.
+    return select(page.c.id, cast(func.row_to_json(page.table_valued()), Text)).order_by(page.c.id.desc())
 
 
 def _shown(column: ColumnElement[Any]) -> ColumnElement[Any]:
