@@ -243,7 +243,8 @@ class Client:
     ) -> Json:
         """One score of every evaluated image under every run, at most 5000 ``lines`` a call.
 
-        ``asked``: ``column``, ``by``, ``baseline``, ``sort``, ``of``, ``descending`` and ``offset``, as the API's.
+        ``asked``: ``column``, ``by``, ``baseline``, ``sort``, ``of``, ``descending``, ``scan``, ``subject`` and
+        ``offset``, as the API's.
         """
         params = _given({"experiment": experiment, "limit": limit, **asked})
         if runs is not None:

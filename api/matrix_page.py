@@ -1,10 +1,10 @@
 """Images by runs as a page: its address is its whole state; a window of rows at a time."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api import render
 from api.callers import Project
@@ -13,13 +13,15 @@ from api.overlay_page import MOST_RUNS as MOST_BESIDE
 from api.overlay_page import address
 from api.parameters import Runs, SomeExperiment
 from api.routes.comparisons import compared, left_out
-from api.routes.matrices import MOST_ROWS, MOST_RUNS, Column, Of, Offset, Order, Rows
+from api.routes.matrices import MOST_ROWS, MOST_RUNS, Column, Of, Offset, Order, Rows, SomeScan, SomeSubject
 from store.database import snapshot
 from store.matrix import Asked, Matrix, Place, columns, matrix
 
 router = APIRouter(include_in_schema=False)
 
 WINDOW = 100
+WINDOWS = (10, 25, WINDOW, 500)
+"""How many rows the page offers to show at a time: ten of the worst, say."""
 
 STRONG = 0.25
 """A difference from which on a cell has its full colour."""
@@ -37,14 +39,17 @@ def matrix_page(
     sort: Order = "difference",
     of: Of = None,
     descending: bool = False,
+    scan: SomeScan = None,
+    subject: SomeSubject = None,
+    limit: Annotated[int, Query(ge=1, le=WINDOWS[-1])] = WINDOW,
     offset: Offset = 0,
 ) -> Response:
     """Where runs differ, worst first."""
     need_selection(runs, experiment)
     with snapshot() as session:
         ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
-        asked = Asked(ids, column, by, baseline or None, sort, of, descending)
-        found = matrix(session, project, asked, WINDOW, offset)
+        asked = Asked(ids, column, by, baseline or None, sort, of, descending, scan, subject)
+        found = matrix(session, project, asked, limit, offset)
     found.warnings = left_out(lost)
 
     state: dict[str, Any] = {
@@ -56,6 +61,9 @@ def matrix_page(
         "sort": "" if sort == "difference" else sort,
         "of": of,
         "descending": "true" if descending else "",
+        "scan": "" if scan is None else str(scan),
+        "subject": subject,
+        "limit": "" if limit == WINDOW else limit,
     }
 
     def link(**changes: Any) -> str:
@@ -69,7 +77,9 @@ def matrix_page(
         columns={key: one.label for key, one in columns().items()},
         link=link,
         first=offset,
-        window=WINDOW,
+        window=limit,
+        windows=WINDOWS,
+        usual=WINDOW,
         exported=MOST_ROWS,
         sorted_by=_sorted_by(asked, found),
         tone=tone,

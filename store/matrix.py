@@ -106,6 +106,8 @@ class Asked:
         sort: by place, by the mean difference to the baseline, or by the value of the run ``of``.
         of: a run whose difference or value is meant; None: all but the baseline, or the baseline itself.
         descending: largest first; what has no value comes last either way.
+        scan: its images alone; None: of every scan.
+        subject: images of this person alone; None: of everybody.
     """
 
     runs: Sequence[int]
@@ -115,6 +117,8 @@ class Asked:
     sort: Sort = "difference"
     of: int | None = None
     descending: bool = False
+    scan: int | None = None
+    subject: str | None = None
 
 
 def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 100, offset: int = 0) -> Matrix:
@@ -180,7 +184,11 @@ def _lines(session: Session, runs: Sequence[Run], asked: Asked) -> list[Line]:
 
     A scan or subject of which the runs scored other slices is a row for each set of slices: nothing compares them.
     """
-    subjects = _subjects(session, runs)
+    subjects = {
+        scan: subject
+        for scan, subject in _subjects(session, runs).items()
+        if asked.scan in (None, scan) and asked.subject in (None, subject)
+    }
     found: dict[tuple[Any, ...], Line] = {}
     columns = {owner: [n for n, run in enumerate(runs) if source(run) == owner] for owner in map(source, runs)}
     who = {"scans": list(subjects), "subjects": list(subjects.values())}

@@ -27,6 +27,10 @@ Of = Annotated[
     Annotated[int, Query(ge=1, le=LARGEST_ID)] | None,
     Query(description="the run whose difference or value decides; left out: the mean of all, or the baseline"),
 ]
+SomeScan = Annotated[int | None, Query(ge=0, le=10**9, description="images of this scan alone")]
+SomeSubject = Annotated[
+    str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="images of this person alone")
+]
 Window = Annotated[int, Query(ge=1, le=MOST_ROWS, description="most rows to return")]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
@@ -42,6 +46,8 @@ def read(
     sort: Order = "difference",
     of: Of = None,
     descending: bool = False,
+    scan: SomeScan = None,
+    subject: SomeSubject = None,
     limit: Window = 500,
     offset: Offset = 0,
     format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002
@@ -49,7 +55,8 @@ def read(
     """One score of every evaluated image under every run, beside the baseline's (the first run's unless given)."""
     with snapshot() as session:
         ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
-        found = matrix(session, project, Asked(ids, column, by, baseline, sort, of, descending), limit, offset)
+        asked = Asked(ids, column, by, baseline, sort, of, descending, scan, subject)
+        found = matrix(session, project, asked, limit, offset)
     found.warnings = left_out(lost)
     if format == "json":
         return as_json(found)

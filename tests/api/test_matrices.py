@@ -49,6 +49,30 @@ def test_json_and_csv_hold_the_same_numbers(web: httpx.Client, runs: list[int]):
     ]
 
 
+def test_a_scan_and_a_person_lead_to_their_images(web: httpx.Client, runs: list[int]):
+    for by, name in (("scan", "scan"), ("subject", "subject")):
+        html = page(web, address(runs, f"&by={by}&sort=place&limit=10"))
+        link = re.search(rf'<th scope="row" class="name">val <a href="([^"]+{name}=[^"]+)">', html)
+        assert link is not None, html
+        own = page(web, link[1].replace("&amp;", "&"))
+        assert " alone. <a " in own
+        parameters = httpx.URL(f"http://x{link[1].replace('&amp;', '&')}").params
+        assert parameters["limit"] == "10"
+        found = web.get("/v1/comparisons/images", params=parameters).json()
+        assert {str(line["place"][name]) for line in found["lines"]} == {parameters[name]}
+        assert all(line["place"]["slice"] is not None for line in found["lines"])
+    assert "No such image has been scored" in page(web, address(runs, "&scan=9999"))
+
+
+def test_so_many_rows_at_a_time_of_the_worst(web: httpx.Client, runs: list[int]):
+    total = web.get(f"/v1{address(runs)}").json()["total"]
+    html = page(web, address(runs, "&limit=2"))
+    assert f"1 to 2 of {total}" in html
+    assert re.search(r'offset=2" rel="next"|offset=2&amp;[^"]*" rel="next"', html)
+    assert re.search(r'<a href="/comparisons/images\?runs=1,2">100</a>', html)
+    assert web.get(address(runs, "&limit=501")).status_code == 422
+
+
 def test_the_page_leads_from_a_number_to_its_image(web: httpx.Client, runs: list[int]):
     answer = web.get(address(runs), headers=HTML)
     assert answer.status_code == 200

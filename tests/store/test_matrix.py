@@ -155,3 +155,17 @@ def test_runs_of_another_project_are_not_there(runs):
     with transaction() as session:
         found = matrix(session, ledger.second_project(), Asked(runs))
     assert (found.runs, found.lines, found.baseline) == ([], [], None)
+
+
+def test_the_images_of_one_scan_or_person(runs):
+    both = asked(runs, sort="place")
+    assert sorted(set(places(both))) == [(1, 0), (1, 1), (1, 2), (2, 0)]
+    one = asked(runs, sort="place", scan=1)
+    assert places(one) == [(1, 0), (1, 1), (1, 2)]
+    assert [line.values for line in one.lines] == [line.values for line in both.lines if line.place.scan == 1]
+    person = next(line.place.subject for line in both.lines if line.place.scan == 2)
+    assert places(asked(runs, sort="place", subject=person)) == [(2, 0)]
+    assert (one.runs[2].better, one.runs[2].worse) == (0, 2)  # over what is shown
+    assert places(asked(runs, by="scan", scan=2)) == [(2, None)]
+    for nobody in ({"scan": 7}, {"subject": "nobody"}, {"scan": 1, "subject": person}):
+        assert (asked(runs, **nobody).lines, asked(runs, **nobody).total) == ([], 0)
