@@ -75,30 +75,48 @@ def submit(request: Request, project: Project, form: Posted) -> Response:
         if error.path == "Idempotency-Key":  # somebody went back and changed it
             filled.key = ""
             error = SpecError("form", "was submitted already with other settings; submit it again to make another")
-        filled.problems[error.path.removeprefix("spec.")] = str(error).removeprefix(f"{error.path}: ")
+        _tell(filled, error.path, str(error).removeprefix(f"{error.path}: "))
     except ValidationError as error:
         for one in error.errors(include_url=False):
-            filled.problems[".".join(map(str, one["loc"]))] = str(one["msg"])
+            _tell(filled, ".".join(map(str, one["loc"])), str(one["msg"]))
     return _form(request, project, filled, status=422 if filled.problems else 200)
 
 
 def _form(request: Request, project: int, filled: Filled, status: int = 200, origin: int | None = None) -> Response:
     with transaction() as session:
         names = [one.name for one in datasets.listed(session, project)]
-    known = {one.path for one in specs.fields()}
     return render.page(
         request,
         "submit.html",
         status,
         sections=_sections(filled),
         filled=filled,
-        elsewhere={path: told for path, told in filled.problems.items() if path not in known | {"seeds", "folds"}},
+        elsewhere=filled.problems.keys() - _known(),
         datasets=names,
         origin=origin,
         key=filled.key or str(uuid.uuid4()),
         planned=PLANNED,
         may=caller_of(request).may_write,
     )
+
+
+def _known() -> set[str]:
+    """Every field of the form by its name."""
+    return {"seeds", "folds", "vary", *(one.path for one in specs.fields())}
+
+
+def _tell(filled: Filled, path: str, told: str) -> None:
+    """Put what is wrong at ``path`` to the field it was written in: an entry's to its list, an axis's to ``vary``.
+
+    Words of commands, ``--seeds``, stand for the fields that are read like them.
+    """
+    place = path.removeprefix("spec.").removeprefix("--")
+    known, steps = _known(), place.split(".")
+    whole = (".".join(steps[:many]) for many in range(len(steps), 0, -1))
+    field = next((one for one in whole if one in known), None)
+    if field is None and (path.startswith("grid") or place in filled.texts.get("vary", "")):
+        field, told = "vary", f"{place.removeprefix('grid.')}: {told}"
+    filled.problems[field or place] = told
 
 
 def _sections(filled: Filled) -> list[tuple[str, list[Field], bool]]:

@@ -132,6 +132,7 @@ def test_a_form_that_was_submitted_is_changed_and_submitted_again(web: httpx.Cli
         ({"seeds": "many"}, "seeds", "how many repeats"),
         ({"folds": "0"}, "folds", ""),
         ({"vary": "training.epochs"}, "vary", "PATH=VALUE"),
+        ({"vary": "training.epochz=1,2"}, "vary", "no such field"),
         ({"data.image_size": "33"}, "spec", "divisible by 4"),
     ],
 )
@@ -153,6 +154,13 @@ def test_what_is_wrong_is_said_beside_its_field_and_nothing_is_lost(
     assert told
     assert path in told[1]
     assert words in told[1]
+    if path != "spec":  # which is of no single field
+        assert f'id="problem-{path}"' in answer.text
+        described = re.search(
+            rf'id="{re.escape(path)}"[^>]* aria-describedby="problem-{re.escape(path)} (hint-[^"]+)"', answer.text
+        )
+        assert described is None or f'id="{described[1]}"' in answer.text
+        assert re.search(rf'id="{re.escape(path)}"[^>]* aria-invalid="true" aria-describedby="problem-', answer.text)
     assert count_rows() == before
 
 
