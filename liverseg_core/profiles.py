@@ -4,6 +4,7 @@ A profile is data: columns, each with its formula in words and what it does wher
 about it, so any profile can be computed of any run at any time.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,7 +13,7 @@ import numpy as np
 
 from liverseg_core import measures
 from liverseg_core.errors import InputError
-from liverseg_core.facts import Facts, Level, Sums, Units
+from liverseg_core.facts import Facts, Level, Reals, Sums, Units
 from liverseg_core.measures import Measure
 from liverseg_core.metrics import Target
 
@@ -353,13 +354,37 @@ def per_subject(
 
 def _value(column: Column, units: Units) -> Value:
     values = column.measure(units)
+    slices = len(units.facts) if units.level == "pooled" else 1  # a pooled value is made of all slices
+    return (_of_few if values.size < FEW else _of_many)(values, column.over == "rms", slices)
+
+
+FEW = 8
+"""Below it NumPy adds numbers up one after another, as Python does, and takes ten times as long to begin."""
+
+
+def _of_few(values: Reals, rms: bool, slices: int) -> Value:
+    """As :func:`_of_many`, to the same bits."""
+    listed = values.tolist()
+    used = [one * one if rms else one for one in listed if math.isfinite(one)]
+    n, n_failed = len(used) * slices, sum(map(math.isinf, listed)) * slices
+    n_empty = len(listed) * slices - n - n_failed
+    if not used:
+        return Value(None, n, n_empty, n_failed)
+    total, *others = used
+    for one in others:  # not sum(), which rounds better than NumPy from Python 3.12 on
+        total += one
+    mean = total / len(used)
+    return Value(math.sqrt(mean) if rms else mean, n, n_empty, n_failed)
+
+
+def _of_many(values: Reals, rms: bool, slices: int) -> Value:
+    """Mean, or root of the mean square, of the finite ``values``, each made of ``slices`` slices."""
     failed, empty = np.isinf(values), np.isnan(values)
     used = values[~failed & ~empty]
-    slices = len(units.facts) if units.level == "pooled" else 1  # a pooled value is made of all slices
     n, n_empty, n_failed = (int(count) * slices for count in (used.size, empty.sum(), failed.sum()))
     if not used.size:
         return Value(None, n, n_empty, n_failed)
-    mean = np.sqrt(np.mean(used**2)) if column.over == "rms" else np.mean(used)
+    mean = np.sqrt(np.mean(used**2)) if rms else np.mean(used)
     return Value(float(mean), n, n_empty, n_failed)
 
 

@@ -312,3 +312,17 @@ def test_definitions_change_with_their_number():
     }
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     assert {profiles.DEFINITIONS: digest[:16]} == {2: "416d622551843d2c"}
+
+
+@pytest.mark.parametrize("rms", [False, True])
+@pytest.mark.parametrize("size", range(1, profiles.FEW))
+def test_few_values_have_the_bits_of_numpy(size, rms):
+    draw = np.random.default_rng(size)
+    for _ in range(200):
+        values = draw.normal(size=size) * 10.0 ** draw.integers(-12, 12, size)
+        values[draw.random(size) < 0.2] = np.nan
+        values[draw.random(size) < 0.1] = np.inf
+        few, many = (way(values, rms, 3) for way in (profiles._of_few, profiles._of_many))
+        assert few == many
+        if few.value is not None:
+            assert few.value.hex() == many.value.hex()
