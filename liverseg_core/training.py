@@ -33,6 +33,9 @@ from liverseg_core.weights import read_weights, write_weights
 
 Job = tuple[int, int]
 
+KEEP_EVERY_S = 300.0
+"""How often the state within an epoch is kept unless told otherwise."""
+
 
 def run_experiment(
     spec: ExperimentSpec,
@@ -42,7 +45,7 @@ def run_experiment(
     events: Events,
     resume_from: Path | None = None,
     begun: Sequence[Path] = (),
-    keep_every_s: float = 300.0,
+    keep_every_s: float = KEEP_EVERY_S,
 ) -> ExperimentResult:
     """Train as ``spec`` says, then score the val and test parts.
 
@@ -160,7 +163,7 @@ class _Training:
         cache: SliceCache,
         workdir: Path,
         events: Events,
-        keep_every_s: float,
+        keep_every_s: float = KEEP_EVERY_S,
     ) -> None:
         events.phase("building")
         self.spec, self.events, self.keep_every_s = spec, events, keep_every_s

@@ -441,7 +441,7 @@ def test_a_validation_is_guessed_in_steps(tiny, tmp_path, listen):
     val = sum(entry.part == "val" for entry in manifest.slices)
     for crop, larger in ((None, 1), (16, 4)):
         chosen = spec(data={"image_size": 32, "crop": crop, "sampling": "lesion-balanced"})
-        training = _Training(chosen, manifest, cache, tmp_path, listen(), 300.0)
+        training = _Training(chosen, manifest, cache, tmp_path, listen())
         # Slices in batches of 4, one of three ways through the network; a cut-out of half the side is a quarter.
         assert training._validation_steps() == pytest.approx(val / 4 / 3 * larger)
 
@@ -501,7 +501,6 @@ def test_wherever_a_training_is_interrupted_it_goes_on_from_there(tiny, tmp_path
         assert [without_clock(r) for r in resumed.records] == [without_clock(r) for r in whole.records]
         assert again.artifacts["weights"].read_bytes() == result.artifacts["weights"].read_bytes()
         steps.add(len(broken.steps))
-    assert len(steps) == 4
     assert {0, len(whole.steps)} < steps
 
 
