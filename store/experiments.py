@@ -263,6 +263,7 @@ KEPT_BY_RETRY = (
     "scored_from",
     "predictor",
     "images",
+    "best_epoch",  # of what it is scored from; whoever trains has none before the end
     "pool",
     "priority",
 )

@@ -1,7 +1,6 @@
 """The ``liverseg-worker`` command."""
 
 import os
-import sys
 
 import click
 
@@ -9,10 +8,6 @@ from liverseg_core.errors import InputError
 from store import broker
 from store.database import limit_replies
 from store.settings import settings
-
-SWITCH_S = 0.001
-"""How long a thread that computes may keep others waiting. What scores stored maps reads them in one thread and
-counts in another, and with Python's usual 5 ms each waits longer than it works."""
 
 
 @click.group()
@@ -50,7 +45,6 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     chosen = threads or max(1, (os.cpu_count() or 1) // slots)
     words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
     words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
-    sys.setswitchinterval(SWITCH_S)
     limit_replies(settings().lease_s * 2 / 3)
     here = Here(slots, chosen)
     worker_ready.connect(lambda **_: here.start(), weak=False)

@@ -399,3 +399,9 @@ def test_a_run_that_was_tried_again_can_be_deleted():
         selected = deletion.Selection((run_id,))
         deletion.carry_out(session, DEFAULT_PROJECT, deletion.plan(session, DEFAULT_PROJECT, "run", selected), "me")
     assert ledger.run(new).retry_of is None
+
+
+def test_a_rescore_tried_again_knows_the_epoch_of_its_weights():
+    (run_id,) = ledger.submit()
+    ledger.execute("UPDATE runs SET kind = 'rescore', best_epoch = 7, state = 'failed' WHERE id = :run", run=run_id)
+    assert (ledger.run(retried(run_id)).kind, ledger.run(retried(run_id)).best_epoch) == ("rescore", 7)
