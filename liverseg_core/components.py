@@ -170,30 +170,28 @@ def _touching(lower: Labelled, upper: Labelled) -> Numbers:
     """``[m, 2]``: components of two neighbouring slices with pixels at most one row and one column apart."""
     if not lower.sizes.size or not upper.sizes.size:
         return np.zeros((0, 2), np.int64)
-    width = upper.labels.shape[1]
-    padded = np.pad(upper.labels, 2).ravel()
-    own, places = _in_frame(lower, upper)
-    above = padded[places]
+    own, above = _in_frame(lower, upper)
     # Where a pixel has one straight above, all its other neighbours there belong to the same component.
-    alone = above == 0
-    around = [row * (width + 4) + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column]
-    beside = padded[places[alone][:, None] + around]
-    pairs = _pairs(own, above, len(upper.sizes)), _pairs(own[alone][:, None], beside, len(upper.sizes))
+    alone = np.flatnonzero((own > 0) & (above == 0))
+    around = [row * own.shape[1] + column for row in (-1, 0, 1) for column in (-1, 0, 1) if row or column]
+    beside = above.ravel()[alone[:, None] + around]
+    pairs = _pairs(own, above, len(upper.sizes)), _pairs(own.ravel()[alone][:, None], beside, len(upper.sizes))
     return np.concatenate(pairs)
 
 
-def _in_frame(lower: Labelled, upper: Labelled) -> tuple[NDArray[Any], Numbers]:
-    """Component and place of each pixel of ``lower`` that can touch ``upper``, in its raveled frame padded by 2."""
-    height, width = upper.labels.shape
-    rows, columns = np.nonzero(lower.labels)
-    own = lower.labels[rows, columns]
-    rows, columns = rows + (lower.top - upper.top), columns + (lower.left - upper.left)
-    near = (rows >= -1) & (rows <= height) & (columns >= -1) & (columns <= width)
-    return own[near], (rows[near] + 2) * (width + 4) + columns[near] + 2
+def _in_frame(lower: Labelled, upper: Labelled) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Components of both where ``lower`` lies and two pixels around, so that no neighbour falls out of the frame."""
+    own = np.pad(lower.labels, 2)
+    above = np.zeros_like(own)
+    frame = Labelled(above, lower.top - 2, lower.left - 2, upper.sizes)
+    window, seen = shared_window(frame, upper)
+    window[:] = seen
+    return own, above
 
 
 def _pairs(own: NDArray[Any], other: NDArray[Any], others: int) -> Numbers:
     """``[m, 2]``: each pair of numbers once, where both are above 0."""
-    codes = (own.astype(np.int64) * (others + 1) + other)[other > 0]
+    codes = (own.astype(np.int64) * (others + 1) + other).ravel()
     codes = np.concatenate([codes[:1], codes[1:][codes[1:] != codes[:-1]]])  # sorting long runs is slow
-    return np.stack(np.divmod(np.unique(codes), others + 1), axis=1)
+    pairs = np.stack(np.divmod(np.unique(codes), others + 1), axis=1)
+    return pairs[pairs.all(axis=1)]

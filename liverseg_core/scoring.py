@@ -6,7 +6,6 @@ back through :func:`rescore`, so re-scoring with unchanged options gives the sam
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -34,13 +33,6 @@ Scored = tuple[tuple[SliceScore, ...], tuple[LesionComponent, ...]]
 
 Kept = NDArray[np.bool_]
 """``[k]``: which components of a slice are kept."""
-
-READERS = 1
-"""Threads that unpack maps ahead, outside Python's lock. The rest holds it: a second one gains nothing, and where a
-worker scores in two slots, four of them make each other wait."""
-
-AT_ONCE = 8
-"""Maps that a reader hands over together: each handing over wakes another thread up, which takes a while."""
 
 
 def rescore(
@@ -73,14 +65,11 @@ def rescore(
     Raises:
         DataError: ``maps`` is damaged or lacks a slice, or ``soft`` does.
     """
-    with open_maps(maps) as file, ThreadPoolExecutor(READERS) as readers:
+    with open_maps(maps) as file:
 
-        def predict(part: str, indices: Sequence[int]) -> Iterator[Patch]:
-            names = [f"{part}/{manifest.slices[index].key}" for index in indices]
-            few = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
-            for found in readers.map(lambda some: [read_map(file, name) for name in some], few):
-                for u in found:
-                    yield _native(u, options, (manifest.height, manifest.width))
+        def predict(part: str, index: int) -> Patch:
+            u = read_map(file, f"{part}/{manifest.slices[index].key}")
+            return _native(u, options, (manifest.height, manifest.width))
 
         return _score(manifest, labels, parts, predict, soft, options, between, truths or Truths(), known)
 
@@ -110,8 +99,8 @@ def score_parts(
 ) -> Scored:
     """Score what ``predict(part, index)`` says, labels ``[H, W]``, scan by scan; see :func:`rescore`."""
 
-    def cropped(part: str, indices: Sequence[int]) -> Iterator[Patch]:
-        return (crop(predict(part, index)) for index in indices)
+    def cropped(part: str, index: int) -> Patch:
+        return crop(predict(part, index))
 
     return _score(manifest, labels, parts, cropped, soft, options, between, truths or Truths(), {})
 
@@ -120,7 +109,7 @@ def _score(
     manifest: Manifest,
     labels: NDArray[np.uint8],
     parts: Mapping[str, Sequence[int]],
-    predict: Callable[[str, Sequence[int]], Iterator[Patch]],
+    predict: Callable[[str, int], Patch],
     soft: Mapping[Key, SoftFacts],
     options: EvaluationOptions,
     between: Callable[[], None],
@@ -131,20 +120,19 @@ def _score(
     found: list[LesionComponent] = []
     for part, scan, indices in _scans(manifest, parts):
         between()
-        numbers = [manifest.slices[index].slice for index in indices]
-        missing = [number for number in numbers if (part, scan, number) not in soft]
+        keys = [(part, scan, manifest.slices[index].slice) for index in indices]
+        missing = [number for _, _, number in keys if (part, scan, number) not in soft]
         if missing:
             raise DataError(
                 f"{part}/{scan}_{missing[0]}", "has no stored score to score anew; evaluate the run again"
             )
         truth = truths.of(labels, indices, options.min_lesion)
-        kept = [known.get((part, scan, number)) for number in numbers]
-        patches = predict(part, [index for index, row in zip(indices, kept, strict=True) if row is None])
-        prediction = [next(patches) if row is None else NOTHING for row in kept]
-        pixels = manifest.height * manifest.width
-        counts, lesions = _score_scan(part, scan, numbers, truth, prediction, options, pixels)
-        for index, number, row, old in zip(indices, numbers, counts, kept, strict=True):
-            scores[part, index] = slice_score((part, scan, number), old or row, soft[part, scan, number])
+        prediction = [
+            NOTHING if key in known else predict(part, index) for key, index in zip(keys, indices, strict=True)
+        ]
+        counts, lesions = _score_scan(keys, truth, prediction, options, manifest.height * manifest.width, known)
+        for index, key, row in zip(indices, keys, counts, strict=True):
+            scores[part, index] = slice_score(key, row, soft[key])
         found.extend(lesions)
     return tuple(scores[part, index] for part, indices in parts.items() for index in indices), tuple(found)
 
@@ -181,23 +169,24 @@ def score_scan(
         26-connected lesions of the scan, of truth and prediction, matched one to one.
     """
     true = _side([crop(labels) for labels in truth], options.min_lesion)
-    return _score_scan(part, scan, numbers, true, [crop(labels) for labels in prediction], options, truth[0].size)
+    keys = [(part, scan, number) for number in numbers]
+    return _score_scan(keys, true, [crop(labels) for labels in prediction], options, truth[0].size, {})
 
 
 def _score_scan(
-    part: str,
-    scan: int,
-    numbers: Sequence[int],
+    keys: Sequence[Key],
     truth: "Side",
     prediction: Sequence[Patch],
     options: EvaluationOptions,
     pixels: int,
-) -> tuple[list[tuple[int, ...]], list[LesionComponent]]:
+    known: Mapping[Key, Counts],
+) -> tuple[list[Counts], list[LesionComponent]]:
     if options.largest_component:
         prediction = _keep_largest(prediction)
     predicted = _side(prediction, options.min_lesion)
-    counts = [_count(pixels, *both) for both in zip(truth.slices, predicted.slices, strict=True)]
-    return counts, list(_matched(part, scan, numbers, truth, predicted))
+    both = zip(truth.slices, predicted.slices, strict=True)
+    counts = [known.get(key) or _count(pixels, *sides) for key, sides in zip(keys, both, strict=True)]
+    return counts, list(_matched(keys, truth, predicted))
 
 
 def _scans(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int, list[int]]]:
@@ -326,6 +315,8 @@ def _side(patches: Sequence[Patch], min_lesion: int) -> Side:
 
 def _lesions(patch: Patch, min_lesion: int) -> SliceSide:
     """Lesions and areas of one slice, in which lesions of fewer than ``min_lesion`` pixels are liver."""
+    if not patch.labels.size:
+        return SliceSide(NOTHING, components.NOTHING, (0, 0))
     found = _found(patch, patch.labels == LESION)
     patch = _repaint(patch, found, found.sizes < min_lesion, PARENCHYMA)
     kept = components.without_small(found, min_lesion)
@@ -355,20 +346,19 @@ def _count(pixels: int, truth: SliceSide, prediction: SliceSide) -> tuple[int, .
     return nine_counts(joint, truth.areas, prediction.areas, pixels)
 
 
-def _matched(
-    part: str, scan: int, numbers: Sequence[int], truth: Side, prediction: Side
-) -> Iterator[LesionComponent]:
+def _matched(keys: Sequence[Key], truth: Side, prediction: Side) -> Iterator[LesionComponent]:
     """The lesions of each slice, then those of the scan."""
-    linked = []
-    for number, true, predicted, owner, other_owner in zip(
-        numbers, truth.slices, prediction.slices, truth.owners, prediction.owners, strict=True
+    linked = [np.zeros((0, 3), np.int64)]
+    for key, true, predicted, owner, other_owner in zip(
+        keys, truth.slices, prediction.slices, truth.owners, prediction.owners, strict=True
     ):
         one, other = true.found, predicted.found
-        shared = components.overlaps(one, other)
-        yield from _records(part, scan, number, one.sizes, other.sizes, shared)
-        linked.append(np.stack([owner[shared[:, 0] - 1], other_owner[shared[:, 1] - 1], shared[:, 2]], axis=1))
-    shared = components.summed(np.concatenate(linked))
-    yield from _records(part, scan, None, truth.sizes, prediction.sizes, shared)
+        if one.sizes.size or other.sizes.size:
+            shared = components.overlaps(one, other)
+            yield from _records(*key, one.sizes, other.sizes, shared)
+            linked.append(np.stack([owner[shared[:, 0] - 1], other_owner[shared[:, 1] - 1], shared[:, 2]], axis=1))
+    part, scan, _ = keys[0]
+    yield from _records(part, scan, None, truth.sizes, prediction.sizes, components.summed(np.concatenate(linked)))
 
 
 def _records(
