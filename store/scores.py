@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -15,10 +15,6 @@ from store.models import CONFUSION, Artifact
 from store.queue import Claim, move, owned
 from store.states import Outcome, State, Wish
 from store.tidy import storing
-
-if TYPE_CHECKING:
-    from liverseg_core.metrics import SoftFacts
-    from liverseg_core.scoring import Key
 
 COLUMNS = ("run_id", "part", "scan", "slice", *CONFUSION, "tp", "fp", "fn", "dice", "dice_liver", "dice_tumor")
 
@@ -82,21 +78,13 @@ def files(session: Session, run_id: int) -> dict[str, str]:
     return dict(rows.all())
 
 
-def stored_facts(session: Session, run_id: int) -> "dict[Key, tuple[tuple[int, ...], SoftFacts]]":
-    """Counts of a run, and what its stored maps cannot give, by part, scan and slice."""
-    from liverseg_core.metrics import SoftFacts  # NumPy, which the start of the API does without
-
+def stored(session: Session, run_id: int) -> list[list[Any]]:
+    """Part, scan, slice, nine counts, nine quantised counts and the soft scores ``_SOFT`` of each slice of a run."""
     rows = session.execute(
         text(f"SELECT part, scan, slice, {', '.join((*CONFUSION, *_SOFT))} FROM slice_scores WHERE run_id = :run"),  # nosec B608  # noqa: S608
         {"run": run_id},
     )
-    return {
-        (part, scan, number): (
-            tuple(rest[:9]),
-            SoftFacts(quantised=tuple(rest[9:18]), **dict(zip(_SOFT, rest[18:], strict=True))),
-        )
-        for part, scan, number, *rest in rows
-    }
+    return [[*row[:3], row[3:12], row[12:21], row[21:]] for row in map(tuple, rows)]
 
 
 _SOFT = ("tp", "fp", "fn", "dice", "dice_liver", "dice_tumor")

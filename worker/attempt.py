@@ -37,7 +37,6 @@ from store.settings import settings
 from store.states import State
 from worker import resumption, scoring
 from worker.child import Child
-from worker.inside import Inside
 from worker.patience import insist, persist
 from worker.position import Position
 from worker.slots import Slots
@@ -211,9 +210,9 @@ class Supervisor:
             raise
         self._conclude()
 
-    def _start(self, work: Work, threads: int, held: Sequence[int]) -> Child | Inside:
+    def _start(self, work: Work, threads: int, held: Sequence[int]) -> Child | scoring.Scorer:
         if work.kind in scoring.KINDS:
-            return Inside(lambda between: scoring.carry_out(work, between), self._position.alive)
+            return scoring.Scorer(scoring.job(work, self._work / "position"))
         return Child(self._job(work, threads), self._work / "trainer.log", held)
 
     def _job(self, work: Work, threads: int) -> dict[str, Any]:

@@ -28,19 +28,26 @@ class Child:
     Events are read by a thread into an unbounded queue, so that training never waits for the database.
 
     Args:
-        job: what it is to do.
-        log: where its output goes.
+        job: what it is to do; None: it is sent later.
+        log: where its output goes; None: where ours goes.
         held: file descriptors that it holds open while it lives, such as the lock on its slot.
+        command: what is started; a trainer unless it is said.
     """
 
-    def __init__(self, job: dict[str, Any], log: Path, held: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        job: dict[str, Any] | None,
+        log: Path | None,
+        held: Sequence[int] = (),
+        command: Sequence[str] | None = None,
+    ) -> None:
         self.log = log
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.peak_memory_mb: int | None = None
         reading, writing = os.pipe()
-        with log.open("ab") as out:
+        with log.open("ab") if log else contextlib.nullcontext() as out:
             self._process = subprocess.Popen(
-                TRAINER,
+                command or TRAINER,
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -51,7 +58,8 @@ class Child:
         os.close(writing)
         self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
         self._reader.start()
-        self._send(job)
+        if job:
+            self.send(job)
 
     @property
     def pid(self) -> int:
@@ -92,6 +100,8 @@ class Child:
 
     def tail(self, most: int = LONGEST_TAIL) -> str:
         """The last lines of its log, ``most`` bytes at most."""
+        if self.log is None:
+            return ""
         try:
             with self.log.open("rb") as file:
                 length = file.seek(0, os.SEEK_END)
@@ -101,7 +111,8 @@ class Child:
             return ""
         return text if length <= most else text.partition("\n")[2] or text
 
-    def _send(self, job: dict[str, Any]) -> None:
+    def send(self, job: dict[str, Any]) -> None:
+        """Tell it what to do."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status will say why
             self._process.stdin.write(json.dumps(job).encode() + b"\n")

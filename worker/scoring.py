@@ -1,85 +1,138 @@
-"""What a worker does by itself, without a trainer process: scoring stored maps anew, and reference predictors."""
+"""What is scored without training, stored maps anew and reference predictors, as its supervisor sees it.
 
-from collections.abc import Callable
-from functools import lru_cache
+A scoring process (:mod:`worker.scorer`) does the work of a run, and then waits for that of another.
+"""
+
+import atexit
+import sys
+import threading
 from pathlib import Path
+from typing import Any
 
-from liverseg_core.data.cache import open_cache
-from liverseg_core.data.manifest import select
-from liverseg_core.errors import DataError, SpecError
-from liverseg_core.metrics import SoftFacts
-from liverseg_core.records import ExperimentResult
-from liverseg_core.references import score_reference
-from liverseg_core.scoring import Counts, Key, Truths, rescore, unchanged
-from liverseg_core.spec import ExperimentSpec
 from store import artifacts, scores
 from store.models import Run
 from store.queue import Work
 from store.settings import settings
+from worker.child import Child
 from worker.patience import persist
 
 KINDS = ("rescore", "reference")
 
+SCORER = (sys.executable, "-P", "-m", "worker.scorer")
 
-def carry_out(work: Work, between: Callable[[], None]) -> ExperimentResult:
-    """Score as a claimed run of one of ``KINDS`` asks; its artifacts are those of the run that it is scored from.
+_idle: list[Child] = []
+_lock = threading.Lock()
 
-    Raises:
-        DataError: the data set or the maps are gone or damaged.
-        Interrupted: ``between`` asked to stop.
+
+class Scorer:
+    """One run's use of a scoring process, with the face of :class:`worker.child.Child`.
+
+    Args:
+        job: what is to be done, see :func:`job`.
     """
-    spec, manifest = ExperimentSpec.parse(work.spec), work.manifest
-    chosen = select(manifest, spec.dataset)
-    parts = {part: chosen[part] for part in ("val", "test")}
-    archive = artifacts.locate(work.dataset_artifact)
-    # Building a cache may take a minute, so that it too must end when asked to.
-    cache = open_cache(archive, manifest, spec.data.image_size, settings().cache, progress=lambda *_: between())
-    truths = _truths(manifest.content_hash)
-    if work.kind == "reference":
-        if work.predictor is None:
-            raise SpecError("predictor", "is not said; submit the reference runs again")
-        soft = _soft(work.predictor, manifest.content_hash, spec.data.image_size)
-        scored = score_reference(work.predictor, manifest, cache, parts, spec.evaluation, between, soft, truths)
-        return ExperimentResult(*scored, artifacts={}, best_epoch=0, epochs=0)
-    files, soft, known = _kept(work, spec)
-    maps = files["probabilities"]
-    scored = rescore(manifest, cache.labels, maps, parts, soft, spec.evaluation, between, truths, known)
-    return ExperimentResult(*scored, artifacts=files, best_epoch=work.best_epoch, epochs=0)
+
+    log: Path | None = None
+    peak_memory_mb: int | None = None
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._process = _take()
+        self._status: int | None = None
+        self._asked = False
+        self._process.send(job)
+
+    def next_event(self, timeout: float) -> dict[str, Any] | None:
+        """The next event, or None after ``timeout`` seconds without one, and where it was the last."""
+        event = self._process.next_event(timeout)
+        if event is None or event["event"] != "over":
+            return event
+        self._status = event["status"]
+        self._leave()
+        return None
+
+    def ended(self) -> bool:
+        """Whether the work has ended, or its process, and all it said has been taken."""
+        return self._status is not None or self._process.ended()
+
+    def note_memory(self) -> None:
+        """The memory of a process that stays says nothing about one run."""
+
+    def ask(self) -> None:
+        """Ask it to end at its next step."""
+        if self._status is None:
+            self._asked = True
+            self._process.ask()
+
+    def kill(self) -> int:
+        """End the process where its work has not ended; how that, or it, ended."""
+        if self._status is None:
+            self._status = self._process.kill()
+        return self._status
+
+    def tail(self, most: int = 0) -> str:  # noqa: ARG002 - the face of Child
+        """It has no log of its own."""
+        return ""
+
+    def _leave(self) -> None:
+        """Its process waits for another run; not where it was asked to end, since it may hear that only now."""
+        if self._asked:
+            self._process.kill()
+        else:
+            with _lock:
+                _idle.append(self._process)
 
 
-@lru_cache(maxsize=4)
-def _truths(content_hash: str) -> Truths:  # noqa: ARG001 - the key
-    """True lesions of a data set: whoever scores twenty runs anew finds them once."""
-    return Truths()
+def _take() -> Child:
+    """A process that waits, or else a new one."""
+    with _lock:
+        while _idle:
+            process = _idle.pop()
+            if not process.ended():
+                return process
+            process.kill()  # it died while it waited
+    return Child(None, None, command=SCORER)
 
 
-@lru_cache(maxsize=16)
-def _soft(predictor: str, content_hash: str, image_size: int) -> dict[Key, SoftFacts]:  # noqa: ARG001 - the key
-    """Soft scores of a reference predictor, which no evaluation option changes."""
-    return {}
+@atexit.register
+def end() -> None:
+    """End the processes that wait."""
+    with _lock:
+        while _idle:
+            _idle.pop().kill()
 
 
-def _kept(work: Work, spec: ExperimentSpec) -> tuple[dict[str, Path], dict[Key, SoftFacts], dict[Key, Counts]]:
-    """The files of the run scored anew, what its maps cannot give, and the counts that ``spec`` leaves alone."""
-    if work.scored_from is None:
-        raise SpecError("scored_from", "is not said; submit the run again")
-    source = work.scored_from
+# --- what it is told -----------------------------------------------------------------------------------------------
+
+
+def job(work: Work, position: Path) -> dict[str, Any]:
+    """What :func:`worker.scorer.carry_out` needs of a claimed run of one of ``KINDS``, in JSON.
+
+    Args:
+        work: the claimed run.
+        position: where it tells that it gets on.
+    """
+    said = {
+        "kind": work.kind,
+        "spec": work.spec,
+        "manifest": work.manifest.to_json(),
+        "content_hash": work.content_hash,
+        "archive": str(artifacts.locate(work.dataset_artifact)),
+        "cache": str(settings().cache),
+        "position": str(position),
+        "predictor": work.predictor,
+        "scored_from": work.scored_from,
+        "best_epoch": work.best_epoch,
+    }
+    return said if work.scored_from is None else said | _stored(work.scored_from)
+
+
+def _stored(run_id: int) -> dict[str, Any]:
+    """Of the run that is scored anew: its files, what its maps cannot give, and its counts with their spec."""
     kept, stored, before = persist(
         lambda session: (
-            scores.files(session, source),
-            scores.stored_facts(session, source),
-            ExperimentSpec.parse(session.get_one(Run, source).spec).evaluation,
+            scores.files(session, run_id),
+            scores.stored(session, run_id),
+            session.get_one(Run, run_id).spec,
         )
     )
-    files = {kind: artifacts.locate(sha256) for kind, sha256 in kept.items() if kind in ("weights", "probabilities")}
-    if "probabilities" not in files:
-        told = f"of run {source} were deleted; submit the same settings again, which evaluates its kept weights"
-        raise DataError("probabilities", told)
-    if not files["probabilities"].is_file():
-        told = (
-            f"of run {source} are gone from the store; give them up (`liverseg delete {source} --files --yes`) and "
-        )
-        raise DataError("probabilities", f"{told}submit the same settings again, which evaluates its kept weights")
-    soft = {key: facts for key, (_, facts) in stored.items()}
-    counts = {key: counts for key, (counts, _) in stored.items()}
-    return files, soft, unchanged(counts, before, spec.evaluation)
+    places = {kind: str(artifacts.locate(kept[kind])) for kind in ("weights", "probabilities") if kind in kept}
+    return {"files": places, "stored": stored, "before": before}

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from liverseg_core.data.png import MASK_VALUES
 from liverseg_core.errors import DataError
 
 Progress = Callable[[int, int], None]
+
+LOOK_AGAIN_S = 0.1
+"""How often it looks whether another process has built what it needs."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def open_cache(
         manifest: what it holds.
         image_size: side S of the network's input.
         root: the host's cache folder; made if absent.
-        progress: called with (slices done, all slices) while building.
+        progress: called with (slices done, all slices) while building, and while another process builds; may raise
+            to give up.
 
     Raises:
         DataError: the archive does not hold what the manifest says.
@@ -59,10 +64,11 @@ def open_cache(
     cache = _open(home, manifest, image_size)
     if cache is None:
         home.mkdir(parents=True, exist_ok=True)
-        with _lock(home / "lock"):
+        tell, n = progress or _silent, len(manifest.slices)
+        with _lock(home / "lock", lambda: tell(0, n)):
             cache = _open(home, manifest, image_size)
             if cache is None:
-                _build(archive, manifest, image_size, home, progress or _silent)
+                _build(archive, manifest, image_size, home, tell)
                 cache = _open(home, manifest, image_size)
     if cache is None:
         raise DataError(str(home), "the cache vanished while it was being opened; start again")
@@ -188,10 +194,17 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the kernel frees it when its holder dies."""
+def _lock(path: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock between processes; the kernel frees it when its holder dies. ``waits`` is called meanwhile."""
     with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits()
+                time.sleep(LOOK_AGAIN_S)
+            else:
+                break
         yield
 
 

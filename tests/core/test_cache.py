@@ -138,7 +138,7 @@ print(built, float(cache.images.sum()), float(cache.masks.sum()), int(cache.labe
 """
 
 
-def in_another_process(archive, root, die_at=0) -> subprocess.Popen:
+def in_another_process(archive, root, die_at=-1) -> subprocess.Popen:
     command = [sys.executable, "-c", OPEN_IN_ANOTHER_PROCESS, archive, root, str(die_at)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

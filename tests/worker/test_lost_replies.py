@@ -7,6 +7,7 @@ several threads. ``LIVERSEG_LOST_REPLIES`` is the probability.
 import dataclasses
 import json
 import os
+import queue
 import random
 import threading
 import traceback
@@ -32,7 +33,7 @@ from tests import factories
 from tests.conftest import forget_caches
 from tests.store import ledger
 from worker import attempt as attempts
-from worker.inside import Inside
+from worker.reporting import CRASHED, report
 
 LOST = float(os.environ.get("LIVERSEG_LOST_REPLIES", "0.05"))
 RUNS, THREADS, EPOCHS, STEPS = 200, 4, 3, 2
@@ -81,17 +82,47 @@ def replies(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replies
     forget_caches()
 
 
-class Pretended(Inside):
-    """A trainer without a network: what it tells follows from seed, epoch and step."""
+class Pretended:
+    """A trainer without a process and without a network: what it tells follows from seed, epoch and step."""
+
+    log: Path | None = None
+    peak_memory_mb: int | None = None
 
     def __init__(self, job: dict[str, Any], _log: Path, _held: Sequence[int] = ()) -> None:
-        self._job = job
-        super().__init__(self._train, lambda: None)
+        self._job, self._status = job, CRASHED
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    def _train(self, between: Callable[[], None]) -> ExperimentResult:
+    def next_event(self, timeout: float) -> dict[str, Any] | None:
+        try:
+            return self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def ended(self) -> bool:
+        return not self._thread.is_alive() and self._events.empty()
+
+    def note_memory(self) -> None: ...
+
+    def ask(self) -> None: ...
+
+    def kill(self) -> int:
+        self._thread.join()
+        return self._status
+
+    def tail(self, _most: int = 0) -> str:
+        return ""
+
+    def _run(self) -> None:
+        self._status = report(self._tell, self._train)
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self._events.put({"event": kind, **fields})
+
+    def _train(self) -> ExperimentResult:
         kept, seed = self._job["checkpoint"], self._job["spec"]["training"]["seed"]
         for epoch in range(json.loads(Path(kept).read_text()) + 1 if kept else 1, EPOCHS + 1):
-            between()
             self._tell("steps", epoch=epoch, first=1, losses=[loss(seed, epoch, step) for step in range(STEPS)])
             path = Path(self._job["work"]) / "checkpoints" / f"epoch-{epoch:05d}.npz"
             path.parent.mkdir(exist_ok=True)

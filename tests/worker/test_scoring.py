@@ -1,4 +1,4 @@
-"""Runs that train nothing: carried out in the worker's own thread, under the same lease and fence as any other."""
+"""Runs that train nothing: carried out in a process that stays, under the same lease and fence as any other."""
 
 import fcntl
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from sqlalchemy import text
 
@@ -26,9 +27,9 @@ from store.references import PREDICTORS
 from store.settings import settings
 from store.upkeep import Upkeep
 from tests import factories, processes
+from worker import scoring as standby
 from worker.attempt import attempt
-from worker.inside import Inside
-from worker.reporting import DONE, INTERRUPTED
+from worker.reporting import INTERRUPTED
 
 
 def once() -> int | None:
@@ -207,24 +208,112 @@ def test_the_names_of_the_predictors_are_those_of_the_laboratory() -> None:
     assert predictors.PREDICTORS == PREDICTORS
 
 
-def test_work_inside_ends_at_its_next_step_when_asked_to() -> None:
-    began = threading.Event()
+# --- the process that scores --------------------------------------------------------------------------------------
 
-    def for_ever(between):
-        while True:
-            began.set()
-            between()
 
-    signs: list[int] = []
-    work = Inside(for_ever, lambda: signs.append(1))
-    assert began.wait(5)
-    work.ask()
-    assert work.kill() == INTERRUPTED != DONE
-    assert signs  # else a long scoring would be taken for a hang
-    assert work.next_event(1) == {"event": "progress", "phase": "scoring"}
-    assert not work.ended()  # the word that wakes its supervisor has not been taken yet
-    assert work.next_event(1) == {}
-    assert work.ended()
+def pids() -> list[int]:
+    """Of the scoring processes that wait."""
+    return [child.pid for child in standby._idle]
+
+
+def test_a_scoring_process_stays_for_the_next_run_and_is_replaced_where_it_died(trained: int) -> None:
+    first = rescore(trained, min_lesion=3)
+    once()
+    (process,) = pids()
+    again = rescore(trained, min_lesion=4)
+    once()
+    assert pids() == [process]
+    psutil.Process(process).kill()
+    processes.wait_for("it to be gone", standby._idle[0].ended)
+    third = rescore(trained, min_lesion=5)
+    once()
+    assert {processes.get_run(run).state for run in (first, again, third)} == {"succeeded"}
+    (other,) = pids()
+    assert other != process
+
+
+def test_a_scoring_process_that_dies_at_work_is_a_crash_and_the_run_is_taken_again(
+    trained: int, held_up: Callable[[], None]
+) -> None:
+    run_id = rescore(trained, min_lesion=3)
+    thread = threading.Thread(target=once)
+    thread.start()
+    wait_until_running(run_id)
+    process = scorer()
+    process.kill()
+    thread.join(30)
+    run = processes.get_run(run_id)
+    assert (run.state, run.crashes, outcomes(run_id)) == ("queued", 1, ["crashed"])
+    with transaction() as session:
+        assert views.attempts(session, run_id)[0].reason == "killed"
+    held_up()
+    once()
+    assert processes.get_run(run_id).state == "succeeded"
+
+
+def test_a_scoring_that_hangs_is_killed(
+    trained: int, held_up: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network disk that does not answer: it gives no sign, and does not hear that it shall end."""
+    monkeypatch.setenv("LIVERSEG_STALL_S", "2")
+    settings.cache_clear()
+    run_id = rescore(trained, min_lesion=3)
+    thread = threading.Thread(target=once)
+    thread.start()
+    wait_until_running(run_id)
+    process = scorer()
+    process.suspend()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert not process.is_running()
+    assert outcomes(run_id) == ["crashed"]
+    with transaction() as session:
+        assert views.attempts(session, run_id)[0].reason == "stalled"
+
+
+def test_a_scoring_process_ends_with_its_worker(
+    trained: int, held_up: Callable[[], None], tmp_path: Path, upkeep: Upkeep
+) -> None:
+    run_id, log = rescore(trained, min_lesion=3), tmp_path / "worker.log"
+    doomed = processes.start_worker(log)
+    wait_until_running(run_id)
+    process = scorer(doomed.pid)
+    doomed.kill()  # it alone
+    doomed.wait()
+    processes.wait_for("it to be gone", lambda: not process.is_running(), timeout=10)
+
+
+def test_a_job_that_was_asked_to_end_says_no_more_and_leaves_no_process(
+    trained: int, held_up: Callable[[], None]
+) -> None:
+    with transaction() as session:
+        scorings.submit_rescores(session, DEFAULT_PROJECT, [trained], {"min_lesion": 3})
+        work = queue.claim(session, "default", "w", "host", 60)
+    place = settings().home / "position"
+    work_of_it = standby.Scorer(standby.job(work, place))
+    assert work_of_it.next_event(30) == {"event": "progress", "phase": "scoring"}
+    work_of_it.ask()
+    processes.wait_for("it to end", lambda: work_of_it.next_event(1) is None and work_of_it.ended())
+    assert work_of_it.kill() == INTERRUPTED
+    assert not scorers()
+
+
+def scorers(worker: int | None = None) -> list[psutil.Process]:
+    """The scoring processes of this or another process."""
+    return [one for one in psutil.Process(worker).children() if "worker.scorer" in one.cmdline()]
+
+
+def scorer(worker: int | None = None) -> psutil.Process:
+    """The one that there is, or will be in a moment."""
+    (found,) = processes.wait_for("a scoring process", lambda: scorers(worker))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_scorer_waits() -> Iterator[None]:
+    standby.end()
+    yield
+    standby.end()
 
 
 # --- interruptions, with the work held up in the middle by a lock on the slices -----------------------------------
@@ -264,8 +353,6 @@ def test_a_cancel_in_the_middle_ends_it_and_stores_nothing(trained: int, held_up
     wait_until_running(run_id)
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, run_id)
-    time.sleep(1)  # two heartbeats: it has been told
-    held_up()
     thread.join(30)
     assert (processes.get_run(run_id).state, outcomes(run_id)) == ("cancelled", ["cancelled"])
     assert (counts(run_id), kept(run_id)) == ([], {})
@@ -307,8 +394,6 @@ def test_a_worker_that_drains_in_the_middle_gives_it_back(
     with processes.worker(log) as worker:
         wait_until_running(run_id)
         worker.terminate()
-        time.sleep(1)
-        held_up()
     assert (processes.get_run(run_id).state, processes.get_run(run_id).crashes) == ("queued", 0)
     assert outcomes(run_id) == ["preempted"]
 

@@ -1,0 +1,121 @@
+"""A scoring process: carries out one job after the other and tells by JSON lines.
+
+Like the trainer it knows no database and reads from standard input: when that pipe closes, its supervisor is gone,
+and it kills its own process group. Unlike the trainer it stays, since it takes longer to start than to score.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from liverseg_core.data.cache import open_cache
+from liverseg_core.data.manifest import Manifest, select
+from liverseg_core.errors import DataError, Interrupted, SpecError
+from liverseg_core.metrics import SoftFacts
+from liverseg_core.records import ExperimentResult
+from liverseg_core.references import score_reference
+from liverseg_core.scoring import Counts, Key, Truths, rescore, unchanged
+from liverseg_core.spec import ExperimentSpec
+from worker.position import Position
+from worker.reporting import report
+from worker.trainer import EVENTS_FD, Reporter
+
+
+def main() -> None:
+    """Carry out jobs for as long as there is somebody who sends some."""
+    with os.fdopen(int(os.environ[EVENTS_FD]), "w", encoding="utf-8") as pipe:
+        reporter = Reporter(pipe)
+        signal.signal(signal.SIGTERM, reporter.ask_to_stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
+        jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+
+        def between() -> None:
+            if reporter.should_stop():
+                raise Interrupted("asked to stop")
+
+        while True:
+            job = json.loads(jobs.get())
+            reporter.keep_position(Position(Path(job["position"])))
+            reporter.tell("progress", phase="scoring")
+            reporter.tell("over", status=report(reporter.tell, lambda: carry_out(job, between)))  # noqa: B023
+
+
+def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
+    for line in sys.stdin.buffer:
+        jobs.put(line)
+    os.killpg(0, signal.SIGKILL)
+
+
+def carry_out(job: dict[str, Any], between: Callable[[], None]) -> ExperimentResult:
+    """Score as :func:`worker.scoring.job` asks; the artifacts of a run are those of the run that it is scored from.
+
+    Raises:
+        DataError: the data set or the maps are gone or damaged.
+        Interrupted: ``between`` asked to stop.
+    """
+    spec, manifest = ExperimentSpec.parse(job["spec"]), Manifest.from_json(job["manifest"])
+    chosen = select(manifest, spec.dataset)
+    parts = {part: chosen[part] for part in ("val", "test")}
+    # Building a cache may take a minute, so that it too must end when asked to.
+    cache = open_cache(
+        Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]), progress=lambda *_: between()
+    )
+    truths = _truths(job["content_hash"])
+    if job["kind"] == "reference":
+        if job["predictor"] is None:
+            raise SpecError("predictor", "is not said; submit the reference runs again")
+        soft = _soft(job["predictor"], job["content_hash"], spec.data.image_size)
+        scored = score_reference(job["predictor"], manifest, cache, parts, spec.evaluation, between, soft, truths)
+        return ExperimentResult(*scored, artifacts={}, best_epoch=0, epochs=0)
+    files, soft, known = _kept(job, spec)
+    maps = files["probabilities"]
+    scored = rescore(manifest, cache.labels, maps, parts, soft, spec.evaluation, between, truths, known)
+    return ExperimentResult(*scored, artifacts=files, best_epoch=job["best_epoch"], epochs=0)
+
+
+@lru_cache(maxsize=4)
+def _truths(content_hash: str) -> Truths:  # noqa: ARG001 - the key
+    """True lesions of a data set: whoever scores twenty runs anew finds them once."""
+    return Truths()
+
+
+@lru_cache(maxsize=16)
+def _soft(predictor: str, content_hash: str, image_size: int) -> dict[Key, SoftFacts]:  # noqa: ARG001 - the key
+    """Soft scores of a reference predictor, which no evaluation option changes."""
+    return {}
+
+
+def _kept(
+    job: dict[str, Any], spec: ExperimentSpec
+) -> tuple[dict[str, Path], dict[Key, SoftFacts], dict[Key, Counts]]:
+    """The files of the run scored anew, what its maps cannot give, and the counts that ``spec`` leaves alone."""
+    source = job["scored_from"]
+    if source is None:
+        raise SpecError("scored_from", "is not said; submit the run again")
+    files = {kind: Path(place) for kind, place in job["files"].items()}
+    if "probabilities" not in files:
+        told = f"of run {source} were deleted; submit the same settings again, which evaluates its kept weights"
+        raise DataError("probabilities", told)
+    if not files["probabilities"].is_file():
+        told = (
+            f"of run {source} are gone from the store; give them up (`liverseg delete {source} --files --yes`) and "
+        )
+        raise DataError("probabilities", f"{told}submit the same settings again, which evaluates its kept weights")
+    soft, counts = {}, {}
+    for part, scan, number, row, quantised, facts in job["stored"]:
+        soft[part, scan, number] = SoftFacts(*(*facts, tuple(quantised)))
+        counts[part, scan, number] = tuple(row)
+    before = ExperimentSpec.parse(job["before"]).evaluation
+    return files, soft, unchanged(counts, before, spec.evaluation)
+
+
+if __name__ == "__main__":
+    main()
