@@ -78,14 +78,18 @@ STEPS = insert(_TABLES["step_losses"])
 EPOCHS = insert(_TABLES["epochs"])
 
 
-def fall_back(session: Session, claim: Claim) -> dict[str, Any] | None:
+def fall_back(session: Session, claim: Claim, unreadable: dict[str, Any]) -> dict[str, Any] | None:
     """The checkpoint cannot be read: go back to the one before it, or to the start; the checkpoint to go on from.
+
+    Said twice, since an answer got lost, it goes back once.
 
     Raises:
         LeaseLost: the run is no longer this claim's.
     """
     run = owned(session, claim)
-    run.checkpoint = run.checkpoint.get("before") if run.checkpoint else None
+    if not run.checkpoint or run.checkpoint["epoch"] != unreadable["epoch"]:
+        return run.checkpoint
+    run.checkpoint = run.checkpoint.get("before")
     epoch = run.checkpoint["epoch"] if run.checkpoint else 0
     archive_after(session, run.id, epoch)
     attempt = update(Attempt).where(Attempt.run_id == run.id, Attempt.number == claim.fence)

@@ -10,7 +10,8 @@ from celery.signals import worker_shutting_down
 from store import broker
 from store.settings import settings
 from worker import transport
-from worker.attempt import attempt, draining, worker_name
+from worker.attempt import attempt, worker_name
+from worker.patience import draining
 from worker.slots import Slots
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from store.settings import settings
 from store.states import State
 from worker import resumption, scoring
 from worker.child import Child
-from worker.patience import insist, persist
+from worker.patience import draining, insist, persist
 from worker.position import Position
 from worker.slots import Slots
 from worker.spool import Spool
@@ -48,9 +48,6 @@ log = logging.getLogger(__name__)
 LOG_SHOWN, LOG_KEPT = 1500, 2**16
 """Bytes of a trainer's log that go with a heartbeat, for whoever watches its run, and that are kept of an attempt
 without a result."""
-
-draining = threading.Event()
-"""Set when this worker is asked to end: every attempt gives its run back."""
 
 
 LOOK_AGAIN_S = 1.0
@@ -158,6 +155,9 @@ def _carry(work: Work, threads: int, slot: IO[str] | None) -> None:
     except LeaseLost:
         raise
     except Exception as error:  # the attempt's edge: else the run would look alive until its lease ends
+        if draining.in_vain() and is_outage(error):
+            log.warning("run %s: the database is still away, and this worker ends without it", work.claim.run_id)
+            return
         log.exception("run %s: the worker failed", work.claim.run_id)
         full = isinstance(error, OSError) and error.errno in DISK_FULL
         told = f"the worker itself failed: {type(error).__name__}: {error}"

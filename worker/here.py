@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from store import broker, presence, queue, tidy
 from store.database import is_outage, transaction
 from store.settings import settings
-from worker.attempt import attempts, draining, worker_name
+from worker.attempt import attempts, worker_name
+from worker.patience import draining
 
 log = logging.getLogger(__name__)
 

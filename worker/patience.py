@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,13 +11,32 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from store.database import is_outage, transaction
+from store.settings import settings
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 
-def persist(write: Callable[[Session], Result], give_up: Callable[[], bool] = lambda: False) -> Result:
+class Drain(threading.Event):
+    """Set when this worker is asked to end: every attempt gives its run back."""
+
+    _since: float | None = None
+
+    def set(self) -> None:
+        """Ask it to end."""
+        self._since = self._since or time.monotonic()
+        super().set()
+
+    def in_vain(self) -> bool:
+        """Whether that was a lease ago: what could not be given back since then is taken back anyway."""
+        return self._since is not None and time.monotonic() - self._since > settings().lease_s
+
+
+draining = Drain()
+
+
+def persist(write: Callable[[Session], Result], give_up: Callable[[], bool] = draining.in_vain) -> Result:
     """Do ``write`` in a transaction, again and again while the database is away, until ``give_up`` says so.
 
     Raises:
@@ -31,7 +51,7 @@ def persist(write: Callable[[Session], Result], give_up: Callable[[], bool] = la
     return insist(once, give_up)
 
 
-def insist(work: Callable[[], Result], give_up: Callable[[], bool] = lambda: False) -> Result:
+def insist(work: Callable[[], Result], give_up: Callable[[], bool] = draining.in_vain) -> Result:
     """Do ``work`` again and again while the database is away, until ``give_up`` says so."""
     delay = 0.2
     while True:

@@ -32,7 +32,7 @@ def checkpoint(claim: Claim, known: dict[str, Any] | None, folder: Path) -> str 
         if _intact(known):
             return str(known["path"])
         log.warning("run %s: checkpoint %s is gone or damaged", claim.run_id, known["path"])
-        known = persist(lambda session: batches.fall_back(session, claim))
+        known = persist(partial(batches.fall_back, claim=claim, unreadable=known))
     return None
 
 

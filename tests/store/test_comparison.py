@@ -197,8 +197,8 @@ def test_epochs_that_were_archived_do_not_count():
         endings.release(session, held, Ending())
     again = ledger.claim().claim
     with transaction() as session:
-        for _ in range(2):  # both checkpoints that are kept are damaged
-            batches.fall_back(session, again)
+        for damaged in (3, 2):  # both checkpoints that are kept
+            batches.fall_back(session, again, {"epoch": damaged})
         factories.store_epoch(session, again, factories.epoch_record(1), ledger.CHECKPOINT)
     ledger.finish(again)
     assert only(held.run_id).epochs == 1

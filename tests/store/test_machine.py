@@ -146,7 +146,8 @@ class Lives(RuleBasedStateMachine):
         claim = self.pick(place)
         if claim in self.told:
             return
-        found = self.write(claim, lambda s: batches.fall_back(s, claim))
+        newest = {"epoch": self.models[claim.run_id].epochs}
+        found = self.write(claim, lambda s: batches.fall_back(s, claim, newest))
         if found:
             model, kept = found
             model.epochs = kept["epoch"] if kept else 0

@@ -19,10 +19,12 @@ from store import artifacts, batches, bundled, experiments, hardware, queue, sco
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, StepLosses
 from store.settings import settings
+from store.upkeep import Upkeep
 from tests import factories, processes
 from tests.conftest import SERVERS, forget_caches, only_reading
 from worker import attempt as attempts
 from worker.attempt import attempt
+from worker.patience import Drain
 
 
 def submit(spec: dict | None = None) -> int:
@@ -47,7 +49,7 @@ def test_nothing_to_claim_returns_at_once(database: Path) -> None:
 def test_a_draining_worker_claims_nothing(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.import_phantom(tmp_path)
     run_id = submit()
-    stopped = threading.Event()
+    stopped = Drain()
     stopped.set()
     monkeypatch.setattr(attempts, "draining", stopped)
     assert once() is None
@@ -294,6 +296,29 @@ def test_training_goes_on_while_postgres_is_killed_and_comes_back(database: Path
     assert outcomes(run_id) == ["succeeded"]
     with transaction() as session:
         assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 16))
+
+
+def test_a_worker_that_is_asked_to_end_does_not_wait_for_postgres_for_ever(
+    database: Path, tmp_path: Path, upkeep: Upkeep
+) -> None:
+    factories.import_phantom(tmp_path)
+    training = {"batch_size": 4, "epochs": 100, "early_stopping": {"patience": None}}
+    run_id, log = submit(factories.tiny_spec(training=training)), tmp_path / "worker.log"
+    doomed = processes.start_worker(log)
+    processes.wait_for_epoch(run_id, 1)
+    SERVERS["postgres"].process.kill()
+    SERVERS["postgres"].process.wait()
+    try:
+        doomed.terminate()
+        assert doomed.wait(60) == 0, log.read_text()  # a lease is 4 s here, until a trainer is killed 10
+    finally:
+        SERVERS["postgres"] = bundled.start_postgres(database)
+    assert "the database is still away, and this worker ends without it" in log.read_text()
+    with processes.worker(log):
+        processes.wait_for("another to take it", lambda: processes.get_run(run_id).fence == 2)
+    assert outcomes(run_id)[0] == "lost"
+    with transaction() as session:
+        assert views.attempts(session, run_id)[1].resumed_from >= 1
 
 
 def test_training_goes_on_while_postgres_only_reads(database: Path, tmp_path: Path) -> None:
