@@ -48,6 +48,8 @@ def matrix_page(
     need_selection(runs, experiment)
     with snapshot() as session:
         ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
+        if len(ids) == 1 and sort == "difference":  # from nothing
+            sort = "value"
         asked = Asked(ids, column, by, baseline or None, sort, of, descending, scan, subject)
         found = matrix(session, project, asked, limit, offset)
     found.warnings = left_out(lost)

@@ -1,5 +1,6 @@
 """Templates: the environment, its filters, and how a page is answered."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 from starlette.templating import Jinja2Templates
 
 from api import tables
@@ -57,6 +59,11 @@ def elapsed(start: datetime | None, end: datetime | None) -> str:
     return duration(((end or datetime.now(UTC)) - start).total_seconds()) if start else ""
 
 
+def coded(text: str) -> Markup:
+    """What stands between double backticks, as docstrings have it, as code."""
+    return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(text))))  # nosec B704  # noqa: S704 - escaped
+
+
 def _environment() -> Environment:
     # Only what exists may be shown: a misspelt name is an error, not an empty place.
     made = Environment(
@@ -76,7 +83,7 @@ def _environment() -> Environment:
         shared=tables.shared,
         dot=tables.dot,
     )
-    made.filters.update(named_runs=named_runs, zip=zip)
+    made.filters.update(named_runs=named_runs, zip=zip, coded=coded)
     made.globals.update(elapsed=elapsed)
     return made
 

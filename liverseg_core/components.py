@@ -180,10 +180,10 @@ def _touching(lower: Labelled, upper: Labelled) -> Numbers:
 
 
 def _in_frame(lower: Labelled, upper: Labelled) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Components of both where ``lower`` lies and two pixels around, so that no neighbour falls out of the frame."""
-    own = np.pad(lower.labels, 2)
+    """Components of both where ``lower`` lies and a pixel around, so that no neighbour falls out of the frame."""
+    own = np.pad(lower.labels, 1)
     above = np.zeros_like(own)
-    frame = Labelled(above, lower.top - 2, lower.left - 2, upper.sizes)
+    frame = Labelled(above, lower.top - 1, lower.left - 1, upper.sizes)
     window, seen = shared_window(frame, upper)
     window[:] = seen
     return own, above

@@ -7,8 +7,9 @@ ADVICE = {
     "host-out-of-memory": "The host's memory ran out: lower training.batch_size, data.image_size or model.filters, "
     "or give the worker fewer slots.",
     "killed": "Something outside sent it SIGKILL; where nobody did, look for the kernel's out-of-memory killer.",
-    "signal": "The trainer crashed inside a library; its log says where. Another version or device may help.",
-    "exception": "The trainer raised an error that it does not know; its log has the trace.",
+    "signal": "Its process crashed inside a library; its log, or its worker's, says where. Another version or "
+    "device may help.",
+    "exception": "Its process raised an error that it does not know; its log, or its worker's, has the trace.",
     "stalled": "No step for a whole progress deadline though the process lived: a hung device or file system. "
     "LIVERSEG_STALL_S says how long to wait.",
     "worker-error": "The worker itself failed, not the training; its log has the trace.",

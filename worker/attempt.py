@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -39,6 +40,7 @@ from worker import resumption, scoring
 from worker.child import Child
 from worker.patience import draining, insist, persist
 from worker.position import Position
+from worker.reporting import INTERRUPTED
 from worker.slots import Slots
 from worker.spool import Spool
 from worker.watch import Watch
@@ -49,6 +51,9 @@ LOG_SHOWN, LOG_KEPT = 1500, 2**16
 """Bytes of a trainer's log that go with a heartbeat, for whoever watches its run, and that are kept of an attempt
 without a result."""
 
+
+ASKED_TO_END = (INTERRUPTED, -signal.SIGTERM)
+"""How a process ends that somebody else has asked to: who ends a host or a container asks every process at once."""
 
 LOOK_AGAIN_S = 1.0
 """How often a worker looks whether what it waits for is there again."""
@@ -329,7 +334,7 @@ class Supervisor:
             return self._end(lambda s: endings.release(s, self.claim, self._ending(status, away)))
         if kind == "failed":
             return self._end(lambda s: endings.fail(s, self.claim, word["reason"], self._ending(status, told)))
-        if self._stopping:
+        if self._stopping or status in ASKED_TO_END:
             crash_point("stopped")
             return self._end(lambda s: endings.release(s, self.claim, self._ending(status, "asked to stop")))
         if kind == "disk-full":

@@ -1,4 +1,4 @@
-"""A trainer process as its supervisor sees it: started, told its job, listened to, ended."""
+"""A trainer or scoring process as its supervisor sees it: started, told its job, listened to, ended."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ TRAINER = (sys.executable, "-P", "-m", "worker.trainer")
 
 
 class Child:
-    """The trainer in its own process group.
+    """A process in its own process group.
 
     Events are read by a thread into an unbounded queue, so that training never waits for the database.
 
@@ -88,7 +88,7 @@ class Child:
         self._process.terminate()
 
     def kill(self) -> int:
-        """End the whole group (grandchildren too) and return the trainer's exit status."""
+        """End the whole group (grandchildren too) and return the exit status of the first."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         status = self._process.wait()
@@ -112,11 +112,14 @@ class Child:
         return text if length <= most else text.partition("\n")[2] or text
 
     def send(self, job: dict[str, Any]) -> None:
-        """Tell it what to do."""
+        """Tell it what to do. A job is larger than a pipe, and a process that does not read must hold nobody up."""
+        threading.Thread(target=self._write, args=(json.dumps(job).encode() + b"\n",), daemon=True).start()
+
+    def _write(self, line: bytes) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status will say why
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.flush()  # and stays open: its closing tells the trainer that we are gone
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died or was killed; its exit status says why
+            self._process.stdin.write(line)
+            self._process.stdin.flush()  # and stays open: its closing tells the process that we are gone
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as pipe:

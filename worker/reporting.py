@@ -7,7 +7,7 @@ from liverseg_core.errors import DISK_FULL, InputError, Interrupted, TrainingFai
 from liverseg_core.records import VALUES, ExperimentResult, LesionComponent, SliceScore
 
 DONE, CRASHED, FAILED, INTERRUPTED, FULL = 0, 1, 3, 4, 5
-"""Exit statuses of a trainer process, and of work done inside the worker."""
+"""Exit statuses of a trainer process, and those that a scoring process tells of a job."""
 
 
 def report(tell: Callable[..., None], carry_out: Callable[[], ExperimentResult]) -> int:

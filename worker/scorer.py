@@ -10,6 +10,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -24,28 +25,39 @@ from liverseg_core.references import score_reference
 from liverseg_core.scoring import Counts, Key, Truths, rescore, unchanged
 from liverseg_core.spec import ExperimentSpec
 from worker.position import Position
-from worker.reporting import report
+from worker.reporting import CRASHED, report
 from worker.trainer import EVENTS_FD, Reporter
 
 
 def main() -> None:
     """Carry out jobs for as long as there is somebody who sends some."""
-    with os.fdopen(int(os.environ[EVENTS_FD]), "w", encoding="utf-8") as pipe:
-        reporter = Reporter(pipe)
+    try:
+        with os.fdopen(int(os.environ[EVENTS_FD]), "w", encoding="utf-8") as pipe:
+            _work(Reporter(pipe))
+    except BaseException:
+        traceback.print_exc()
+    os._exit(CRASHED)  # a usual end would wait for the thread that reads
+
+
+def _work(reporter: Reporter) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+
+    def between() -> None:
+        if reporter.should_stop():
+            raise Interrupted("asked to stop")
+
+    def carry_out_next() -> ExperimentResult:
+        reporter.tell("progress", phase="scoring")
+        reporter.keep_position(Position(Path(job["position"])))
+        return carry_out(job, between)
+
+    while True:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while it waits it ends at once, and is replaced
+        job = json.loads(jobs.get())
         signal.signal(signal.SIGTERM, reporter.ask_to_stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
-        jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
-
-        def between() -> None:
-            if reporter.should_stop():
-                raise Interrupted("asked to stop")
-
-        while True:
-            job = json.loads(jobs.get())
-            reporter.keep_position(Position(Path(job["position"])))
-            reporter.tell("progress", phase="scoring")
-            reporter.tell("over", status=report(reporter.tell, lambda: carry_out(job, between)))  # noqa: B023
+        reporter.tell("over", status=report(reporter.tell, carry_out_next))
 
 
 def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:

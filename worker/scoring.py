@@ -15,6 +15,7 @@ from store.queue import Work
 from store.settings import settings
 from worker.child import Child
 from worker.patience import persist
+from worker.reporting import DONE, FAILED
 
 KINDS = ("rescore", "reference")
 
@@ -37,7 +38,7 @@ class Scorer:
     def __init__(self, job: dict[str, Any]) -> None:
         self._process = _take()
         self._status: int | None = None
-        self._asked = False
+        self._asked = self._over = False
         self._process.send(job)
 
     def next_event(self, timeout: float) -> dict[str, Any] | None:
@@ -45,20 +46,20 @@ class Scorer:
         event = self._process.next_event(timeout)
         if event is None or event["event"] != "over":
             return event
-        self._status = event["status"]
+        self._over, self._status = True, event["status"]
         self._leave()
         return None
 
     def ended(self) -> bool:
         """Whether the work has ended, or its process, and all it said has been taken."""
-        return self._status is not None or self._process.ended()
+        return self._over or self._process.ended()
 
     def note_memory(self) -> None:
         """The memory of a process that stays says nothing about one run."""
 
     def ask(self) -> None:
         """Ask it to end at its next step."""
-        if self._status is None:
+        if not self._over:
             self._asked = True
             self._process.ask()
 
@@ -73,8 +74,8 @@ class Scorer:
         return ""
 
     def _leave(self) -> None:
-        """Its process waits for another run; not where it was asked to end, since it may hear that only now."""
-        if self._asked:
+        """Its process waits for another run; not one that was asked to end or is not well."""
+        if self._asked or self._status not in (DONE, FAILED):
             self._process.kill()
         else:
             with _lock:

@@ -45,12 +45,12 @@ class Watch:
     def told(self, status: int) -> str:
         """The same in words."""
         if self.stalled:
-            return f"no step and no slice for {settings().stall_s:g} s: the trainer hung and was killed"
+            return f"no step and no slice for {settings().stall_s:g} s: its process hung and was killed"
         if status >= 0:
-            return f"the trainer ended with status {status}"
+            return f"its process ended with status {status}"
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
         by = " by the kernel, which had run out of memory" if self.reason(status) == "host-out-of-memory" else ""
-        return f"the trainer was killed by signal {name}{by}"
+        return f"its process was killed by signal {name}{by}"
 
 
 def out_of_memory_kills() -> int:

@@ -73,6 +73,20 @@ def test_so_many_rows_at_a_time_of_the_worst(web: httpx.Client, runs: list[int])
     assert web.get(address(runs, "&limit=501")).status_code == 422
 
 
+def test_one_run_alone_has_no_differences_and_its_lowest_images_first(
+    web: httpx.Client, finished: Callable[..., int]
+):
+    run = finished(each=lambda one: {"counts": MISSED if one.slice % 2 else WHOLE})
+    html = page(web, address([run]))
+    assert "Mean difference" not in html
+    assert "baseline" not in html
+    assert re.search(r'aria-current="true">lowest first</a>', html)
+    shown = [float(value) for value in re.findall(r"_\d+\?runs=\d+\">([\d.]+)</a>", html)]
+    assert shown == sorted(shown)
+    assert len(set(shown)) == 2
+    assert "Mean difference" in page(web, address([run, finished(spec={"training": SEED}, counts=MISSED)]))
+
+
 def test_the_page_leads_from_a_number_to_its_image(web: httpx.Client, runs: list[int]):
     answer = web.get(address(runs), headers=HTML)
     assert answer.status_code == 200

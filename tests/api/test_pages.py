@@ -226,6 +226,9 @@ def test_the_docs_name_every_operation_and_field(web: httpx.Client):
     html = page(web, "/docs")
     for words in ("/v1/runs/{run}/cancel", "training.early_stopping.patience", "dataset.id", "adam | sgd | rmsprop"):
         assert words in html
+    assert "``" not in html
+    assert "<code>move</code>" in html
+    assert render.coded("``a`` <b>") == "<code>a</code> &lt;b&gt;"
 
 
 def test_vendored_scripts_have_their_licences():

@@ -150,7 +150,7 @@ class Stack:
 
     def stop(self) -> None:
         """Workers first, by SIGTERM, then the rest."""
-        self.start_postgres()  # a worker that drains waits for it
+        self.start_postgres()  # a worker that drains waits for it a lease
         for one in (*self.workers, *self.apis):
             Service(one.name, one.process, signal.SIGTERM).stop(60)
         for service in (self.valkey, self.postgres):

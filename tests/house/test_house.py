@@ -162,6 +162,10 @@ def test_only_the_trainer_loads_keras(module):
     assert loaded_by(module) & HEAVY == set()
 
 
+def test_the_scoring_process_loads_neither_keras_nor_a_database():
+    assert loaded_by("worker.scorer") & {*HEAVY, "sqlalchemy", "psycopg", "celery", "store"} == set()
+
+
 def test_keras_would_be_seen():
     """The test above can fail: the laboratory's training does load it."""
     assert "keras" in loaded_by("liverseg_core.networks")

@@ -1,7 +1,11 @@
 """Runs that train nothing: carried out in a process that stays, under the same lease and fence as any other."""
 
+import contextlib
 import fcntl
+import os
 import shutil
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -220,16 +224,20 @@ def test_a_scoring_process_stays_for_the_next_run_and_is_replaced_where_it_died(
     first = rescore(trained, min_lesion=3)
     once()
     (process,) = pids()
-    again = rescore(trained, min_lesion=4)
-    once()
-    assert pids() == [process]
-    psutil.Process(process).kill()
-    processes.wait_for("it to be gone", standby._idle[0].ended)
-    third = rescore(trained, min_lesion=5)
-    once()
-    assert {processes.get_run(run).state for run in (first, again, third)} == {"succeeded"}
-    (other,) = pids()
-    assert other != process
+    runs = [first]
+    for pixels, ending in ((4, signal.SIGKILL), (5, signal.SIGTERM), (6, None)):
+        runs.append(rescore(trained, min_lesion=pixels))
+        once()
+        assert pids() == [process]
+        if ending:
+            os.kill(process, ending)
+            processes.wait_for("it to be gone", standby._idle[0].ended)
+            runs.append(rescore(trained, min_lesion=10 * pixels))
+            once()
+            (other,) = pids()
+            assert other != process
+            process = other
+    assert {processes.get_run(run).state for run in runs} == {"succeeded"}
 
 
 def test_a_scoring_process_that_dies_at_work_is_a_crash_and_the_run_is_taken_again(
@@ -251,12 +259,45 @@ def test_a_scoring_process_that_dies_at_work_is_a_crash_and_the_run_is_taken_aga
     assert processes.get_run(run_id).state == "succeeded"
 
 
-def test_a_scoring_that_hangs_is_killed(
-    trained: int, held_up: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def test_a_scoring_process_that_somebody_else_asks_to_end_gives_its_run_back(
+    trained: int, held_up: Callable[[], None]
 ) -> None:
-    """As on a network disk that does not answer: it gives no sign, and does not hear that it shall end."""
+    """As whoever ends a group of processes does, worker and all."""
+    run_id = rescore(trained, min_lesion=3)
+    thread = threading.Thread(target=once)
+    thread.start()
+    wait_until_running(run_id)
+    wait_until_scoring(run_id)
+    scorer().terminate()
+    thread.join(30)
+    run = processes.get_run(run_id)
+    assert (run.state, run.crashes, outcomes(run_id)) == ("queued", 0, ["preempted"])
+    assert not pids()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("LIVERSEG_STALL_S", "2")
     settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+def test_a_process_that_does_not_even_read_its_job_is_killed(
+    trained: int, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "SCORER", (sys.executable, "-c", "import time; time.sleep(600)"))
+    told = standby.job
+    monkeypatch.setattr(standby, "job", lambda work, position: told(work, position) | {"more": "x" * 2**20})
+    run_id = rescore(trained, min_lesion=3)
+    assert once() == run_id
+    with transaction() as session:
+        assert views.attempts(session, run_id)[0].reason == "stalled"
+
+
+def test_a_scoring_that_hangs_is_killed(trained: int, held_up: Callable[[], None], quick: None) -> None:
+    """As on a network disk that does not answer: it gives no sign, and does not hear that it shall end."""
     run_id = rescore(trained, min_lesion=3)
     thread = threading.Thread(target=once)
     thread.start()
@@ -265,7 +306,7 @@ def test_a_scoring_that_hangs_is_killed(
     process.suspend()
     thread.join(30)
     assert not thread.is_alive()
-    assert not process.is_running()
+    assert not lives(process)
     assert outcomes(run_id) == ["crashed"]
     with transaction() as session:
         assert views.attempts(session, run_id)[0].reason == "stalled"
@@ -280,7 +321,7 @@ def test_a_scoring_process_ends_with_its_worker(
     process = scorer(doomed.pid)
     doomed.kill()  # it alone
     doomed.wait()
-    processes.wait_for("it to be gone", lambda: not process.is_running(), timeout=10)
+    processes.wait_for("it to be gone", lambda: not lives(process), timeout=10)
 
 
 def test_a_job_that_was_asked_to_end_says_no_more_and_leaves_no_process(
@@ -300,7 +341,19 @@ def test_a_job_that_was_asked_to_end_says_no_more_and_leaves_no_process(
 
 def scorers(worker: int | None = None) -> list[psutil.Process]:
     """The scoring processes of this or another process."""
-    return [one for one in psutil.Process(worker).children() if "worker.scorer" in one.cmdline()]
+    found = []
+    for one in psutil.Process(worker).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone since, or a zombie
+            if "worker.scorer" in one.cmdline():
+                found.append(one)
+    return found
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def scorer(worker: int | None = None) -> psutil.Process:
@@ -342,6 +395,16 @@ def outcomes(run_id: int) -> list[str]:
         return [row.outcome for row in views.attempts(session, run_id)]
 
 
+def exit_code(run_id: int) -> int | None:
+    with transaction() as session:
+        return views.attempts(session, run_id)[0].exit_code
+
+
+def wait_until_scoring(run_id: int) -> None:
+    """Its process is there, and has been heard of."""
+    processes.wait_for("it to score", lambda: (processes.get_run(run_id).progress or {}).get("phase") == "scoring")
+
+
 def wait_until_running(run_id: int) -> None:
     processes.wait_for("the run to start", lambda: processes.get_run(run_id).state == "running")
 
@@ -350,11 +413,12 @@ def test_a_cancel_in_the_middle_ends_it_and_stores_nothing(trained: int, held_up
     run_id = rescore(trained, min_lesion=3)
     thread = threading.Thread(target=once)
     thread.start()
-    wait_until_running(run_id)
+    wait_until_scoring(run_id)
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, run_id)
     thread.join(30)
     assert (processes.get_run(run_id).state, outcomes(run_id)) == ("cancelled", ["cancelled"])
+    assert exit_code(run_id) == INTERRUPTED  # it heard, and was not killed
     assert (counts(run_id), kept(run_id)) == ([], {})
 
 
@@ -392,10 +456,11 @@ def test_a_worker_that_drains_in_the_middle_gives_it_back(
 ) -> None:
     run_id, log = rescore(trained, min_lesion=3), tmp_path / "worker.log"
     with processes.worker(log) as worker:
-        wait_until_running(run_id)
+        wait_until_scoring(run_id)
         worker.terminate()
     assert (processes.get_run(run_id).state, processes.get_run(run_id).crashes) == ("queued", 0)
     assert outcomes(run_id) == ["preempted"]
+    assert exit_code(run_id) == INTERRUPTED
 
 
 def test_the_maps_of_the_original_are_not_copied(trained: int) -> None:
