@@ -244,11 +244,8 @@ def test_a_scoring_process_that_dies_at_work_is_a_crash_and_the_run_is_taken_aga
     trained: int, held_up: Callable[[], None]
 ) -> None:
     run_id = rescore(trained, min_lesion=3)
-    thread = threading.Thread(target=once)
-    thread.start()
-    wait_until_running(run_id)
-    process = scorer()
-    process.kill()
+    thread = begun(run_id)
+    scorer().kill()
     thread.join(30)
     run = processes.get_run(run_id)
     assert (run.state, run.crashes, outcomes(run_id)) == ("queued", 1, ["crashed"])
@@ -264,9 +261,7 @@ def test_a_scoring_process_that_somebody_else_asks_to_end_gives_its_run_back(
 ) -> None:
     """As whoever ends a group of processes does, worker and all."""
     run_id = rescore(trained, min_lesion=3)
-    thread = threading.Thread(target=once)
-    thread.start()
-    wait_until_running(run_id)
+    thread = begun(run_id)
     wait_until_scoring(run_id)
     scorer().terminate()
     thread.join(30)
@@ -299,9 +294,7 @@ def test_a_process_that_does_not_even_read_its_job_is_killed(
 def test_a_scoring_that_hangs_is_killed(trained: int, held_up: Callable[[], None], quick: None) -> None:
     """As on a network disk that does not answer: it gives no sign, and does not hear that it shall end."""
     run_id = rescore(trained, min_lesion=3)
-    thread = threading.Thread(target=once)
-    thread.start()
-    wait_until_running(run_id)
+    thread = begun(run_id)
     process = scorer()
     process.suspend()
     thread.join(30)
@@ -400,6 +393,14 @@ def exit_code(run_id: int) -> int | None:
         return views.attempts(session, run_id)[0].exit_code
 
 
+def begun(run_id: int) -> threading.Thread:
+    """An attempt in a thread of its own, which has claimed the run."""
+    thread = threading.Thread(target=once)
+    thread.start()
+    wait_until_running(run_id)
+    return thread
+
+
 def wait_until_scoring(run_id: int) -> None:
     """Its process is there, and has been heard of."""
     processes.wait_for("it to score", lambda: (processes.get_run(run_id).progress or {}).get("phase") == "scoring")
@@ -411,8 +412,7 @@ def wait_until_running(run_id: int) -> None:
 
 def test_a_cancel_in_the_middle_ends_it_and_stores_nothing(trained: int, held_up: Callable[[], None]) -> None:
     run_id = rescore(trained, min_lesion=3)
-    thread = threading.Thread(target=once)
-    thread.start()
+    thread = begun(run_id)
     wait_until_scoring(run_id)
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, run_id)
@@ -424,9 +424,7 @@ def test_a_cancel_in_the_middle_ends_it_and_stores_nothing(trained: int, held_up
 
 def test_a_lost_lease_in_the_middle_writes_nothing(trained: int, held_up: Callable[[], None]) -> None:
     run_id = rescore(trained, min_lesion=3)
-    thread = threading.Thread(target=once)
-    thread.start()
-    wait_until_running(run_id)
+    thread = begun(run_id)
     with transaction() as session:  # as the reaper and another worker would
         session.execute(text("UPDATE runs SET fence = fence + 1 WHERE id = :run"), {"run": run_id})
     time.sleep(1)
