@@ -64,6 +64,7 @@ class Keyring:
         self._local = local and not settings().token
         self._kept: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
         self._nobody_until = 0.0
+        self._used: set[int] = set()
         self._lock = Lock()
 
     def recall(self, secret: str | None) -> Caller | None:
@@ -94,9 +95,29 @@ class Keyring:
             self._kept[digest] = time.monotonic() + KEPT_S, caller
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-        if token.due:
-            _touch(token.id)
+            if token.due:
+                self._used.add(token.id)
         return caller
+
+    @property
+    def owes(self) -> bool:
+        """Whether :meth:`note_use` has something to do."""
+        return bool(self._used)
+
+    def note_use(self) -> None:
+        """Write down which tokens were used, for which no answer need wait.
+
+        Nobody's access depends on it: the database may be read-only for a while.
+        """
+        with self._lock:
+            used, self._used = sorted(self._used), set()
+        try:
+            with transaction() as session:
+                for token in used:
+                    tokens.touch(session, token)
+        except (DBAPIError, PoolTimeout) as error:
+            if not is_outage(error):
+                raise
 
     def forget(self) -> None:
         """Ask the ledger anew: a token was made or revoked here."""
@@ -108,16 +129,6 @@ class Keyring:
         with self._lock:
             self._nobody_until = time.monotonic() + KEPT_S
         return LOCAL
-
-
-def _touch(token: int) -> None:
-    """Being let in does not depend on it: the database may be read-only for a while."""
-    try:
-        with transaction() as session:
-            tokens.touch(session, token)
-    except (DBAPIError, PoolTimeout) as error:
-        if not is_outage(error):
-            raise
 
 
 def caller_of(request: Request) -> Caller:

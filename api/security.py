@@ -49,7 +49,14 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request, send = Request(scope), _with_headers(send)
+        try:
+            await self._answer(scope, receive, _with_headers(send))
+        finally:
+            if self.keyring.owes:
+                await run_in_threadpool(self.keyring.note_use)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
         limit = self.max_upload_bytes if UPLOADS.fullmatch(request.url.path) else MAX_JSON_BYTES
         try:
             if request.url.path in OPEN:

@@ -21,6 +21,7 @@ from store.database import transaction
 from store.settings import settings
 from tests.api.conftest import BOOTSTRAP, Command, serving
 from tests.factories import tiny_spec
+from tests.processes import wait_for
 
 Member = Callable[..., httpx.Client]
 Enter = Callable[[str], httpx.Client]
@@ -96,8 +97,8 @@ def test_use_is_told(admin: httpx.Client, enter: Enter):
     made = make(admin).json()
     assert made["last_used_at"] is None
     enter(made["secret"]).get("/v1/runs")
-    (listed,) = admin.get("/v1/tokens").json()["tokens"]
-    assert listed["last_used_at"] is not None
+    # Right after the answer, which does not wait for it.
+    wait_for("its use to be told", lambda: admin.get("/v1/tokens").json()["tokens"][0]["last_used_at"])
 
 
 def test_tokens_come_in_pages(admin: httpx.Client):
