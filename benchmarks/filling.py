@@ -75,10 +75,11 @@ def fill(runs: int) -> None:
 
 
 def _exports() -> Iterator[dict[str, Any]]:
-    """The study's exported runs at the size of the specs; references first, so that their numbers are known."""
+    """The study's exported runs at the size of the specs and on its own split, whose images the manifest holds."""
     for path in sorted(STUDY.glob("*.json")):
         export = json.loads(path.read_text())
-        if export["spec"].get("data", {}).get("image_size", SIZE) == SIZE and export["kind"] != "evaluate":
+        size = export["spec"].get("data", {}).get("image_size", SIZE)
+        if size == SIZE and export["spec"]["dataset"]["split"]["kind"] == "given" and export["kind"] != "evaluate":
             yield export
 
 

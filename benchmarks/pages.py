@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from store import bundled, schema
+from store.database import engine
 from store.settings import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -69,6 +70,8 @@ def measured(runs: int, explained: Path | None = None) -> Measured:
                 explained.write_text(plans(runs))
             return found
         finally:
+            engine().dispose()
+            engine.cache_clear()  # the next ledger has a server of its own
             valkey.stop()
             postgres.stop()
 
