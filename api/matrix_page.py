@@ -1,27 +1,29 @@
 """Images by runs as a page: its address is its whole state; a window of rows at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from markupsafe import Markup
 
-from api import render
+from api import overlay_page, render, tables
 from api.callers import Project
 from api.comparison_page import SomeBaseline, need_selection
 from api.overlay_page import MOST_RUNS as MOST_BESIDE
-from api.overlay_page import address
 from api.parameters import Runs, SomeExperiment
 from api.routes.comparisons import compared, left_out
 from api.routes.matrices import MOST_ROWS, MOST_RUNS, Column, Of, Offset, Order, Rows, SomeScan, SomeSubject
 from store.database import snapshot
-from store.matrix import Asked, Matrix, Place, columns, matrix
+from store.matrix import Asked, Line, Matrix, columns, matrix
 
 router = APIRouter(include_in_schema=False)
 
 WINDOW = 100
 WINDOWS = (10, 25, WINDOW, 500)
 """How many rows the page offers to show at a time: ten of the worst, say."""
+
+NOTHING = "\N{EN DASH}"
 
 STRONG = 0.25
 """A difference from which on a cell has its full colour."""
@@ -84,8 +86,7 @@ def matrix_page(
         usual=WINDOW,
         exported=MOST_ROWS,
         sorted_by=_sorted_by(asked, found),
-        tone=tone,
-        image=_images(found),
+        cells=_cells(found),
         state=state,
     )
 
@@ -97,22 +98,32 @@ def _sorted_by(asked: Asked, found: Matrix) -> int | str | None:
     return "place" if asked.sort == "place" else asked.of or "difference"
 
 
-def _images(found: Matrix) -> Callable[[Place, int], str]:
-    """A function from a place and a run to the page of its pixels, beside the baseline and as many others as fit."""
+def _cells(found: Matrix) -> Callable[[Line], Markup]:
+    """A function from a line to its cells; the value of an image leads to its pixels.
+
+    The template would take three times as long over thousands of them. Nothing in them was written by a person.
+    """
     ids = [head.run for head in found.runs]
+    base = ids.index(found.baseline) if found.baseline else 0
+    beside = [_beside(run, found.baseline or run, ids) for run in ids]
 
-    def beside(run: int) -> list[int]:
-        chosen = set(list(dict.fromkeys([found.baseline or run, run, *ids]))[:MOST_BESIDE])
-        return [one for one in ids if one in chosen]
+    def cells(line: Line) -> Markup:
+        before = line.values[base]
+        texts = [tables.percent(value) or NOTHING for value in line.values]
+        if line.place.scan is not None and line.place.slice is not None:
+            start = overlay_page.image_path(line.place.part, line.place.scan, line.place.slice)
+            texts = [f'<a href="{start}?{query}">{text}</a>' for query, text in zip(beside, texts, strict=True)]
+        tones = [tone(value, before) for value in line.values]
+        every = zip(tones, texts, strict=True)
+        return Markup("".join(f'<td class="number {tone}">{text}</td>' for tone, text in every))  # noqa: S704
 
-    shown = {run: beside(run) for run in ids}  # for each column once, not for each of thousands of cells
+    return cells
 
-    def image(place: Place, run: int) -> str:
-        assert place.scan is not None
-        assert place.slice is not None
-        return address(shown[run], place.part, place.scan, place.slice)
 
-    return image
+def _beside(run: int, baseline: int, ids: Sequence[int]) -> str:
+    """The query of the page that shows a run beside the baseline and as many others as fit."""
+    chosen = set(list(dict.fromkeys([baseline, run, *ids]))[:MOST_BESIDE])
+    return overlay_page.query([one for one in ids if one in chosen])
 
 
 def tone(value: float | None, baseline: float | None) -> str:

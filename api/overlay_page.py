@@ -104,7 +104,17 @@ def overlay_page(
 
 def address(run_ids: Sequence[int], part: str, scan: int, number: int) -> str:
     """Where this page shows an image under these runs; of more than it shows, the first."""
-    return f"/comparisons/images/{part}/{scan}_{number}?runs={','.join(map(str, run_ids[:MOST_RUNS]))}"
+    return f"{image_path(part, scan, number)}?{query(run_ids)}"
+
+
+def image_path(part: str, scan: int, number: int) -> str:
+    """The address without its runs."""
+    return f"/comparisons/images/{part}/{scan}_{number}"
+
+
+def query(run_ids: Sequence[int]) -> str:
+    """The runs of the address."""
+    return f"runs={','.join(map(str, run_ids[:MOST_RUNS]))}"
 
 
 def tone(dice: float | None) -> str:

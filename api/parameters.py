@@ -11,7 +11,7 @@ LARGEST_ID = 2**63 - 1
 
 RunId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="id of a run")]
 ExperimentId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="id of an experiment")]
-Limit = Annotated[int, Query(ge=1, le=500, description="most items to return")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="most items to return")]
 Before = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="only items with a smaller id")]
 SomeExperiment = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="id of an experiment")]
 Runs = Annotated[list[str] | None, Query(description="ids of runs, such as 1,2,3")]

@@ -9,7 +9,7 @@ disk at each commit. What is asked for in turn, first of the one, then of the ot
 - ready: from the command to the first request that is answered, with the folder of an earlier start;
 - create: 1,000 runs of 8 settings each, one after another (MLflow: ``runs/create`` and ``runs/log-batch``; liverseg:
   ``POST /v1/experiments``), and as people make them in liverseg, as one grid;
-- list: all of 1,000 runs (MLflow in one page, liverseg in two, which is the most it gives);
+- list: all of 1,000 runs, in one page;
 - search: those among them with a word in their name;
 - memory: the proportional set size of all processes, after all of that.
 """
@@ -127,7 +127,7 @@ class Liverseg:
         assert len(answer.json()["runs"]) == RUNS
 
     def runs(self, client: httpx.Client, word: str) -> int:
-        found, asked = 0, {"limit": 500, **({"name": word} if word else {})}
+        found, asked = 0, {"limit": RUNS, **({"name": word} if word else {})}
         while True:
             answer = client.get("/v1/runs", params=asked)
             assert answer.status_code == 200, answer.text

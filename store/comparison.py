@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -133,12 +135,17 @@ def _entry(run: Run, content: str, scored: dict[str, Result], references: dict[s
         what="run",
         name=run.name,
         runs=(run,),
-        settings=ExperimentSpec.parse(run.spec).settings(),
+        settings=_settings(json.dumps(run.spec)),
         content=content,
         part=part,
         members=(scored[part],) if part else (),
         references={name: parts[part] for name, parts in references.items() if part in parts},
     )
+
+
+@lru_cache(2048)  # a page is asked for again and again, and a spec never changes
+def _settings(spec: str) -> Mapping[str, Any]:
+    return ExperimentSpec.parse(json.loads(spec)).settings()
 
 
 def _sides(runs: Sequence[Run], datasets: Mapping[int, Dataset]) -> dict[int, cautions.Sides]:

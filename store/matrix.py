@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from math import isnan
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 from sqlalchemy import select, text
@@ -15,10 +17,15 @@ from store.scores import RATIOS
 from store.views import source
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from liverseg_core.profiles import Column
 
 By = Literal["image", "scan", "subject"]
 Sort = Literal["place", "difference", "value"]
+
+_STUDYS = {key: key for key in ("dice", "dice_liver", "dice_tumor")}
 
 COLUMNS = {
     **{name: f"sum({above}) / nullif(sum({below}), 0)" for name, (above, below) in RATIOS.items()},
@@ -28,7 +35,8 @@ COLUMNS = {
 }
 """Column -> what it is over the images of a row: pooled counts at native size, or the mean of the study's own."""
 
-_STUDYS = {key: key for key in ("dice", "dice_liver", "dice_tumor")}
+ALONE = {**{name: f"{above} / nullif({below}, 0)" for name, (above, below) in RATIOS.items()}, **_STUDYS}
+"""The same of one image, for which Postgres need not sort all of them by run."""
 
 SAME = {
     "overview": {**_STUDYS, "pooled_liver_dice": "liver_dice", "pooled_lesion_dice": "lesion_dice"},
@@ -131,17 +139,12 @@ def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 
     if asked.column not in COLUMNS:
         raise InputError("column", f"is none of {', '.join(COLUMNS)}", asked.column)
     runs = _runs(session, project_id, asked.runs)
-    heads = [Head(run=run.id, name=run.name) for run in runs]
-    baseline = _among(runs, "baseline", asked.baseline) if runs else None
-    lines = _lines(session, runs, asked)
-    reference = next((number for number, head in enumerate(heads) if head.run == baseline), 0)
-    for line in lines:
-        line.difference = _mean(_differences(line, reference))
-    for number, head in enumerate(heads):
-        _tell(head, [_less(line.values[number], line.values[reference]) for line in lines])
-    of = _among(runs, "of", asked.of) if asked.of is not None else None
-    ordered = _sorted(lines, asked, reference, next((n for n, head in enumerate(heads) if head.run == of), None))
-    shown = ordered[offset : None if limit is None else offset + limit]
+    ids = [run.id for run in runs]
+    baseline = _among(ids, "baseline", asked.baseline) if runs else None
+    of = _among(ids, "of", asked.of) if asked.of is not None else None
+    grid = _grid(session, runs, asked, 0 if baseline is None else ids.index(baseline))
+    shown = _order(grid, asked, None if of is None else ids.index(of))
+    shown = shown[offset : None if limit is None else offset + limit]
     told = columns()[asked.column]
     return Matrix(
         column=asked.column,
@@ -149,9 +152,9 @@ def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 
         formula=told.formula,
         by=asked.by,
         baseline=baseline,
-        runs=heads,
-        lines=shown,
-        total=len(lines),
+        runs=[_head(grid, number, run) for number, run in enumerate(runs)],
+        lines=[_line(grid, place) for place in shown],
+        total=len(grid.places),
         overrides=cautions.overrides(runs),
     )
 
@@ -172,41 +175,77 @@ def of_same_images(session: Session, run_ids: Sequence[int]) -> bool:
     return len(session.scalars(contents.distinct()).all()) < 2
 
 
-def _among(runs: Sequence[Run], name: str, wanted: int | None) -> int:
-    ids = [run.id for run in runs]
+def _among(ids: Sequence[int], name: str, wanted: int | None) -> int:
     if wanted is not None and wanted not in ids:
         raise InputError(name, "must be one of the runs compared", wanted)
     return ids[0] if wanted is None else wanted
 
 
-def _lines(session: Session, runs: Sequence[Run], asked: Asked) -> list[Line]:
+@dataclass(frozen=True)
+class _Grid:
+    """All of it: L places by R runs, NaN where nothing can be said.
+
+    Attributes:
+        places: part, subject, scan (None: all of the subject) and slice (None: all of the scan), and how many images.
+        values: [L, R].
+        reference: column of the baseline.
+    """
+
+    places: Sequence[tuple[str, str, int | None, int | None, int]]
+    values: "NDArray[np.float64]"
+    reference: int
+
+    @cached_property
+    def differences(self) -> "NDArray[np.float64]":
+        """Values less the baseline's, [L, R]."""
+        return self.values - self.values[:, self.reference, None]
+
+    @cached_property
+    def mean_differences(self) -> "NDArray[np.float64]":
+        """Of all runs but the baseline, [L]."""
+        import numpy as np
+
+        return _means(np.delete(self.differences, self.reference, axis=1))
+
+
+def _means(rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Of the known values of each row; NaN where none is known."""
+    import numpy as np
+
+    known = ~np.isnan(rows)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.where(known, rows, 0).sum(axis=1) / known.sum(axis=1)
+    return means
+
+
+def _grid(session: Session, runs: Sequence[Run], asked: Asked, reference: int) -> _Grid:
     """Every place by subject and along the body, with a value a run.
 
     A scan or subject of which the runs scored other slices is a row for each set of slices: nothing compares them.
     """
+    import numpy as np
+
     subjects = {
         scan: subject
         for scan, subject in _subjects(session, runs).items()
         if asked.scan in (None, scan) and asked.subject in (None, subject)
     }
-    found: dict[tuple[Any, ...], Line] = {}
-    columns = {owner: [n for n, run in enumerate(runs) if source(run) == owner] for owner in map(source, runs)}
-    who = {"scans": list(subjects), "subjects": list(subjects.values())}
-    rows = session.execute(text(_query(asked)), {"runs": list(columns), **who}).all()
-    for owner, part, subject, scan, number, images, which, value in rows:
-        key = part, subject, scan, number, which
-        if key not in found:
-            place = Place(part=part, scan=scan, slice=number, subject=subject)
-            found[key] = Line(place=place, images=images, values=[None] * len(runs), difference=None)
-        for column in columns[owner]:
-            found[key].values[column] = value
-    return list(found.values())
+    owners = {owner: number for number, owner in enumerate(dict.fromkeys(map(source, runs)))}
+    rows = session.execute(
+        text(_query(asked)), {"runs": list(owners), "scans": list(subjects), "subjects": list(subjects.values())}
+    ).all()
+    found = np.full((len(rows), len(owners)), np.nan)
+    counts = [len(row.runs) for row in rows]
+    filled = [owners[run] for row in rows for run in row.runs]
+    found[np.repeat(np.arange(len(rows)), counts), filled] = [value for row in rows for value in row.values_]
+    places = [(row.part, row.subject, row.scan, row.slice, row.images) for row in rows]
+    return _Grid(places, found[:, [owners[source(run)] for run in runs]], reference)
 
 
 PLACES = {
     "image": "scan, slice",
-    "scan": "scan, NULL::bigint",
-    "subject": "NULL::bigint, NULL::bigint",
+    "scan": "scan, NULL::bigint AS slice",
+    "subject": "NULL::bigint AS scan, NULL::bigint AS slice",
 }
 """What a row is -> its scan and slice."""
 
@@ -216,11 +255,22 @@ SLICES = "bit_xor(hashint8extended(slice, scan))"
 
 
 def _query(asked: Asked) -> str:
+    """A row a place, with the runs that have it and the value of each."""
     grouped = {"image": "subject, scan, slice", "scan": "subject, scan", "subject": "subject"}[asked.by]
-    return (
-        f"SELECT run_id, part, subject, {PLACES[asked.by]}, count(*), {SLICES}, ({COLUMNS[asked.column]})::float8 "  # nosec B608  # noqa: S608 - from the lists above
+    scored = (
+        f"SELECT run_id, part, subject, {PLACES[asked.by]}, {{}}, ({{}})::float8 AS value "  # nosec B608  # noqa: S608 - from the lists above
         "FROM slice_scores JOIN unnest(CAST(:scans AS bigint[]), CAST(:subjects AS text[])) AS who (number, subject) "
-        f"ON number = scan WHERE run_id = ANY(:runs) GROUP BY run_id, part, {grouped} ORDER BY part, {grouped}"
+        "ON number = scan WHERE run_id = ANY(:runs)"
+    )
+    if asked.by == "image":
+        each = scored.format("1 AS images, 0 AS which", ALONE[asked.column])
+    else:
+        each = scored.format(f"count(*) AS images, {SLICES} AS which", COLUMNS[asked.column])
+        each += f" GROUP BY run_id, part, {grouped}"
+    return (
+        "SELECT part, subject, scan, slice, images, array_agg(run_id) AS runs, array_agg(value) AS values_ "  # nosec B608  # noqa: S608 - from the lists above
+        f"FROM ({each}) AS scored GROUP BY part, subject, scan, slice, images, which "
+        "ORDER BY part, subject, scan, slice, which"
     )
 
 
@@ -232,34 +282,32 @@ def _subjects(session: Session, runs: Sequence[Run]) -> Mapping[int, str]:
     return {int(scan): subject for scan, subject in people.items()}
 
 
-def _less(value: float | None, baseline: float | None) -> float | None:
-    return None if value is None or baseline is None else value - baseline
+def _known(value: float) -> float | None:
+    return None if isnan(value) else float(value)
 
 
-def _differences(line: Line, reference: int) -> list[float]:
-    others = [value for number, value in enumerate(line.values) if number != reference]
-    return [one for value in others if (one := _less(value, line.values[reference])) is not None]
+def _line(grid: _Grid, number: int) -> Line:
+    part, subject, scan, slice_, images = grid.places[number]
+    values = [None if isnan(value) else value for value in grid.values[number].tolist()]
+    place = Place(part=part, scan=scan, slice=slice_, subject=subject)
+    return Line(place=place, images=images, values=values, difference=_known(grid.mean_differences[number]))
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _head(grid: _Grid, number: int, run: Run) -> Head:
+    own = grid.differences[:, number]
+    better, worse = int((own > 0).sum()), int((own < 0).sum())
+    return Head(run=run.id, name=run.name, better=better, worse=worse, difference=_known(_means(own[None])[0]))
 
 
-def _tell(head: Head, differences: Sequence[float | None]) -> None:
-    known = [one for one in differences if one is not None]
-    head.better, head.worse = sum(one > 0 for one in known), sum(one < 0 for one in known)
-    head.difference = _mean(known)
+def _order(grid: _Grid, asked: Asked, of: int | None) -> list[int]:
+    """The places as they are asked for; those without a value come last."""
+    import numpy as np
 
-
-def _sorted(lines: list[Line], asked: Asked, reference: int, of: int | None) -> list[Line]:
     if asked.sort == "place":
-        return lines[::-1] if asked.descending else lines
-
-    def key(line: Line) -> float | None:
-        if asked.sort == "value":
-            return line.values[reference if of is None else of]
-        return line.difference if of is None else _less(line.values[of], line.values[reference])
-
-    have = [(value, line) for line in lines if (value := key(line)) is not None]
-    ordered = [line for _, line in sorted(have, key=lambda pair: pair[0], reverse=asked.descending)]
-    return [*ordered, *(line for line in lines if key(line) is None)]
+        every = list(range(len(grid.places)))
+        return every[::-1] if asked.descending else every
+    if asked.sort == "value":
+        keys = grid.values[:, grid.reference if of is None else of]
+    else:
+        keys = grid.mean_differences if of is None else grid.differences[:, of]
+    return list(np.argsort(-keys if asked.descending else keys, kind="stable").tolist())  # NaN last either way

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import fsum, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -106,7 +107,12 @@ class Measure:
 
 def counted(value: "Value") -> Count:
     """What a value was taken over."""
-    return Count(n=value.n, empty=value.empty, failed=value.failed)
+    return _count(value.n, value.empty, value.failed)
+
+
+@lru_cache(4096)  # the columns of a hundred runs over the same slices have a few different ones among thousands
+def _count(n: int, empty: int, failed: int) -> Count:
+    return Count(n=n, empty=empty, failed=failed)
 
 
 def _mean(values: list[float | None]) -> float | None:

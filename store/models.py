@@ -113,6 +113,8 @@ class Run(Base):
         Index("ix_runs_queue", "pool", text("priority DESC"), "id", postgresql_where=text("state = 'queued'")),
         Index("ix_runs_leases", "lease_until", postgresql_where=text("state IN ('running', 'stopping')")),
         Index("ix_runs_reuse", "project_id", "training_hash", "evaluation_hash"),
+        # What lists and searches ask of every run of a project, without the pages that hold their specs.
+        Index("ix_runs_listed", "project_id", "id", postgresql_include=["experiment_id", "kind", "state", "name"]),
         Index(None, "experiment_id"),
         # Who depends on a run, and whether a file is still somebody's, is asked before anything is deleted.
         Index(None, "reused_from", postgresql_where=text("reused_from IS NOT NULL")),

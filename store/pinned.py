@@ -1,5 +1,6 @@
 """Rows pinned at the foot of a comparison: reference predictors and printed tables."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,19 +30,16 @@ def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides], mea
     """Run id -> the reference predictors scored on the same slices, subjects, network size and lesion rules."""
     from liverseg_core.references import PREDICTORS
 
-    wanted = {
-        run.id: {
-            name: reference_hash(
-                name,
-                split[run.id].people_hash,
-                run.spec["data"]["image_size"],
-                split[run.id].scored,
-                run.spec.get("evaluation", {}),
-            )
-            for name in PREDICTORS
-        }
-        for run in runs
-    }
+    known_hashes: dict[tuple[int, int, str], dict[str, str]] = {}
+    wanted = {}
+    for run in runs:
+        sides, size, rules = split[run.id], run.spec["data"]["image_size"], run.spec.get("evaluation", {})
+        key = id(sides), size, json.dumps(rules, sort_keys=True)
+        if key not in known_hashes:
+            known_hashes[key] = {
+                name: reference_hash(name, sides.people_hash, size, sides.scored, rules) for name in PREDICTORS
+            }
+        wanted[run.id] = known_hashes[key]
     hashes = {one for hashes in wanted.values() for one in hashes.values()}
     query = select(Run).where(
         Run.project_id.in_({run.project_id for run in runs}),

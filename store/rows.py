@@ -22,6 +22,7 @@ class Column(BaseModel):
 class Count(BaseModel):
     """What a score was taken over: ``n`` used, ``empty`` without a value, ``failed`` to be computed."""
 
+    model_config = ConfigDict(frozen=True)  # one stands in many rows
     n: int
     empty: int
     failed: int

@@ -67,10 +67,9 @@ def listing(
     """Runs, newest first."""
     wanted = views.RunFilter(state, experiment, name, kind, before)
     with looking() as connection:
-        found = views.runs_as_json(connection, project, wanted, limit, RunOut.model_fields)
-    last = str(found[-1][0]) if len(found) == limit else "null"
-    bodies = ",".join(body for _, body in found)
-    return Response(f'{{"runs":[{bodies}],"next":{last}}}', media_type="application/json")
+        page = views.runs_as_json(connection, project, wanted, limit, RunOut.model_fields)
+    last = page.last if page.count == limit else "null"
+    return Response(f'{{"runs":[{page.objects}],"next":{last}}}', media_type="application/json")
 
 
 @router.get("/{run}")

@@ -161,7 +161,7 @@ QUERIES = [
         "this address takes: before, experiment, kind, limit, name, state",
     ),
     ("/v1/runs?state=lost", "state", "lost", "'queued'"),
-    ("/v1/runs?limit=501", "limit", "501", "less than or equal to 500"),
+    ("/v1/runs?limit=1001", "limit", "1001", "less than or equal to 1000"),
     ("/v1/runs?limit=0", "limit", "0", "greater than or equal to 1"),
     ("/v1/runs?before=99999999999999999999", "before", "99999999999999999999", "less than or equal"),
     ("/v1/runs?name=%00", "name", "\0", "pattern"),
