@@ -139,19 +139,20 @@ def report_evaluation(options: argparse.Namespace) -> None:
 # --- children ---------------------------------------------------------------------------------------------------
 
 
-def tf_data(options: argparse.Namespace) -> Any:
-    """The study's input pipeline."""
+def tf_data(options: argparse.Namespace, part: str = "train") -> Any:
+    """The study's input pipeline; it shuffles what it trains on and drops an incomplete last batch of it."""
     import tensorflow as tf
 
     def read(kind: str, name: Any) -> Any:
-        path = tf.strings.join([str(options.folder / "data" / "train" / kind), name], separator="/")
+        path = tf.strings.join([str(options.folder / "data" / part / kind), name], separator="/")
         pixels = tf.io.decode_png(tf.io.read_file(path), channels=1)
         return tf.image.resize(pixels, (SIZE, SIZE)) / 255
 
-    names = sorted(path.name for path in (options.folder / "data" / "train" / "images").iterdir())
-    data = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names))
+    names = sorted(path.name for path in (options.folder / "data" / part / "images").iterdir())
+    data, trains = tf.data.Dataset.from_tensor_slices(names), part == "train"
+    data = data.shuffle(len(names)) if trains else data
     data = data.map(lambda name: (read("images", name), read("masks", name)), num_parallel_calls=tf.data.AUTOTUNE)
-    return data.batch(options.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return data.batch(options.batch, drop_remainder=trains).prefetch(tf.data.AUTOTUNE)
 
 
 def ours(options: argparse.Namespace) -> tuple[Any, Any, Any]:

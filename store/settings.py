@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         max_length=60,
         description="name of the device whose slots a worker fills; unset: CUDA_VISIBLE_DEVICES",
     )
+    warm: bool = Field(
+        True,
+        description="whether a worker keeps a trainer for each slot that has loaded TensorFlow (400 MB) before there "
+        "is a run",
+    )
 
     heartbeat_s: float = Field(
         2, gt=0, description="how often a worker renews its lease, tells its progress and learns whether to stop"

@@ -42,13 +42,16 @@ def worker(log: Path, **surroundings: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def trainers(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The trainer processes below a worker that live."""
-    found = []
-    for child in psutil.Process(worker.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # gone since, or a zombie
-            if "worker.trainer" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+    """The trainer processes below a worker that live and carry a job through."""
+    return [child for child in psutil.Process(worker.pid).children(recursive=True) if trains(child)]
+
+
+def trains(process: psutil.Process, program: str = "worker.trainer") -> bool:
+    """Whether it is a trainer that has a job, not one that waits for it: only then it has a log of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # gone since, or a zombie
+        log = Path(f"/proc/{process.pid}/fd/1").readlink()
+        return program in process.cmdline() and log.name == "trainer.log"
+    return False
 
 
 def all_announced() -> None:

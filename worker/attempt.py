@@ -43,6 +43,7 @@ from worker.position import Position
 from worker.reporting import INTERRUPTED
 from worker.slots import Slots
 from worker.spool import Spool
+from worker.waiting import Waiting
 from worker.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,11 @@ ASKED_TO_END = (INTERRUPTED, -signal.SIGTERM)
 
 LOOK_AGAIN_S = 1.0
 """How often a worker looks whether what it waits for is there again."""
+
+trainers = Waiting()
+
+PREPARE_S = 20.0
+"""How long before the end of a training the next trainer is started, which then has loaded Keras in time."""
 
 
 class Attempts:
@@ -192,6 +198,7 @@ class Supervisor:
         self._beaten = 0.0
         self._stored = 0.0
         self._stopping = False
+        self._next_prepared = False
         self._patience_ends: float | None = None
         self._child = self._start(work, threads, [slot.fileno()] if slot else [])
 
@@ -218,7 +225,9 @@ class Supervisor:
     def _start(self, work: Work, threads: int, held: Sequence[int]) -> Child | scoring.Scorer:
         if work.kind in scoring.KINDS:
             return scoring.Scorer(scoring.job(work, self._work / "position"))
-        return Child(self._job(work, threads), self._work / "trainer.log", held)
+        trainer = trainers.take()
+        trainer.send(self._job(work, threads), self._work / "trainer.log", held)
+        return trainer
 
     def _job(self, work: Work, threads: int) -> dict[str, Any]:
         return {
@@ -241,6 +250,7 @@ class Supervisor:
         kind = event.pop("event")
         if kind == "progress":
             self._progress = event
+            self._prepare_next(event)
         elif kind == "steps":
             self._steps.append(Steps(event["epoch"], event["first"], tuple(event["losses"])))
         elif kind == "epoch":
@@ -254,6 +264,13 @@ class Supervisor:
             self._beaten = 0.0
         else:
             self._last_word = {"kind": kind, **event}
+
+    def _prepare_next(self, progress: dict[str, Any]) -> None:
+        """Have a trainer ready for the next run when this one is about to end; not all the time, for its memory."""
+        ends_soon = progress["phase"] == "evaluating" or progress.get("seconds_left", PREPARE_S) < PREPARE_S
+        if ends_soon and self._kind not in scoring.KINDS and not self._next_prepared:
+            self._next_prepared = True
+            trainers.prepare()
 
     def _store(self) -> None:
         """Hand in what is spooled, if it is time; during an outage it waits and training goes on."""

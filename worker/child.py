@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,47 +20,35 @@ LONGEST_TAIL = 2000
 """Bytes of its log that are shown where it crashed."""
 
 TRAINER = (sys.executable, "-P", "-m", "worker.trainer")
-"""What is started for each attempt."""
+"""What is started for an attempt that trains."""
 
 
 class Child:
-    """A process in its own process group.
+    """A process in its own process group, which waits for a job.
 
     Events are read by a thread into an unbounded queue, so that training never waits for the database.
 
     Args:
-        job: what it is to do; None: it is sent later.
-        log: where its output goes; None: where ours goes.
-        held: file descriptors that it holds open while it lives, such as the lock on its slot.
         command: what is started; a trainer unless it is said.
     """
 
-    def __init__(
-        self,
-        job: dict[str, Any] | None,
-        log: Path | None,
-        held: Sequence[int] = (),
-        command: Sequence[str] | None = None,
-    ) -> None:
-        self.log = log
+    def __init__(self, command: Sequence[str] | None = None) -> None:
+        self.log: Path | None = None
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.peak_memory_mb: int | None = None
         reading, writing = os.pipe()
-        with log.open("ab") if log else contextlib.nullcontext() as out:
+        self._jobs, theirs = socket.socketpair()
+        with theirs:
             self._process = subprocess.Popen(
                 command or TRAINER,
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                pass_fds=(writing, *held),
+                stdin=theirs.fileno(),
+                pass_fds=(writing,),
                 env={**os.environ, EVENTS_FD: str(writing)},
                 start_new_session=True,
             )
         os.close(writing)
         self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
         self._reader.start()
-        if job:
-            self.send(job)
 
     @property
     def pid(self) -> int:
@@ -92,9 +81,7 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         status = self._process.wait()
-        if self._process.stdin:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        self._jobs.close()
         self._reader.join(timeout=5)
         return status
 
@@ -111,15 +98,31 @@ class Child:
             return ""
         return text if length <= most else text.partition("\n")[2] or text
 
-    def send(self, job: dict[str, Any]) -> None:
-        """Tell it what to do. A job is larger than a pipe, and a process that does not read must hold nobody up."""
-        threading.Thread(target=self._write, args=(json.dumps(job).encode() + b"\n",), daemon=True).start()
+    def send(self, job: dict[str, Any], log: Path | None = None, held: Sequence[int] = ()) -> None:
+        """Tell it what to do; it takes no time, though a job may be larger than what a socket holds.
 
-    def _write(self, line: bytes) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it died or was killed; its exit status says why
-            self._process.stdin.write(line)
-            self._process.stdin.flush()  # and stays open: its closing tells the process that we are gone
+        Args:
+            job: see ``worker.trainer`` and ``worker.scorer``.
+            log: where its output goes from now on; None: where ours goes.
+            held: file descriptors that it holds open while it lives, such as the lock on its slot.
+        """
+        self.log = log
+        kept = [os.dup(descriptor) for descriptor in held]
+        if log:
+            kept.insert(0, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644))
+        line = json.dumps(job | {"logs": log is not None}).encode() + b"\n"
+        # A process that does not read must hold nobody up.
+        threading.Thread(target=self._write, args=(line, kept), daemon=True).start()
+
+    def _write(self, line: bytes, kept: list[int]) -> None:
+        try:
+            with contextlib.suppress(OSError):  # it died or was killed; its exit status says why
+                if kept:
+                    socket.send_fds(self._jobs, [line[:1]], kept)
+                self._jobs.sendall(line[bool(kept) :])
+        finally:
+            for descriptor in kept:
+                os.close(descriptor)
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as pipe:

@@ -38,7 +38,7 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     from celery.signals import worker_ready
 
     from worker.app import make_app
-    from worker.attempt import worker_name
+    from worker.attempt import trainers, worker_name
     from worker.here import Here
     from worker.slots import Slots
 
@@ -46,6 +46,8 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
     words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
     limit_replies(settings().lease_s * 2 / 3)
+    if settings().warm:
+        trainers.keep(slots)
     here = Here(slots, chosen)
     worker_ready.connect(lambda **_: here.start(), weak=False)
     try:

@@ -3,9 +3,7 @@
 A scoring process (:mod:`worker.scorer`) does the work of a run, and then waits for that of another.
 """
 
-import atexit
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,15 @@ from store import artifacts, scores
 from store.models import Run
 from store.queue import Work
 from store.settings import settings
-from worker.child import Child
 from worker.patience import persist
 from worker.reporting import DONE, FAILED
+from worker.waiting import Waiting
 
 KINDS = ("rescore", "reference")
 
 SCORER = (sys.executable, "-P", "-m", "worker.scorer")
 
-_idle: list[Child] = []
-_lock = threading.Lock()
+scorers = Waiting(SCORER)
 
 
 class Scorer:
@@ -36,7 +33,7 @@ class Scorer:
     peak_memory_mb: int | None = None
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._process = _take()
+        self._process = scorers.take()
         self._status: int | None = None
         self._asked = self._over = False
         self._process.send(job)
@@ -78,27 +75,7 @@ class Scorer:
         if self._asked or self._status not in (DONE, FAILED):
             self._process.kill()
         else:
-            with _lock:
-                _idle.append(self._process)
-
-
-def _take() -> Child:
-    """A process that waits, or else a new one."""
-    with _lock:
-        while _idle:
-            process = _idle.pop()
-            if not process.ended():
-                return process
-            process.kill()  # it died while it waited
-    return Child(None, None, command=SCORER)
-
-
-@atexit.register
-def end() -> None:
-    """End the processes that wait."""
-    with _lock:
-        while _idle:
-            _idle.pop().kill()
+            scorers.put(self._process)
 
 
 # --- what it is told -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The trainer: a process of its own that carries one job through and tells its supervisor by JSON lines.
 
-It waits for its job on standard input and reads that pipe to its end:
-when the supervisor dies, the pipe closes and the trainer kills its own process group. It knows no database and
+It loads Keras, which takes seconds, and then waits for its job on standard input, a socket that it reads to its end:
+when the supervisor dies, the socket closes and the trainer kills its own process group. It knows no database and
 no queue. Keras is imported here and in no other process.
 """
 
@@ -12,10 +12,12 @@ import json
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,7 +59,8 @@ class Reporter:
     def say(self, words: str) -> None:
         """A line of the log, for people; that it cannot be written is no reason to stop."""
         with contextlib.suppress(OSError):
-            sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {words}\n")
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+            sys.stdout.write(f"{now} {words}\n")
             sys.stdout.flush()
 
     def phase(self, name: str) -> None:
@@ -79,6 +82,8 @@ class Reporter:
         if self._position:
             self._position.step(step.epoch, step.number)
         self._losses.append(step.loss)
+        if not self._told:
+            self.say(f"first step done, of {step.steps} an epoch")
         now = time.monotonic()
         if now - self._told >= STEP_EVERY_S or step.number == step.steps:
             self._told = now
@@ -112,20 +117,46 @@ class Reporter:
 
 
 def main() -> int:
-    """Read one job from standard input, do it, report; the exit status."""
+    """Wait for one job, do it, report; the exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
     with os.fdopen(int(os.environ[EVENTS_FD]), "w", encoding="utf-8") as pipe:
         reporter = Reporter(pipe)
-        signal.signal(signal.SIGTERM, reporter.ask_to_stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the supervisor's to handle
-        line = sys.stdin.readline()
-        if not line:
+        load()
+        job = receive(reporter)
+        if job is None:
             return 0
-        threading.Thread(target=_die_with_supervisor, daemon=True).start()
-        sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]  # None: as if it were not installed
-        job = json.loads(line)
         reporter.keep_position(Position(Path(job["position"])))
         return report(reporter.tell, lambda: _carry_out(job, reporter))
+
+
+def load() -> None:
+    """Load Keras and all that training needs."""
+    sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]  # None: as if it were not installed
+    from liverseg_core import masks, training  # noqa: F401 - here, since others import this module for its names
+
+
+def receive(reporter: Reporter) -> dict[str, Any] | None:
+    """The job that comes in on standard input, as :meth:`worker.child.Child.send` sends it; None: none will come.
+
+    From then on the output goes to the log that came with it, SIGTERM asks for an end at the next step (until then
+    it ends this process at once), and the end of the supervisor is the end of this process.
+    """
+    jobs = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    line, descriptors, _, _ = socket.recv_fds(jobs, 2**16, 16)
+    while line and not line.endswith(b"\n"):
+        more = jobs.recv(2**20)
+        line = line + more if more else b""
+    if not line:
+        return None
+    signal.signal(signal.SIGTERM, reporter.ask_to_stop)
+    threading.Thread(target=_die_with_supervisor, daemon=True).start()
+    job: dict[str, Any] = json.loads(line)
+    if job["logs"]:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(descriptors[0], stream.fileno())
+    return job  # the other descriptors stay open for as long as this process lives
 
 
 def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
@@ -136,15 +167,13 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     predicts = job["kind"] == "predict"  # on slices that come with it, not on those of a data set
     cache = None if predicts else _cache(job, manifest, spec, reporter)
     reporter.phase("building")
-    from liverseg_core import backend, training  # here, because Keras takes seconds and a bad job need not wait
+    from liverseg_core import backend, masks, training
 
     backend.prepare_backend(spec, threads=job["threads"])
     values = backend.provenance() | {"host": platform.node(), **origin()}
     reporter.say(", ".join(f"{name} {value}" for name, value in values.items()))
     reporter.tell("provenance", values=values)
     if cache is None:
-        from liverseg_core import masks
-
         return masks.predict_masks(spec, Path(job["images"]), Path(job["weights"]), work, reporter)
     if job["kind"] == "evaluate":
         return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)

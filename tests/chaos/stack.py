@@ -18,7 +18,7 @@ from api.commands.up import free_port
 from store import bundled, schema
 from store.bundled import Service
 from tests.chaos.worker import TRAINER
-from tests.processes import processes_of, wait_for
+from tests.processes import processes_of, trains, wait_for
 
 SLOTS = (2, 1, 1)
 """Of each worker."""
@@ -168,9 +168,8 @@ class Stack:
 
 
 def is_trainer(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-        return TRAINER in process.cmdline()
-    return False
+    """Whether it carries a run through; one that waits for a run holds no slot."""
+    return trains(process, TRAINER)
 
 
 def _ready(url: str) -> bool:

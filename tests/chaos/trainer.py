@@ -63,4 +63,5 @@ def _steps(training: Training, deadly: bool, reporter: Reporter) -> list[float]:
 
 if __name__ == "__main__":
     trainer._carry_out = carry_out
+    trainer.load = lambda: None  # it needs no Keras
     sys.exit(trainer.main())

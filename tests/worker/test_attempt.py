@@ -190,6 +190,8 @@ def test_a_damaged_data_set_fails_the_run_with_the_reason(database: Path, tmp_pa
 
 DEAF = """
 import signal, time
+from worker import trainer
+trainer.receive(trainer.Reporter(None))
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("deaf", flush=True)
 time.sleep(600)
@@ -420,7 +422,7 @@ def kill_trainer_after(run_id: int, epoch: int) -> None:
     thread.start()
     processes.wait_for_epoch(run_id, epoch)
     for child in psutil.Process().children(recursive=True):
-        if "worker.trainer" in " ".join(child.cmdline()):
+        if processes.trains(child):
             child.kill()
     thread.join(30)
 

@@ -1,6 +1,7 @@
 """The trainer process from outside: what it says, and how it is ended."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -20,9 +21,16 @@ def job(folder: Path, **changes: object) -> dict:
     return values | places | {"threads": 1} | changes
 
 
+def started(folder: Path) -> Child:
+    """A trainer with a job."""
+    child = Child()
+    child.send(job(folder), folder / "log")
+    return child
+
+
 def test_a_bad_job_is_a_failure_with_words_not_a_crash(tmp_path: Path) -> None:
-    child = Child(job(tmp_path), tmp_path / "log")
-    event = child.next_event(timeout=30)
+    child = started(tmp_path)
+    event = child.next_event(timeout=240)  # Keras loads first
     assert event["event"] == "failed"
     assert event["reason"] == "bad-input"
     assert "dataset" in event["message"]
@@ -32,21 +40,24 @@ def test_a_bad_job_is_a_failure_with_words_not_a_crash(tmp_path: Path) -> None:
 
 def test_a_trainer_without_a_job_ends_quietly() -> None:
     reading, writing = os.pipe()
-    done = subprocess.run(
-        [sys.executable, "-m", "worker.trainer"],
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, EVENTS_FD: str(writing)},
-        pass_fds=(writing,),
-        capture_output=True,
-        timeout=30,
-    )
+    ours, theirs = socket.socketpair()
+    ours.close()  # as when its supervisor is gone
+    with theirs:
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.trainer"],
+            stdin=theirs,
+            env={**os.environ, EVENTS_FD: str(writing)},
+            pass_fds=(writing,),
+            capture_output=True,
+            timeout=240,
+        )
     os.close(reading)
     os.close(writing)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_the_trainer_module_loads_without_keras() -> None:
-    """A warm import would cost seconds before a bad job is even read."""
+    """Others import it for its names; the process itself loads Keras when it starts."""
     code = "import sys, worker.trainer, worker.app; print([m for m in ('keras', 'tensorflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -69,7 +80,7 @@ def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    return Child(job(tmp_path), tmp_path / "log")
+    return started(tmp_path)
 
 
 def test_a_stubborn_trainer_and_its_children_are_killed_as_a_group(stubborn: Child) -> None:

@@ -34,6 +34,7 @@ from tests import factories, processes
 from worker import scoring as standby
 from worker.attempt import attempt
 from worker.reporting import INTERRUPTED
+from worker.waiting import Waiting
 
 
 def once() -> int | None:
@@ -217,7 +218,7 @@ def test_the_names_of_the_predictors_are_those_of_the_laboratory() -> None:
 
 def pids() -> list[int]:
     """Of the scoring processes that wait."""
-    return [child.pid for child in standby._idle]
+    return [child.pid for child in standby.scorers._idle]
 
 
 def test_a_scoring_process_stays_for_the_next_run_and_is_replaced_where_it_died(trained: int) -> None:
@@ -231,7 +232,7 @@ def test_a_scoring_process_stays_for_the_next_run_and_is_replaced_where_it_died(
         assert pids() == [process]
         if ending:
             os.kill(process, ending)
-            processes.wait_for("it to be gone", standby._idle[0].ended)
+            processes.wait_for("it to be gone", standby.scorers._idle[0].ended)
             runs.append(rescore(trained, min_lesion=10 * pixels))
             once()
             (other,) = pids()
@@ -282,7 +283,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_process_that_does_not_even_read_its_job_is_killed(
     trained: int, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standby, "SCORER", (sys.executable, "-c", "import time; time.sleep(600)"))
+    monkeypatch.setattr(standby, "scorers", Waiting((sys.executable, "-c", "import time; time.sleep(600)")))
     told = standby.job
     monkeypatch.setattr(standby, "job", lambda work, position: told(work, position) | {"more": "x" * 2**20})
     run_id = rescore(trained, min_lesion=3)
@@ -357,9 +358,9 @@ def scorer(worker: int | None = None) -> psutil.Process:
 
 @pytest.fixture(autouse=True)
 def no_scorer_waits() -> Iterator[None]:
-    standby.end()
+    standby.scorers.end()
     yield
-    standby.end()
+    standby.scorers.end()
 
 
 # --- interruptions, with the work held up in the middle by a lock on the slices -----------------------------------

@@ -1,0 +1,97 @@
+"""Trainers that have loaded Keras and wait for a run."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from store import experiments, views
+from store.database import transaction
+from store.models import DEFAULT_PROJECT
+from tests import factories, processes
+from worker.waiting import Waiting
+
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
+
+
+@pytest.fixture
+def waiting() -> Iterator[Waiting]:
+    made = Waiting(SLEEPER)
+    yield made
+    made.end()
+
+
+def below() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if "time.sleep(600)" in " ".join(child.cmdline())}
+
+
+def test_the_one_that_waits_is_taken_and_no_more_wait_than_were_asked_for(waiting: Waiting) -> None:
+    waiting.prepare()
+    assert not below()
+    waiting.keep(2)
+    waiting.prepare()
+    before = below()
+    assert len(before) == 2
+    first, second = waiting.take(), waiting.take()
+    assert {first.pid, second.pid} == before
+    third = waiting.take()
+    assert third.pid not in before
+    for process in (first, second, third):
+        process.kill()
+
+
+def test_one_that_died_while_it_waited_is_not_taken(waiting: Waiting) -> None:
+    waiting.keep(1)
+    (process,) = below()
+    os.kill(process, signal.SIGKILL)
+    processes.wait_for("its end", lambda: waiting._idle[0].ended())
+    taken = waiting.take()
+    assert taken.pid != process
+    taken.kill()
+
+
+def test_after_the_end_none_is_started(waiting: Waiting) -> None:
+    waiting.keep(1)
+    waiting.end()
+    waiting.prepare()
+    assert not below()
+
+
+def all_trainers(worker: int) -> list[psutil.Process]:
+    """Those with a job and those that wait for one."""
+    return [one for one in psutil.Process(worker).children(recursive=True) if "worker.trainer" in one.cmdline()]
+
+
+def test_a_run_gets_a_trainer_that_was_there_before_it_was_claimed(database: Path, tmp_path: Path) -> None:
+    """That of the second run began to load when the first run was about to end."""
+    factories.import_phantom(tmp_path)
+    with processes.worker(tmp_path / "log") as worker:
+        (first,) = processes.wait_for("a trainer that waits", lambda: all_trainers(worker.pid))
+        runs = [submit(seed) for seed in (0, 1)]
+        processes.wait_for("the first to train", lambda: processes.trains(first))
+        second = processes.wait_for("another that waits", lambda: set(all_trainers(worker.pid)) - {first}).pop()
+        started = second.create_time()
+        processes.wait_for("the second to train", lambda: processes.trains(second))
+        for run in runs:
+            assert processes.wait_for_end(run).state == "succeeded"
+    with transaction() as session:
+        claimed = views.attempts(session, runs[1])[0].started_at
+    assert started < claimed.timestamp()
+
+
+def submit(seed: int) -> int:
+    spec = factories.tiny_spec(training={"seed": seed})
+    with transaction() as session:
+        return experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec)).runs[0].id
+
+
+def test_a_trainer_that_waits_ends_with_its_worker(database: Path, tmp_path: Path) -> None:
+    process = processes.start_worker(tmp_path / "log")
+    (trainer,) = processes.wait_for("a trainer that waits", lambda: all_trainers(process.pid))
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    processes.wait_for("it to be gone", lambda: not trainer.is_running())
