@@ -8,6 +8,7 @@ from api.callers import Project, caller_of
 from api.dataset_schemas import DatasetOut
 from api.routes import checks
 from api.routes.uploads import NameOrHash, known_dataset
+from liverseg_core.data.annotations import in_words
 from liverseg_core.data.manifest import PARTS
 from store.database import transaction
 from store.datasets import manifest_of
@@ -26,8 +27,15 @@ def dataset_page(request: Request, project: Project, name: NameOrHash) -> Respon
         for subject in dict.fromkeys(manifest.subjects[scan] for scan in manifest.scans())
     }
     may_check = caller_of(request).may_write
+    taken = in_words(one.to_json() for one in manifest.acquisitions.values())
     return render.page(
-        request, "dataset.html", dataset=found, people=people, parts=manifest.parts, may_check=may_check
+        request,
+        "dataset.html",
+        dataset=found,
+        people=people,
+        parts=manifest.parts,
+        taken=taken,
+        may_check=may_check,
     )
 
 

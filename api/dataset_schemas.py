@@ -68,8 +68,17 @@ class SimilarityOut(BaseModel):
         )
 
 
+class AcquisitionOut(BaseModel):
+    """How a scan was taken: mm between rows, columns and slices; level and width in Hounsfield units, if told."""
+
+    spacing: tuple[float, float, float]
+    window: tuple[float, float] | None
+
+
 class DatasetOut(BaseModel):
     """A data set; ``subjects`` maps scan numbers to people, assumed to be one each where nobody told.
+
+    ``acquisitions`` maps scan numbers to spacing and window; empty where nobody told.
 
     ``similarity`` is null until ``POST /v1/datasets/{name}/check`` has looked for scans of one person.
     """
@@ -82,6 +91,7 @@ class DatasetOut(BaseModel):
     parts: dict[str, PartOut]
     subjects: dict[str, str]
     subjects_assumed: bool
+    acquisitions: dict[str, AcquisitionOut]
     similarity: SimilarityOut | None
     leaks: list[str] = Field(description="subjects or equal pictures on both sides of the folders train, val, test")
     created_at: datetime
@@ -99,6 +109,10 @@ class DatasetOut(BaseModel):
             parts={part: _part(manifest, part) for part in manifest.parts},
             subjects={str(scan): subject for scan, subject in manifest.subjects.items()},
             subjects_assumed=manifest.subjects_assumed,
+            acquisitions={
+                str(scan): AcquisitionOut(spacing=one.spacing, window=one.window)
+                for scan, one in manifest.acquisitions.items()
+            },
             similarity=SimilarityOut.of(dataset.similarity, manifest) if dataset.similarity else None,
             leaks=[str(leak) for leak in leaks(manifest, given(manifest))],
             created_at=dataset.created_at,

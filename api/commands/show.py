@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.tables import size
+from liverseg_core.data.annotations import in_words
 from liverseg_core.spec import ExperimentSpec
 from store.states import FINAL
 
@@ -331,6 +332,7 @@ def dataset_facts(dataset: Json) -> list[tuple[str, str]]:
         ("Name", clean(dataset["name"])),
         ("Height x width", f"{dataset['height']} x {dataset['width']}"),
         ("Slices (scans)", parts(dataset)),
+        *in_words(dataset.get("acquisitions", {}).values()).items(),
         ("Subjects", f"{people(dataset)}{assumed}"),
         *(("On both sides", clean(leak)) for leak in dataset["leaks"]),
         ("Content", dataset["content_hash"]),

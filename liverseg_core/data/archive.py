@@ -1,28 +1,34 @@
 """A data set as one zip: packed from a folder by its owner, and checked strictly by whoever receives it.
 
-Inside lie ``{train,val,test}/{images,masks}/{SCAN}_{SLICE}.png`` and, optionally, ``subjects.json``.
+Inside lie ``{train,val,test}/{images,masks}/{SCAN}_{SLICE}.png`` and, optionally, ``subjects.json`` and
+``acquisitions.json``.
 """
 
 import hashlib
-import itertools
-import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from liverseg_core.data import zips
+from liverseg_core.data.annotations import (
+    Acquisition,
+    acquisitions_json,
+    parse_acquisitions,
+    parse_subjects,
+    subjects_json,
+)
 from liverseg_core.data.manifest import PARTS, Manifest, SliceEntry, in_order
 from liverseg_core.data.png import MAX_FILE_BYTES, plain_png, read_image, read_labels
 from liverseg_core.errors import DataError
 
 Progress = Callable[[int, int], None]
 
-MAX_SUBJECTS_BYTES = 2**20
-MAX_SUBJECT_LENGTH = 100
-SUBJECTS = "subjects.json"
+MAX_TOLD_BYTES = 2**20
+SUBJECTS, ACQUISITIONS = "subjects.json", "acquisitions.json"
+TOLD = (SUBJECTS, ACQUISITIONS)
 KINDS = ("images", "masks")
 
 _FILE_NAME = re.compile(r"([0-9]{1,9})_([0-9]{1,9})\.png")
@@ -44,20 +50,34 @@ def pack_folder(folder: Path, out: Path, subjects: Path | None = None) -> None:
         subjects: scan -> subject as JSON; by default ``subjects.json`` of the folder, where there is one.
 
     Raises:
-        DataError: a missing folder, a link or special file, a name that is not SCAN_SLICE.png, an incomplete pair.
+        DataError: a missing folder, a link or special file, a name that is not SCAN_SLICE.png, an incomplete pair,
+            a ``subjects.json`` or ``acquisitions.json`` that cannot be read.
     """
     paths = {name: path for part in _folder_parts(folder) for name, path in _part_files(folder, part)}
     _pair_up(paths)
-    source = subjects or (folder / SUBJECTS if (folder / SUBJECTS).exists() else None)
-    told = None if source is None else parse_subjects(zips.read_file(source, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
+    sources = {name: folder / name for name in TOLD if (folder / name).exists()}
+    sources |= {SUBJECTS: subjects} if subjects else {}
+    told = {name: zips.read_file(path, name, MAX_TOLD_BYTES) for name, path in sources.items()}
     files = ((name, zips.read_file(path, name, MAX_FILE_BYTES)) for name, path in sorted(paths.items()))
-    write_archive(out, ((_canonical(name), data) for name, data in files), told)
+    write_archive(out, ((_canonical(name), data) for name, data in files), *_parsed(told))
 
 
-def write_archive(out: Path, files: Iterable[tuple[str, bytes]], subjects: dict[int, str] | None = None) -> None:
-    """Write named PNG files and subjects as a stored zip, through a temporary file beside ``out``."""
-    told = [] if subjects is None else [(SUBJECTS, _subjects_json(subjects).encode())]
-    zips.write(out, itertools.chain(files, told))
+def write_archive(
+    out: Path,
+    files: Iterable[tuple[str, bytes]],
+    subjects: dict[int, str] | None = None,
+    acquisitions: Mapping[int, Acquisition] | None = None,
+) -> None:
+    """Write named PNG files and what is told of the scans as a stored zip, through a file beside ``out``."""
+
+    def everything() -> Iterator[tuple[str, bytes]]:
+        yield from files
+        if subjects is not None:
+            yield SUBJECTS, subjects_json(subjects).encode()
+        if acquisitions:
+            yield ACQUISITIONS, acquisitions_json(acquisitions).encode()
+
+    zips.write(out, everything())
 
 
 def read_archive(path: Path, progress: Progress | None = None) -> Manifest:
@@ -88,34 +108,9 @@ def rewrite_archive(path: Path, out: Path) -> None:
     """
     with zips.opened(path) as bundle:
         known = zips.checked_names(bundle, _check_place) - _FOLDERS
-        names = [name for name in bundle.namelist() if name in known and name != SUBJECTS]
+        names = [name for name in bundle.namelist() if name in known and name not in TOLD]
         files = ((name, plain_png(zips.member(bundle, name, MAX_FILE_BYTES), name)) for name in names)
-        told = zips.member(bundle, SUBJECTS, MAX_SUBJECTS_BYTES) if SUBJECTS in known else None
-        write_archive(out, files, None if told is None else parse_subjects(told, SUBJECTS))
-
-
-def parse_subjects(data: bytes, name: str) -> dict[int, str]:
-    """Scan -> subject from ``{"subjects": {"0": "A"}}`` or the bare mapping.
-
-    Raises:
-        DataError: no JSON, another shape, a scan that is no number or is named twice, an empty or overlong subject.
-    """
-    try:
-        value = json.loads(data, object_pairs_hook=_no_key_twice)
-    except (ValueError, RecursionError) as error:
-        raise DataError(name, f"is no valid JSON ({error})") from error
-    if isinstance(value, dict) and isinstance(value.get("subjects"), dict):
-        value = value["subjects"]
-    if not isinstance(value, dict):
-        raise DataError(name, 'must map scans to subjects, such as {"subjects": {"0": "A", "1": "A"}}', value)
-    for scan, subject in value.items():
-        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", scan):
-            raise DataError(name, "a scan is a number without leading zeros, in quotes", scan)
-        if not isinstance(subject, str) or not 0 < len(subject.strip()) <= MAX_SUBJECT_LENGTH:
-            raise DataError(
-                name, f"scan {scan}: a subject is a text of 1 to {MAX_SUBJECT_LENGTH} characters", subject
-            )
-    return {int(scan): subject for scan, subject in sorted(value.items(), key=lambda item: int(item[0]))}
+        write_archive(out, files, *_told(bundle, known))
 
 
 # ---- the folder ----------------------------------------------------------------------------------------------
@@ -145,10 +140,6 @@ def _check_plain_folder(path: Path, name: str) -> None:
         raise DataError(name, "is a symbolic link; put the folder itself there")
     if not path.is_dir():
         raise DataError(name, "is missing or no folder; each part needs images and masks")
-
-
-def _subjects_json(subjects: dict[int, str]) -> str:
-    return json.dumps({"subjects": {str(scan): subjects[scan] for scan in sorted(subjects)}}, indent=1)
 
 
 # ---- names and pairs -----------------------------------------------------------------------------------------
@@ -205,21 +196,37 @@ def _check_parts(pairs: Pairs) -> None:
 
 def _read(bundle: zipfile.ZipFile, progress: Progress) -> Manifest:
     names = zips.checked_names(bundle, _check_place) - _FOLDERS
-    pairs = _pair_up(name for name in names if name != SUBJECTS)
+    pairs = _pair_up(name for name in names if name not in TOLD)
     _refuse_leading_zeros(pairs)
-    told = None
-    if SUBJECTS in names:
-        told = parse_subjects(zips.member(bundle, SUBJECTS, MAX_SUBJECTS_BYTES), SUBJECTS)
     scans = sorted({scan for _, scan, _ in pairs})
-    if told is not None:
-        _check_subjects(told, scans)
+    subjects, acquisitions = _told(bundle, names)
+    if subjects is not None:
+        _check_scans(SUBJECTS, subjects, scans, "name the subject of every scan")
+    if acquisitions is not None:
+        _check_scans(ACQUISITIONS, acquisitions, scans, "tell the spacing of every scan")
     shape, entries = _read_pairs(bundle, pairs, progress)
     return Manifest(
         height=shape[0],
         width=shape[1],
         slices=in_order(entries),
-        subjects=told if told is not None else {scan: str(scan) for scan in scans},
-        subjects_assumed=told is None,
+        subjects=subjects if subjects is not None else {scan: str(scan) for scan in scans},
+        subjects_assumed=subjects is None,
+        acquisitions=acquisitions or {},
+    )
+
+
+def _told(
+    bundle: zipfile.ZipFile, names: Iterable[str]
+) -> tuple[dict[int, str] | None, dict[int, Acquisition] | None]:
+    """Subjects and acquisitions of an archive that holds ``names``."""
+    return _parsed({name: zips.member(bundle, name, MAX_TOLD_BYTES) for name in TOLD if name in names})
+
+
+def _parsed(told: Mapping[str, bytes]) -> tuple[dict[int, str] | None, dict[int, Acquisition] | None]:
+    """Subjects and acquisitions out of the files of ``TOLD`` that are there; None for one that is not."""
+    return (
+        parse_subjects(told[SUBJECTS], SUBJECTS) if SUBJECTS in told else None,
+        parse_acquisitions(told[ACQUISITIONS], ACQUISITIONS) if ACQUISITIONS in told else None,
     )
 
 
@@ -244,11 +251,13 @@ def _read_pairs(
 
 
 def _check_place(name: str) -> None:
-    if name == SUBJECTS or name in _FOLDERS:
+    if name in TOLD or name in _FOLDERS:
         return
     if not any(name.startswith(folder) for folder in _FOLDERS if folder.count("/") == 2) or name.count("/") != 2:
         raise DataError(
-            name, "does not belong here; only {train,val,test}/{images,masks}/SCAN_SLICE.png and subjects.json do"
+            name,
+            "does not belong here; only {train,val,test}/{images,masks}/SCAN_SLICE.png, subjects.json and "
+            "acquisitions.json do",
         )
     _parse_name(name)
 
@@ -260,19 +269,12 @@ def _refuse_leading_zeros(pairs: Pairs) -> None:
                 raise DataError(name, f"has leading zeros; name it {scan}_{number}.png (`pack_folder` does)")
 
 
-def _check_subjects(subjects: dict[int, str], scans: list[int]) -> None:
-    unknown, missing = sorted(set(subjects) - set(scans)), sorted(set(scans) - set(subjects))
+def _check_scans(name: str, told: Mapping[int, Any], scans: list[int], advice: str) -> None:
+    unknown, missing = sorted(set(told) - set(scans)), sorted(set(scans) - set(told))
     if unknown:
-        raise DataError(SUBJECTS, f"names scans that the data set does not have; it has {scans}", unknown)
+        raise DataError(name, f"names scans that the data set does not have; it has {scans}", unknown)
     if missing:
-        raise DataError(SUBJECTS, f"leaves out scans {missing}; name the subject of every scan")
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
-    return found
+        raise DataError(name, f"leaves out scans {missing}; {advice}")
 
 
 def _sha256(pixels: Any) -> str:

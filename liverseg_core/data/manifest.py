@@ -5,10 +5,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from liverseg_core.data.annotations import Acquisition, acquisition
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import COPYING, FOLD_KINDS, DatasetChoice, Exclude, ExperimentSpec, Split
 
@@ -55,6 +56,8 @@ class Manifest:
             which is the study's order without shuffling.
         subjects: scan -> person; an annotation, outside :attr:`content_hash`.
         subjects_assumed: nobody told who the subjects are, so each scan counts as its own.
+        acquisitions: scan -> spacing and window, of every scan or of none; part of :attr:`content_hash` where they
+            are told, since distances are measured by them.
     """
 
     height: int
@@ -62,11 +65,13 @@ class Manifest:
     slices: tuple[SliceEntry, ...]
     subjects: dict[int, str]
     subjects_assumed: bool
+    acquisitions: dict[int, Acquisition] = field(default_factory=dict)
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (64 hex digits) over the size and every part, scan, slice and pixel hash."""
+        """SHA-256 (64 hex digits) over the size, every part, scan, slice and pixel hash, and spacings if told."""
         content = {"height": self.height, "width": self.width, "slices": self._plain_slices()}
+        content |= self._plain_acquisitions()
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
@@ -105,7 +110,13 @@ class Manifest:
             "slices": self._plain_slices(),
             "subjects": {str(scan): subject for scan, subject in self.subjects.items()},
             "subjects_assumed": self.subjects_assumed,
+            **self._plain_acquisitions(),
         }
+
+    def _plain_acquisitions(self) -> dict[str, Any]:
+        """Left out where nobody told, so that data sets without keep their hash."""
+        told = {str(scan): one.to_json() for scan, one in sorted(self.acquisitions.items())}
+        return {"acquisitions": told} if told else {}
 
     def _plain_slices(self) -> list[dict[str, Any]]:
         names = SliceEntry.__slots__  # dataclasses.asdict copies deeply, which takes 40 ms for 500 slices
@@ -120,6 +131,9 @@ class Manifest:
             slices=tuple(SliceEntry(**entry) for entry in value["slices"]),
             subjects={int(scan): subject for scan, subject in value["subjects"].items()},
             subjects_assumed=value["subjects_assumed"],
+            acquisitions={
+                int(scan): acquisition(one, f"scan {scan}") for scan, one in value.get("acquisitions", {}).items()
+            },
         )
 
 

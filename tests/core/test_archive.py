@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from liverseg_core.data import zips
-from liverseg_core.data.archive import pack_folder, parse_subjects, read_archive, rewrite_archive, write_archive
+from liverseg_core.data.annotations import Acquisition, parse_acquisitions, parse_subjects
+from liverseg_core.data.archive import pack_folder, read_archive, rewrite_archive, write_archive
 from liverseg_core.data.png import read_labels, write_png
 from liverseg_core.errors import DataError
 
@@ -474,3 +475,54 @@ def test_what_was_packed_here_is_rewritten_to_the_same_bytes(tmp_path):
     pack_folder(tmp_path / "data", tmp_path / "packed.zip")
     rewrite_archive(tmp_path / "packed.zip", tmp_path / "kept.zip")
     assert (tmp_path / "kept.zip").read_bytes() == (tmp_path / "packed.zip").read_bytes()
+
+
+# ---- how scans were taken ------------------------------------------------------------------------------------
+
+TAKEN = b'{"acquisitions": {"0": {"spacing": [0.7, 0.8, 5], "window": [50, 400]}, "1": {"spacing": [1, 1, 2.5]}}}'
+
+
+def test_spacing_and_window_are_read_and_kept(tmp_path):
+    folder = write_folder(tmp_path / "data", good() | {"acquisitions.json": TAKEN})
+    pack_folder(folder, tmp_path / "a.zip")
+    rewrite_archive(tmp_path / "a.zip", tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    expected = {0: Acquisition((0.7, 0.8, 5.0), (50.0, 400.0)), 1: Acquisition((1.0, 1.0, 2.5))}
+    assert read_archive(tmp_path / "b.zip").acquisitions == expected
+
+
+def test_nothing_beside_spacing_and_window_gets_in(tmp_path):
+    named = TAKEN.replace(b'"window"', b'"patient": "Erika", "window"')
+    with pytest.raises(DataError, match=r"spacing, window .* and nothing else") as caught:
+        read_archive(write_zip(tmp_path / "a.zip", good() | {"acquisitions.json": named}))
+    assert "Erika" not in str(caught.value)
+    with pytest.raises(DataError, match="leaves out scans"):
+        read_archive(write_zip(tmp_path / "a.zip", good() | {"acquisitions.json": b'{"0": {"spacing": [1, 1, 1]}}'}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"0": 1}',
+        '{"0": {}}',
+        '{"0": {"window": [1, 2]}}',
+        '{"0": {"spacing": [1, 1]}}',
+        '{"0": {"spacing": [1, 1, 0]}}',
+        '{"0": {"spacing": [1, 1, 101]}}',
+        '{"0": {"spacing": [1, 1, true]}}',
+        '{"0": {"spacing": [1, 1, NaN]}}',
+        '{"0": {"spacing": [1, 1, 1e999]}}',
+        '{"0": {"spacing": [1, 1, 1' + 400 * "0" + "]}}",
+        '{"0": {"spacing": [1, 1, "1"]}}',
+        '{"0": {"spacing": {"0": 1}}}',
+        '{"0": {"spacing": [1, 1, 1], "window": null}}',
+        '{"0": {"spacing": [1, 1, 1], "window": [50, 0]}}',
+        '{"0": {"spacing": [1, 1, 1], "window": [50, 1e6]}}',
+        '{"00": {"spacing": [1, 1, 1]}}',
+        '{"0": {"spacing": [1, 1, 1]}, "0": {"spacing": [1, 1, 1]}}',
+    ],
+)
+def test_acquisitions_that_cannot_be(text):
+    with pytest.raises(DataError, match=r"acquisitions\.json"):
+        parse_acquisitions(text.encode(), "acquisitions.json")

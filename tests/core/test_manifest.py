@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from liverseg_core.data.annotations import Acquisition
 from liverseg_core.data.manifest import Manifest, SliceEntry, check_runnable, in_order, select
 from liverseg_core.errors import SpecError
 from liverseg_core.spec import DatasetChoice, ExperimentSpec
@@ -73,6 +74,16 @@ def test_content_hash_is_a_golden_number():
     # "width":2} without the line break, by sha256sum
     tiny = Manifest(1, 2, (SliceEntry("val", 8, 12, "a", "b"),), {8: "F"}, subjects_assumed=False)
     assert tiny.content_hash == "3cf2bd8dc6fa9ab714b5d0dc8e231670103e9525ebb380d02d76e327c45b9418"
+
+
+def test_spacing_is_content_where_it_is_told():
+    taken = dict.fromkeys(MANIFEST.scans(), Acquisition((0.7, 0.7, 5.0), (50.0, 400.0)))
+    told = replace(MANIFEST, acquisitions=taken)
+    assert Manifest.from_json(json.loads(json.dumps(told.to_json()))) == told
+    assert "acquisitions" not in MANIFEST.to_json()
+    thinner = replace(MANIFEST, acquisitions=taken | {2: Acquisition((0.7, 0.7, 2.5), (50.0, 400.0))})
+    assert len({one.content_hash for one in (MANIFEST, told, thinner)}) == 3
+    assert replace(told, acquisitions={}).content_hash == MANIFEST.content_hash
 
 
 def test_subjects_do_not_change_the_content_hash():
