@@ -77,7 +77,7 @@ migration: setup ## Write a migration from the models (MESSAGE="what changes")
 	$(BIN)/python -m store.schema revision "$(MESSAGE)"
 
 lock: ## Resolve the dependency locks again (needs uv)
-	@for want in base: worker:worker dev:worker,notebook,dev gpu:gpu; do \
+	@for want in base: worker:worker dev:worker,notebook,medical,onnx,dev gpu:gpu; do \
 	  name=$${want%%:*}; extras=$$(echo "$${want#*:}" | tr , '\n' | sed '/^$$/d; s/^/--extra /' | tr '\n' ' '); \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    $$extras pyproject.toml --output-file requirements/$$name.txt; done

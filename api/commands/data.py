@@ -17,6 +17,8 @@ from api.commands.connect import as_json_option, connect, yes_option
 from api.commands.figure import out_option
 from api.commands.runs import follow
 from api.tables import size
+from liverseg_core.data.annotations import Acquisition, in_words
+from liverseg_core.errors import LiversegError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -24,7 +26,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def dataset() -> None:
-    """Data sets: import, list, show, check, count, delete, draw a phantom."""
+    """Data sets: import, convert, list, show, check, count, delete, draw a phantom."""
 
 
 @dataset.command("import")
@@ -120,6 +122,43 @@ def phantom(folder: Path, subjects: int, slices: int, size: int, seed: int) -> N
 
     draw_phantom(folder, subjects, slices, size, seed)
     click.echo(f"drew {subjects} subjects with {slices} slices each into {folder}")
+
+
+def _scans(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """``3,7`` -> (3, 7)."""
+    words = text.replace(",", " ").split()
+    if not all(word.isdecimal() for word in words):
+        raise click.BadParameter("scans are whole numbers with commas between them, such as 3,7")
+    return tuple(map(int, words))
+
+
+@dataset.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--val", required=True, callback=_scans, metavar="SCANS", help="scans that validate, such as 3,7")
+@click.option("--test", default="", callback=_scans, metavar="SCANS", help="scans that test; all others train")
+@click.option("--level", default=50.0, show_default=True, help="middle of the window, Hounsfield units")
+@click.option("--width", default=400.0, show_default=True, help="from black to white, Hounsfield units")
+def convert(folder: Path, out: Path, val: Sequence[int], test: Sequence[int], level: float, width: float) -> None:
+    """Turn CT scans in NIfTI or DICOM into PNG pairs in the new folder OUT, to be imported.
+
+    FOLDER holds volume-N.nii and segmentation-N.nii (or .nii.gz; labels 0, 1 liver, 2 lesion), as the LiTS benchmark
+    has them; or for each scan a folder called by its number, with one CT series in ct and in mask a DICOM
+    segmentation, a series of label slices or a NIfTI file. Slices come out axial, from feet to head. Nothing of a
+    header is kept but spacing; docs/in-and-out.md says what is supported.
+    """
+    try:
+        from liverseg_core.medical import conversion  # an extra, and NumPy, which other commands do without
+    except ModuleNotFoundError as error:
+        told = f'{error.name} is not installed; `pip install "liverseg[medical]"` adds what reads NIfTI and DICOM'
+        raise LiversegError(told) from None
+
+    def told_of(scan: int, slices: int, taken: Acquisition) -> None:
+        words = "; ".join(f"{name.lower()} {text}" for name, text in in_words([taken.to_json()]).items())
+        click.echo(f"scan {scan}: {slices} slices; {words}")
+
+    found = conversion.convert(folder, out, val, test, level, width, told_of)
+    click.echo(f"wrote {len(found)} scans into {out}; `liverseg dataset import {out}` imports them")
 
 
 @click.group()

@@ -134,6 +134,8 @@ def test_the_import_contracts_hold(copy):
         ("store", "import worker.attempt", "neighbours"),
         ("liverseg_core", "import store.settings", "neighbours"),
         ("liverseg_core", "import sqlalchemy", "no web, no database, no queue"),
+        ("worker", "import nibabel", "only commands read NIfTI and DICOM"),
+        ("store", "import liverseg_core.medical.lits", "only commands read NIfTI and DICOM"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(copy, room, statement, contract):
