@@ -27,20 +27,22 @@ def decode(u: Level, options: EvaluationOptions = PLAIN) -> Labels:
     the first of equals; with a threshold lesion where its probability is at least t, else the more likely of the
     other two. Compared in whole numbers: 65535 / 3 = 21845 and 2 * 65535 / 3 = 43690 are exact.
     """
-    level = _level(options)
+    level = lesion_level(options)
     return _decode_grey(u, level) if u.ndim == 2 else _decode_softmax(u[0], u[1], level)
 
 
-def _level(options: EvaluationOptions) -> int | None:
+def lesion_level(options: EvaluationOptions) -> int | None:
+    """The fixed-point value from which a pixel is lesion; None without ``options.threshold``."""
     return None if options.threshold is None else max(1, math.ceil(round(options.threshold * FULL, 6)))
 
 
 def _decode_grey(u: Level, level: int | None) -> Labels:
-    liver_from, lesion_from = _grey_levels(level)
+    liver_from, lesion_from = grey_levels(level)
     return (u >= liver_from).view(np.uint8) + (u >= lesion_from).view(np.uint8)
 
 
-def _grey_levels(level: int | None) -> tuple[int, int]:
+def grey_levels(level: int | None) -> tuple[int, int]:
+    """The fixed-point values from which the grey-sigmoid head's output is liver and lesion."""
     lesion_from = 2 * FULL // 3 if level is None else level
     return min(FULL // 3, lesion_from), lesion_from
 
@@ -55,9 +57,9 @@ def _decode_softmax(parenchyma: Level, lesion: Level, level: int | None) -> Labe
 
 def decode_patch(u: Level, options: EvaluationOptions) -> Patch:
     """:func:`decode`, cropped before it is computed: most of a slice is background."""
-    level = _level(options)
+    level = lesion_level(options)
     if u.ndim == 2:
-        top, left, chosen = box(u >= _grey_levels(level)[0])
+        top, left, chosen = box(u >= grey_levels(level)[0])
         return Patch(_decode_grey(u[chosen], level), top, left)
     # A class needs a third to be the most likely one, and less than that only where the threshold of lesion is lower.
     least = FULL // 3 if level is None else min(FULL // 3, level)

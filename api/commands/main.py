@@ -16,6 +16,7 @@ from api.commands import (
     compare,
     data,
     disk,
+    export,
     figure,
     nnunet,
     predict,
@@ -107,7 +108,21 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
-for _module in (services, data, runs, scoring, predict, compare, figure, printed, nnunet, study, disk, access):
+for _module in (
+    services,
+    data,
+    runs,
+    scoring,
+    predict,
+    compare,
+    figure,
+    export,
+    printed,
+    nnunet,
+    study,
+    disk,
+    access,
+):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 
