@@ -5,7 +5,6 @@ standard input: ``{"spec": ..., "weights": path, "out": path, "told": {name: tex
 """
 
 import json
-import os
 import sys
 import tempfile
 import warnings
@@ -132,5 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())

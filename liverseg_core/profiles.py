@@ -312,7 +312,8 @@ def column(profile: str, key: str) -> Column:
 def _refuse_distances(where: str, key: str) -> None:
     if key.lower() in DISTANCES:
         reason = (
-            "surface distances are millimetres, and these PNG slices carry no spacing; use Dice or lesion-wise scores"
+            "surface distances are millimetres, which PNG slices with no spacing cannot give, and not computed yet "
+            "where a data set tells its spacing; use Dice or lesion-wise scores"
         )
         raise InputError(where, reason, key)
 

@@ -140,7 +140,8 @@ def series_of(scan: Drawn, **changes: Any) -> list[pydicom.Dataset]:
 
 
 def write_series(folder: Path, slices: list[pydicom.Dataset]) -> Path:
-    """Files whose names sort in another order than the slices lie."""
+    """Files, at most 97, whose names sort in another order than the slices lie."""
+    assert len(slices) <= 97
     folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(slices):
         one.save_as(folder / f"IM{(50 * number + 3) % 97:03}", enforce_file_format=True)

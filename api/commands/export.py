@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,8 @@ def _told(client: Client, run: dict[str, Any]) -> dict[str, str]:
 def _export(job: dict[str, Any]) -> None:
     """In a process of its own: commands never load Keras."""
     words = [sys.executable, "-P", "-m", "liverseg_core.onnx_export"]
-    done = subprocess.run(words, input=json.dumps(job), capture_output=True, text=True, check=False)
+    surroundings = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(words, input=json.dumps(job), capture_output=True, text=True, check=False, env=surroundings)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         if done.returncode == MISFIT:

@@ -183,7 +183,7 @@ def _plane(dataset: pydicom.Dataset, name: str) -> Plane:
     along_row, along_column = vectors(dataset.ImageOrientationPatient)
     position = np.array([float(value) for value in dataset.ImagePositionPatient])
     rows, columns = (float(value) for value in dataset.PixelSpacing)
-    if position.shape != (3,) or not np.isfinite(position).all() or not min(rows, columns) > 0:
+    if position.shape != (3,) or not np.isfinite([*position, rows, columns]).all() or rows <= 0 or columns <= 0:
         raise ValueError("no place in space")
     return Plane(
         name=name,

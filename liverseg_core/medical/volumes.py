@@ -50,10 +50,12 @@ def axial(volume: Volume) -> Volume:
     Only whole axes are swapped and turned round; no value is interpolated.
 
     Raises:
-        DataError: its axes are not the patient's: a tilted gantry, an oblique reformat, or no orientation at all.
+        DataError: its axes are not the patient's (a tilted gantry, an oblique reformat), or voxels without a size.
     """
+    if not np.isfinite(volume.affine).all() or min(volume.spacing) <= 0:
+        raise DataError(volume.name, "does not tell how large its voxels are; convert it again")
     tilt = float(np.degrees(affines.obliquity(volume.affine).max()))
-    if not tilt <= MOST_TILT:  # not a number where an axis has no length
+    if tilt > MOST_TILT:
         problem = (
             f"lies {tilt:.1f} degrees askew (a tilted gantry or an oblique reformat); resample it to axial slices"
         )

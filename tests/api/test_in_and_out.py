@@ -114,6 +114,11 @@ def confusion(name: str, labels: np.ndarray) -> dict[str, int]:
     return {f"n{place // 3}{place % 3}": int(count) for place, count in enumerate(counts)}
 
 
+def test_scans_of_a_part_are_numbers(liverseg: Command, tmp_path: Path):
+    said = liverseg("dataset", "convert", tmp_path, tmp_path / "out", "--val", "3,b", code=2).output
+    assert "scans are whole numbers with commas between them, such as 3,7" in said
+
+
 def test_only_a_run_that_succeeded_is_exported(liverseg: Command, submit: Callable[..., list[int]], tmp_path: Path):
     (run,) = submit()
     said = liverseg("export", run, "--onnx", tmp_path / "out.onnx", code=2).output

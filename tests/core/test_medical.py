@@ -12,8 +12,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
-from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from liverseg_core.data.annotations import Acquisition
 from liverseg_core.data.archive import pack_folder, read_archive
@@ -70,6 +71,15 @@ def test_nifti_of_any_orientation_comes_out_axial_as_radiologists_see_it(tmp_pat
 @pytest.mark.parametrize("mask", ["segmentation", "series", "nifti"])
 def test_a_dicom_series_is_ordered_by_place_whatever_its_files_are_called(tmp_path: Path, mask: str):
     check(converted(scanner.write_dicom(tmp_path / "dicom", SCANS, mask), tmp_path / "out"))
+
+
+def test_a_compressed_series_is_read_where_there_is_a_decoder(tmp_path: Path):
+    folder = scanner.write_dicom(tmp_path / "dicom", SCANS)
+    for path in (folder / "3" / "ct").iterdir():
+        one = pydicom.dcmread(path)
+        one.compress(RLELossless)
+        one.save_as(path)
+    check(converted(folder, tmp_path / "out"))
 
 
 def test_spacing_and_window_go_from_the_scan_to_the_manifest(tmp_path: Path):
@@ -160,6 +170,15 @@ def oblique(degrees: float, shear: bool = False) -> Any:
 HU, LABELS = SCANS[3].hounsfield, SCANS[3].labels
 STRANGE = np.where(LABELS == 2, 7, LABELS)
 
+
+def sizeless(folder: Path) -> None:
+    """A row of the affine, srow_x, all zero."""
+    packed = folder / "volume-3.nii.gz"
+    content = bytearray(gzip.decompress(packed.read_bytes()))
+    content[280:296] = bytes(16)
+    packed.write_bytes(gzip.compress(bytes(content)))
+
+
 BAD_NIFTI: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "shape": (
         lambda f: nifti_pair(f, mask=scanner.nifti(LABELS[:-1])),
@@ -184,6 +203,7 @@ BAD_NIFTI: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "lies 5.0 degrees askew",
     ),
     "no place": (lambda f: nifti_pair(f, nibabel.Nifti1Image(HU, None)), "volume-3.nii.gz", "sform and qform are 0"),
+    "no size": (sizeless, "volume-3.nii.gz", "does not tell how large its voxels are"),
     "four axes": (
         lambda f: nifti_pair(f, nibabel.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4))),
         "volume-3.nii.gz",
@@ -365,6 +385,11 @@ BAD_DICOM: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "no position": (
         lambda f: changed(f, ImagePositionPatient=lambda n: [0, 0, 2.5 * n] if n != 1 else None),
         "3/ct/IM053",
+        "cannot be read as a DICOM slice",
+    ),
+    "no number": (
+        lambda f: changed(f, PixelSpacing=lambda n: [0.75, float("inf")]),
+        "3/ct/IM003",
         "cannot be read as a DICOM slice",
     ),
     "no dicom": (odd_file, "3/ct/notes.txt", "cannot be read as a DICOM slice (InvalidDicomError)"),
