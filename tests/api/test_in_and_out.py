@@ -1,5 +1,6 @@
 """From a scanner's files to a network that runs without liverseg, and nothing of the patient on the way."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ def confusion(name: str, labels: np.ndarray) -> dict[str, int]:
 def test_scans_of_a_part_are_numbers(liverseg: Command, tmp_path: Path):
     said = liverseg("dataset", "convert", tmp_path, tmp_path / "out", "--val", "3,b", code=2).output
     assert "scans are whole numbers with commas between them, such as 3,7" in said
+
+
+def test_without_the_extra_export_says_what_to_install(
+    liverseg: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)  # as if it were not installed
+    said = liverseg("export", "1", "--onnx", tmp_path / "out.onnx", code=1).output
+    assert 'tf2onnx: not installed here; export where `pip install "liverseg[worker,onnx]"` was done' in said
 
 
 def test_only_a_run_that_succeeded_is_exported(liverseg: Command, submit: Callable[..., list[int]], tmp_path: Path):
