@@ -198,14 +198,14 @@ class _Grid:
     @cached_property
     def differences(self) -> "NDArray[np.float64]":
         """Values less the baseline's, [L, R]."""
-        return self.values - self.values[:, self.reference, None]
+        return self.values - self.values[:, self.reference : self.reference + 1]
 
     @cached_property
     def mean_differences(self) -> "NDArray[np.float64]":
         """Of all runs but the baseline, [L]."""
         import numpy as np
 
-        return _means(np.delete(self.differences, self.reference, axis=1))
+        return _means(self.differences[:, np.arange(self.values.shape[1]) != self.reference])
 
 
 def _means(rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
@@ -270,7 +270,7 @@ def _query(asked: Asked) -> str:
     return (
         "SELECT part, subject, scan, slice, images, array_agg(run_id) AS runs, array_agg(value) AS values_ "  # nosec B608  # noqa: S608 - from the lists above
         f"FROM ({each}) AS scored GROUP BY part, subject, scan, slice, images, which "
-        "ORDER BY part, subject, scan, slice, which"
+        "ORDER BY part, subject, scan, slice, images DESC, min(run_id)"
     )
 
 

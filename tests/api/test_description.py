@@ -68,7 +68,7 @@ def test_numbers_and_texts_in_addresses_have_bounds(label: str):
 @pytest.mark.parametrize("label", sorted({*LISTED} - UNPAGED))
 def test_listings_come_in_pages(label: str):
     limit = next(one for one in OPERATIONS[label]["parameters"] if one["name"] == "limit")
-    assert limit["schema"]["maximum"] == 500
+    assert limit["schema"]["maximum"] == 1000
     schema = OPERATIONS[label]["responses"]["200"]["content"]["application/json"]["schema"]
     assert "next" in DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["required"]
 

@@ -53,7 +53,8 @@ def test_a_trainer_without_a_job_ends_quietly() -> None:
         )
     os.close(reading)
     os.close(writing)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"Traceback" not in done.stderr  # where TensorFlow has remarks of its own
 
 
 def test_the_trainer_module_loads_without_keras() -> None:

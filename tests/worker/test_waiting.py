@@ -84,7 +84,8 @@ def test_a_run_gets_a_trainer_that_was_there_before_it_was_claimed(database: Pat
 
 
 def submit(seed: int) -> int:
-    spec = factories.tiny_spec(training={"seed": seed})
+    spec = factories.tiny_spec()
+    spec["training"] = {**spec["training"], "seed": seed}
     with transaction() as session:
         return experiments.submit(session, DEFAULT_PROJECT, factories.submission(spec)).runs[0].id
 
