@@ -147,8 +147,9 @@ def draw(grown: dict[int, Measured], file: Path) -> None:
         sizes = list(grown)
         axes.plot(sizes, [grown[size][key] for size in sizes], marker="o", color="#2468b4")
         axes.axhline(TARGETS[key].bound, color="#b3261e", linestyle="--", linewidth=1)
-        axes.set(xscale="log", xlabel="runs", ylabel="ms", title=TARGETS[key].what.partition(",")[0], ylim=(0, None))
-        axes.title.set_fontsize(9)
+        axes.set(xscale="log", xlabel="runs", ylabel="ms", title=TARGETS[key].what.removesuffix(", p95"))
+        axes.set_ylim(0, 1.1 * max(TARGETS[key].bound, *(grown[size][key] for size in sizes)))
+        axes.title.set_fontsize(8)
     FigureCanvasAgg(figure).print_png(str(file))
 
 

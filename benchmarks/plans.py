@@ -111,7 +111,8 @@ def _heard() -> Iterator[list[Statement]]:
 
 def _short(text: str) -> str:
     """Without the middle of long lists."""
-    text = re.sub(r"((?:[%(\w)s']+, ){3})(?:[%(\w)s']+, ){5,}", r"\1..., ", text)
+    text = re.sub(r"((?:[%(\w).:']+, ){3})(?:[%(\w).:']+, ){5,}", r"\1..., ", text)
+    text = re.sub(r"((?:\d+,){3})(?:\d+,){5,}", r"\1...,", text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
