@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     warm: bool = Field(
         True,
-        description="whether a worker keeps a trainer for each slot that has loaded TensorFlow (400 MB) before there "
+        description="whether a worker keeps a trainer for each slot that has loaded TensorFlow (650 MB) before there "
         "is a run",
     )
 
