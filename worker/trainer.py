@@ -142,11 +142,11 @@ def receive(reporter: Reporter) -> dict[str, Any] | None:
     From then on the output goes to the log that came with it, SIGTERM asks for an end at the next step (until then
     it ends this process at once), and the end of the supervisor is the end of this process.
     """
-    jobs = socket.socket(fileno=os.dup(sys.stdin.fileno()))
-    line, descriptors, _, _ = socket.recv_fds(jobs, 2**16, 16)
-    while line and not line.endswith(b"\n"):
-        more = jobs.recv(2**20)
-        line = line + more if more else b""
+    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as jobs:
+        line, descriptors, _, _ = socket.recv_fds(jobs, 2**16, 16)
+        while line and not line.endswith(b"\n"):
+            more = jobs.recv(2**20)
+            line = line + more if more else b""
     if not line:
         return None
     signal.signal(signal.SIGTERM, reporter.ask_to_stop)

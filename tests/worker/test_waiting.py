@@ -83,6 +83,17 @@ def test_a_run_gets_a_trainer_that_was_there_before_it_was_claimed(database: Pat
     assert started < claimed.timestamp()
 
 
+def test_a_worker_that_is_to_hold_no_memory_starts_a_trainer_for_a_run_alone(database: Path, tmp_path: Path) -> None:
+    factories.import_phantom(tmp_path)
+    with processes.worker(tmp_path / "log", LIVERSEG_WARM="false") as worker:
+        run = submit(0)
+        (trainer,) = processes.wait_for("a trainer", lambda: all_trainers(worker.pid))
+        assert processes.wait_for_end(run).state == "succeeded"
+        with transaction() as session:
+            assert trainer.create_time() > views.attempts(session, run)[0].started_at.timestamp()
+        processes.wait_for("its end", lambda: not all_trainers(worker.pid))
+
+
 def submit(seed: int) -> int:
     spec = factories.tiny_spec()
     spec["training"] = {**spec["training"], "seed": seed}
