@@ -176,6 +176,9 @@ HISTORY = (
     """INSERT INTO run_events (run_id, at, move, state, attempt, actor)
        SELECT r.id, r.finished_at, ending, r.state, nullif(r.fence, 0), 'filled'
        FROM runs r JOIN planned p ON p.id = r.id WHERE ending IS NOT NULL""",
+    """INSERT INTO artifacts (run_id, attempt, kind, sha256, bytes)
+       SELECT r.id, 1, 'weights', encode(sha256(r.id::text::bytea), 'hex'), 130000
+       FROM runs r JOIN planned p ON p.id = r.id WHERE ending = 'succeed' AND r.kind = 'train'""",
     """INSERT INTO epochs (run_id, attempt, epoch, loss, dice, val_loss, val_dice, learning_rate, seconds,
                            images_per_second)
        SELECT r.id, 1, epoch, 1 / (1.0 + epoch), 1 - 1 / (1.0 + epoch), 1 / (1.0 + epoch + random()),
