@@ -113,7 +113,7 @@ def attempts(run: int) -> list[str]:
 
 def test_valkey_is_away(web: httpx.Client, database: Path, tmp_path: Path, say: Callable[[str], None]) -> None:
     """Submits are accepted, running attempts finish, and everything completes after its return."""
-    runs = [submit(web, 12)]
+    runs = [submit(web, 40)]  # long enough to be running still when the next one is submitted
     processes.wait_for_epoch(runs[0], 2)
     since = stop("valkey")
     runs.append(submit(web, 3))  # taken up by the worker that is awake, when its first run has ended

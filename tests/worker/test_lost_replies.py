@@ -88,10 +88,14 @@ class Pretended:
     log: Path | None = None
     peak_memory_mb: int | None = None
 
-    def __init__(self, job: dict[str, Any], _log: Path, _held: Sequence[int] = ()) -> None:
-        self._job, self._status = job, CRASHED
+    def __init__(self) -> None:
+        self._job: dict[str, Any] = {}
+        self._status = CRASHED
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def send(self, job: dict[str, Any], _log: Path, _held: Sequence[int] = ()) -> None:
+        self._job = job
         self._thread.start()
 
     def next_event(self, timeout: float) -> dict[str, Any] | None:
@@ -171,7 +175,7 @@ def test_no_lost_reply_makes_anything_twice_or_never(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(attempts, "Child", Pretended)
+    monkeypatch.setattr(attempts.trainers, "take", Pretended)
     (tmp_path / "slices.zip").write_bytes(b"of a data set")
     artifacts.put(tmp_path / "slices.zip")  # nobody claims a run while the artifact folder is empty
     dataset = ledger.dataset()
