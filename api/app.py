@@ -16,6 +16,7 @@ from api import (
     frozen_page,
     image_pages,
     matrix_page,
+    metrics,
     overlay_page,
     pages,
     problems,
@@ -36,6 +37,7 @@ from api.routes import (
     health,
     live,
     matrices,
+    monitoring,
     nnunet,
     overlays,
     predictions,
@@ -49,6 +51,7 @@ from api.routes import (
     workers,
 )
 from api.security import Guard
+from api.watching import Watched
 from store.database import limit_replies, limit_statements
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -84,6 +87,7 @@ def create_app(local: bool = False) -> FastAPI:
         workers,
         queues,
         health,
+        monitoring,
     )
     for room in (
         *rooms,
@@ -115,6 +119,8 @@ def create_app(local: bool = False) -> FastAPI:
         rates=Rates(settings().rate),
         max_upload_bytes=settings().max_upload_mb << 20,
     )
+    app.state.metrics, requests = metrics.registry(app.state.upkeep)
+    app.add_middleware(Watched, requests=requests)  # around the guard: what it refuses counts too
     return app
 
 

@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from liverseg_core.errors import LiversegError
+from store import logs
 from store.settings import settings
 
 DEFAULT_HOST = "127.0.0.1"
@@ -49,9 +50,17 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
         )
     from api.app import create_app  # after the refusal, which takes no time by itself
 
+    logs.configure("api")
     app = create_app(local)
     config = uvicorn.Config(
-        app, host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False
+        app,
+        host,
+        port,
+        log_config=None if logs.as_json() else uvicorn.config.LOGGING_CONFIG,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
     )
     _Announcing(config, app).run()
 

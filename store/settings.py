@@ -3,7 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     statement_s: float = Field(30, gt=0, description="how long the API lets the database work on one statement")
     stream_s: float = Field(60, gt=0, description="how long the API streams events before a client connects again")
     max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how API and workers log: as text, or one JSON object a line with the ids it is about"
+    )
 
     @field_validator("url")
     @classmethod

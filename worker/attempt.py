@@ -28,7 +28,7 @@ from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.errors import DISK_FULL
 from liverseg_core.records import EpochRecord, LesionComponent, SliceScore
 from liverseg_core.spec import ExperimentSpec
-from store import artifacts, batches, endings, queue, scores
+from store import artifacts, batches, endings, logs, queue, scores
 from store.artifacts import Stored
 from store.batches import Batch, Finished, Steps
 from store.database import is_outage, transaction
@@ -128,13 +128,14 @@ def _claim_and_carry(pool: str, worker: str, threads: int, slot: IO[str] | None)
     if work is None:
         return None
     crash_point("claimed")
-    log.info("run %s: attempt %s begins", work.claim.run_id, work.claim.fence)
-    try:
-        with attempts:
+    run, number = work.claim.run_id, work.claim.fence
+    with attempts, logs.about(worker=worker, run=run, attempt=number):
+        log.info("run %s: attempt %s begins", run, number)
+        try:
             _carry(work, threads, slot)
-    except LeaseLost:
-        log.warning("run %s: attempt %s lost its lease and wrote nothing more", work.claim.run_id, work.claim.fence)
-    return work.claim.run_id
+        except LeaseLost:
+            log.warning("run %s: attempt %s lost its lease and wrote nothing more", run, number)
+    return run
 
 
 def _claim(pool: str, worker: str) -> Work | None:

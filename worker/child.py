@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import re
@@ -12,15 +13,29 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from store import logs
 from worker.trainer import EVENTS_FD
+
+log = logging.getLogger(__name__)
 
 LONGEST_TAIL = 2000
 """Bytes of its log that are shown where it crashed."""
 
 TRAINER = (sys.executable, "-P", "-m", "worker.trainer")
 """What is started for an attempt that trains."""
+
+
+RELAYED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+"""Where every line of the worker's log is JSON: what libraries say while they load is told as a line, too."""
+
+
+def _relay(said: IO[bytes], pid: int) -> None:
+    """Log what a process says before its job gives it a log of its own."""
+    with said:
+        for line in said:
+            log.info("process %s: %s", pid, line.decode("utf-8", "replace").rstrip())
 
 
 class Child:
@@ -45,8 +60,11 @@ class Child:
                 pass_fds=(writing,),
                 env={**os.environ, EVENTS_FD: str(writing)},
                 start_new_session=True,
+                **RELAYED if logs.as_json() else {},
             )
         os.close(writing)
+        if self._process.stdout is not None:
+            threading.Thread(target=_relay, args=(self._process.stdout, self.pid), daemon=True).start()
         self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
         self._reader.start()
 

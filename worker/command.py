@@ -5,7 +5,7 @@ import os
 import click
 
 from liverseg_core.errors import InputError
-from store import broker
+from store import broker, logs
 from store.database import limit_replies
 from store.settings import settings
 
@@ -35,7 +35,7 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
         settings()
     except InputError as error:
         raise click.UsageError(str(error)) from None
-    from celery.signals import worker_ready
+    from celery.signals import setup_logging, worker_ready
 
     from worker.app import make_app
     from worker.attempt import trainers, worker_name
@@ -43,15 +43,27 @@ def start(slots: int, threads: int | None, pool: str | None, log_level: str) -> 
     from worker.slots import Slots
 
     chosen = threads or max(1, (os.cpu_count() or 1) // slots)
-    words = ["--pool", "threads", "--concurrency", str(slots), "--queues", broker.queue_name(settings().pool)]
+    words = ["--quiet"] if logs.as_json() else []  # else Celery would print a banner among the lines
+    words += [
+        "worker",
+        "--pool",
+        "threads",
+        "--concurrency",
+        str(slots),
+        "--queues",
+        broker.queue_name(settings().pool),
+    ]
     words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
     limit_replies(settings().lease_s * 2 / 3)
+    if logs.as_json():
+        logs.configure("worker", log_level.upper())
+        setup_logging.connect(lambda **_: None, weak=False)  # Celery then leaves it as it is
     if settings().warm:
         trainers.keep(slots)
     here = Here(slots, chosen)
     worker_ready.connect(lambda **_: here.start(), weak=False)
     try:
-        make_app(chosen, Slots(slots, worker_name())).worker_main(["worker", *words])
+        make_app(chosen, Slots(slots, worker_name())).worker_main(words)
     finally:
         here.stop()
 

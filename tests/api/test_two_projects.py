@@ -121,6 +121,9 @@ NAMING = {
 QUEUES = {("GET", "/v1/queue"), ("GET", "/queue"), ("GET", "/fragments/queue")}
 """Show what waits for the workers that projects share: of other projects' runs that they are there and no more."""
 
+NUMBERS = {("GET", "/metrics")}
+"""Tell how the whole installation does, and differ from one moment to the next."""
+
 STREAMS = {("GET", "/v1/events")}
 """Go on for a minute, telling what happens in a project."""
 
@@ -132,7 +135,7 @@ def sorts(one: Operation) -> list[str]:
     key = (one.method, one.path)
     found = {"admin": ADMIN in one.tags, "common": key in COMMON, "listing": key in LISTINGS}
     found |= {"naming": key in NAMING, "making": key in MAKING}
-    found |= {"queue": key in QUEUES, "stream": key in STREAMS}
+    found |= {"queue": key in QUEUES, "stream": key in STREAMS, "numbers": key in NUMBERS}
     found["path"] = bool(one.parameters) and ADMIN not in one.tags and key not in NAMING
     return [name for name, fits in found.items() if fits]
 
@@ -146,7 +149,7 @@ def of_sort(name: str) -> list[Operation]:
 def test_every_operation_is_of_a_known_sort():
     assert {f"{one.method} {one.path}": sorts(one) for one in OPERATIONS if len(sorts(one)) != 1} == {}
     known = {(one.method, one.path) for one in OPERATIONS}
-    assert {*COMMON, *LISTINGS, *NAMING, *MAKING, *QUEUES, *STREAMS} - known == set()
+    assert {*COMMON, *LISTINGS, *NAMING, *MAKING, *QUEUES, *STREAMS, *NUMBERS} - known == set()
 
 
 # ---- the two projects ----------------------------------------------------------------------------------------
@@ -452,6 +455,15 @@ def test_what_is_common_tells_everybody_the_same(worlds: Worlds):
         own, foreign = (ask(client, one, one.path) for client in (worlds.a, worlds.b))
         assert (own.status_code, own.text) == (foreign.status_code, foreign.text)
         assert CANARY not in own.text
+
+
+def test_numbers_of_the_installation_name_nothing_of_a_project(worlds: Worlds):
+    for one in of_sort("numbers"):
+        for client in (worlds.a, worlds.b):
+            told = ask(client, one, one.path)
+            assert told.status_code == 200
+            assert "liverseg_claims_total" in told.text
+            assert CANARY not in told.text
 
 
 def test_deeds_are_told_by_the_name_of_a_token(worlds: Worlds):
