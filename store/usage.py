@@ -102,6 +102,11 @@ def of_files(session: Session, hashes: Collection[str]) -> list[Use]:
     return _read(session, "sha256 = ANY(:wanted)", list(hashes))
 
 
+def named(session: Session) -> set[str]:
+    """Every file that the ledger names, of all projects."""
+    return set(session.scalars(text(f"SELECT DISTINCT sha256 FROM ({_USES}) u")))  # nosec B608  # noqa: S608 - from here
+
+
 def _read(session: Session, condition: str, wanted: Sequence[Any]) -> list[Use]:
     if not wanted:
         return []

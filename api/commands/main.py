@@ -13,6 +13,7 @@ import click
 from api.client import ApiError, Unreachable
 from api.commands import (
     access,
+    backups,
     compare,
     data,
     disk,
@@ -122,6 +123,7 @@ for _module in (
     study,
     disk,
     access,
+    backups,
 ):
     for _command in _module.COMMANDS:
         main.add_command(_command)

@@ -1,5 +1,6 @@
 """Migrations lead from nothing to the models, once, however many ask for it."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,29 @@ def test_downgrade_leaves_nothing(empty):
 
 VERSIONS = list(schema.FOLDER.glob("versions/[0-9]*.py"))
 HEAD = max(int(path.name[:4]) for path in VERSIONS)
+
+
+def operations(path):
+    """The calls of ``op`` in a migration's ``upgrade``: (name, call)."""
+    module = ast.parse(path.read_text())
+    upgrade = next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == "upgrade")
+    calls = [one for one in ast.walk(upgrade) if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)]
+    return [(one.func.attr, one) for one in calls if ast.unparse(one.func.value) == "op"]
+
+
+ADDING = {"add_column", "create_table", "create_index", "create_foreign_key", "create_unique_constraint", "f"}
+
+
+@pytest.mark.parametrize("path", sorted(VERSIONS), ids=lambda path: path.stem)
+def test_a_migration_only_adds_so_that_older_processes_go_on(path):
+    """What they read stays as it is, and what they write without knowing of a new column is accepted."""
+    if path.name.startswith("0001"):
+        return
+    found = operations(path)
+    assert found
+    assert {name for name, _ in found} <= ADDING
+    columns = [ast.unparse(call) for name, call in found if name == "add_column"]
+    assert [one for one in columns if "nullable=False" in one and "server_default" not in one] == []
 
 
 @pytest.fixture
