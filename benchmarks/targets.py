@@ -34,6 +34,7 @@ TARGETS = {
     "cancel": Target("cancel, from the request to `cancelled` shown, p99", 12, "s"),
     "token": Target("the check of a token, p95", 2, "ms"),
     "request": Target("a request with a token over one without, p95", 2, "ms"),
+    "look": Target("a look into the ledger for /metrics, p95", 20, "ms"),
     "list": Target("a list of runs, p95", 50, "ms"),
     "search": Target("a search for runs, p95", 50, "ms"),
     "compare": Target("a comparison of 100 runs, all columns of a profile, p95", 100, "ms"),
