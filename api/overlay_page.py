@@ -12,7 +12,7 @@ from api.callers import Project
 from api.parameters import Runs
 from api.problems import Problem, not_found, refused
 from api.routes.comparisons import compared
-from api.routes.figures import ImageKey, Part, file_of
+from api.routes.figures import ImageKey, Part, known_file
 from api.routes.overlays import Label, Style, maps_of, options_of, tag_of
 from store import tiles
 from store.database import snapshot
@@ -141,7 +141,7 @@ def _links(ids: Sequence[int], part: str, style: str, label: str) -> Callable[..
 def _common(first: Tile, run: int, part: str, show: str, style: str, label: str) -> Pane:
     """The CT or the truth, which all runs share."""
     try:
-        file_of(first.dataset.artifact, "data set")
+        known_file(first.dataset.artifact, "data set")
     except Problem as problem:
         return Pane(None, _sentence(problem.detail))
     return Pane(_picture(first, run, part, show, style, label), "")

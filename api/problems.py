@@ -179,9 +179,9 @@ def of_database(request: Request, error: DBAPIError | PoolTimeout) -> Problem:
 
 
 async def _away(request: Request, error: Exception) -> Response:
-    """The folder of the files is not mounted, or cannot be written to."""
+    """The store of the files does not answer, is not mounted, or cannot be written to."""
     log.warning("%s %s: %s", request.method, request.url.path, error)
-    detail = "the folder of the files cannot be used now; nothing was stored, come again in a few seconds"
+    detail = "the store of the files cannot be used now; nothing was stored, come again in a few seconds"
     return answer(request, Problem(503, detail, headers={"Retry-After": RETRY_AFTER_S}))
 
 

@@ -57,6 +57,9 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
         host,
         port,
         log_config=None if logs.as_json() else uvicorn.config.LOGGING_CONFIG,
+        loop="asyncio",  # the same everywhere, whatever else is installed
+        http="h11",
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -1,139 +1,122 @@
-"""Files by content hash: ``artifacts/ab/abcdef...``. Written whole or not at all, never changed."""
+"""Files by content hash, written whole or not at all, never changed: in a folder, or in a bucket.
 
-import hashlib
-import os
-import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+Who reads a file asks for it with :func:`held`: from a bucket it is fetched first, unless this host still has it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
-from liverseg_core.errors import DISK_FULL, LiversegError
+from store.folder import Folder
 from store.settings import settings
+from store.stored import HASH, Away, Found, Stored, sha256_of
 
-HASH = re.compile("[0-9a-f]{64}")
-FOLDER = re.compile("[0-9a-f]{2}")
-NAMED = "the artifact folder of LIVERSEG_HOME"
-"""What it is called where users see it; where it lies is the operator's to know."""
-
-
-class Away(LiversegError):
-    """The folder cannot be used now (not mounted, not writable, gone); who writes waits for it and tries again."""
+__all__ = [
+    "HASH", "Away", "Found", "Stored", "age", "held", "intact", "listed", "locate", "put", "remove", "sha256_of",
+    "size", "there", "trouble",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A file in the store."""
+class Place(Protocol):
+    """Where files lie; the functions below say what each of these does."""
 
-    sha256: str
-    bytes: int
+    def locate(self, sha256: str) -> Path: ...
+    def trouble(self) -> str | None: ...
+    def put(self, source: Path) -> Stored: ...
+    def held(self, sha256: str, going_on: Callable[[], None]) -> AbstractContextManager[Path]: ...
+    def there(self, sha256: str) -> bool: ...
+    def intact(self, sha256: str) -> bool: ...
+    def size(self, sha256: str) -> int: ...
+    def age(self, sha256: str) -> float: ...
+    def remove(self, name: str) -> bool: ...
+    def listed(self) -> Iterator[Found]: ...
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def place() -> Place:
+    """Where this process keeps and finds files."""
+    chosen = settings()
+    if chosen.artifacts_at is None:
+        return Folder(chosen.artifacts)
+    return _bucket(chosen.artifacts_at, chosen.fetched, chosen.data_cache_mb)
+
+
+@lru_cache(maxsize=4)
+def _bucket(address: str, fetched: Path, cache_mb: int) -> Place:
+    from store.bucket import Bucket  # its client, only where it is needed
+    from store.fetched import Fetched
+
+    return Bucket(address, Fetched(fetched, cache_mb << 20))
 
 
 def locate(sha256: str) -> Path:
-    """Where the file with this hash lies (or would lie).
+    """Where the file with this hash lies on this host, or would lie; who reads it asks :func:`held`.
 
     Raises:
         ValueError: ``sha256`` is no hash, so it must not become a path.
     """
-    if not HASH.fullmatch(sha256):
-        raise ValueError(f"no SHA-256 in hex. Received: {sha256!r}")
-    return settings().artifacts / sha256[:2] / sha256
+    return place().locate(sha256)
 
 
 def trouble() -> str | None:
-    """Why results cannot be stored now, in words; None: they can.
-
-    An empty folder is one that is not mounted: what a run trains on lies in it.
-    """
-    folder = settings().artifacts
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except OSError as error:
-        return f"{NAMED} is away ({error.strerror})"
-    if not any(map(FOLDER.fullmatch, names)):
-        return f"{NAMED} is empty; is it mounted?"
-    return None if os.access(folder, os.W_OK | os.X_OK) else f"{NAMED} cannot be written to"
+    """Why results cannot be stored now, in words; None: they can."""
+    return place().trouble()
 
 
 def put(source: Path) -> Stored:
-    """Copy ``source`` into the store; safely on disk when this returns.
+    """Copy ``source`` into the store; safely there when this returns.
 
-    What is hashed is what is written, and a file that was there before is replaced: so a damaged one heals. A file
-    of the store itself stays as it is.
+    A file that was there before and is damaged is replaced: so it heals. A file of the store itself stays as it is.
 
     Raises:
-        Away: the folder cannot be used now.
+        Away: the store cannot be used now.
         OSError: the disk is full, or ``source`` cannot be read.
     """
-    if HASH.fullmatch(source.name) and source == locate(source.name):
-        with _away_or_full():
-            return Stored(source.name, source.stat().st_size)
-    with source.open("rb") as origin, _away_or_full():
-        return _put(origin)
+    return place().put(source)
 
 
-@contextmanager
-def _away_or_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise Away(f"{NAMED} cannot be used ({error.strerror or error.errno})") from error
+def held(sha256: str, going_on: Callable[[], None] = lambda: None) -> AbstractContextManager[Path]:
+    """The file with this hash, as a path that stays for as long as the context is open.
+
+    Args:
+        sha256: of its content.
+        going_on: called every now and then while it is fetched, or while another process of this host fetches it;
+            may raise to give up.
+
+    Raises:
+        DataError: it is gone from the store, or is not what it was (of a folder, whoever opens the path sees that).
+        Away: the store cannot be used now.
+        OSError: the disk is full.
+    """
+    return place().held(sha256, going_on)
 
 
-def _put(origin: BinaryIO) -> Stored:
-    settings().artifacts.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=settings().artifacts, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "wb") as copy:
-            stored = _copy(origin, copy)
-        place = locate(stored.sha256)
-        place.parent.mkdir(exist_ok=True)
-        Path(name).replace(place)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync(place.parent)
-    _sync(settings().artifacts)
-    return stored
-
-
-def _copy(origin: BinaryIO, copy: BinaryIO) -> Stored:
-    digest, size = hashlib.sha256(), 0
-    while block := origin.read(1 << 20):
-        digest.update(block)
-        size += copy.write(block)
-    copy.flush()
-    os.fsync(copy.fileno())
-    return Stored(digest.hexdigest(), size)
+def there(sha256: str) -> bool:
+    """Whether the store has the file; Away: it cannot be asked now."""
+    return place().there(sha256)
 
 
 def intact(sha256: str) -> bool:
     """Whether the file is there and its content still has this hash."""
-    place = locate(sha256)
-    return place.is_file() and sha256_of(place) == sha256
+    return place().intact(sha256)
 
 
 def size(sha256: str) -> int:
-    """Bytes of the file with this hash; 0 where it is not there."""
-    try:
-        return locate(sha256).stat().st_size
-    except FileNotFoundError:
-        return 0
+    """Bytes of the file with this hash; 0 where it is not there or nobody can say."""
+    return place().size(sha256)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def age(sha256: str) -> float:
+    """Seconds since the file was stored; of what is not there: old."""
+    return place().age(sha256)
+
+
+def remove(name: str) -> bool:
+    """Remove what lies there under this name (see :class:`Found`); False: nothing did."""
+    return place().remove(name)
+
+
+def listed() -> Iterator[Found]:
+    """Everything that lies in the store."""
+    return place().listed()

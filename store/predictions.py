@@ -66,6 +66,6 @@ def with_weights(session: Session, run: Run) -> Run:
     if source.state != State.SUCCEEDED:
         raise SpecError("run", f"is {source.state}; only a succeeded run has weights to predict with", run.id)
     weights = scores.files(session, source.id).get("weights")
-    if weights is None or not artifacts.locate(weights).is_file():
+    if weights is None or not artifacts.there(weights):
         raise SpecError("run", "has no weights in the store, so nothing can be predicted; train it again", run.id)
     return source

@@ -28,6 +28,17 @@ class Settings(BaseSettings):
     home: Path = Field(
         default_factory=default_home, description="folder of the bundled services, artifacts and caches"
     )
+    artifacts_at: str | None = Field(
+        None,
+        validation_alias="LIVERSEG_ARTIFACTS",
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$",
+        description="a bucket of an S3-compatible store for data sets and artifacts, e.g. s3://bucket/prefix; "
+        "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say where it is and who asks; "
+        "unset: a folder of LIVERSEG_HOME",
+    )
+    data_cache_mb: int = Field(
+        20_480, ge=1, description="what this host keeps of that store, in MiB; what is in use may be more"
+    )
     database_url: str | None = Field(
         None, description="an outside Postgres >= 15, e.g. postgresql://user@host/liverseg"
     )
@@ -98,6 +109,10 @@ class Settings(BaseSettings):
         return self.home / "artifacts"
 
     @property
+    def fetched(self) -> Path:
+        return self.home / "fetched"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"
 
@@ -121,6 +136,8 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        name = f"LIVERSEG_{problem['loc'][0]}".upper() if problem["loc"] else "settings"
+        name = (
+            f"LIVERSEG_{str(problem['loc'][0]).removeprefix('LIVERSEG_')}".upper() if problem["loc"] else "settings"
+        )
         received = problem["input"] if problem["loc"] else None
         raise InputError(name, f"{str(problem['msg']).removeprefix('Value error, ')}.", received) from None

@@ -75,7 +75,10 @@ def _should_it_die(run: Run) -> str:
 
 
 def _place(run: Run) -> str:
-    return f"after epoch {run.checkpoint['epoch']}" if run.checkpoint else "from its start"
+    if not run.checkpoint:
+        return "from its start"
+    apart = " (from its start on a host without that checkpoint)" if settings().artifacts_at else ""
+    return f"after epoch {run.checkpoint['epoch']}{apart}"
 
 
 def _times(count: int) -> str:

@@ -17,12 +17,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from store import artifacts, usage
-from store.artifacts import HASH
+from store.artifacts import HASH, Found
 from store.database import transaction
+from store.fetched import Fetched
 from store.models import Dataset, Deletion, Run
 from store.queue import locking
 from store.settings import settings
 from store.states import FINAL, State
+from store.stored import place_of
 
 YOUNG_S = 3600.0
 """A file stored since then may be one that a worker is just about to name in a row."""
@@ -44,10 +46,11 @@ def storing(session: Session, hashes: Collection[str] = ()) -> None:
 
     Raises:
         FileGone: one of them is not.
+        Away: the store cannot be asked.
     """
     session.execute(text(f"SELECT pg_advisory_xact_lock_shared{LOCK}"))
     for sha256 in hashes:
-        if not artifacts.locate(sha256).is_file():
+        if not artifacts.there(sha256):
             raise FileGone(f"{sha256} was removed from the store before its row was written")
 
 
@@ -55,7 +58,7 @@ def tidy() -> int:
     """Remove what deletions have left over, and checkpoints of ended runs; how many files and folders went."""
     with transaction() as session:
         files = remove_deleted(session)
-    return files + remove_checkpoints()
+    return files + remove_checkpoints() + forget_deleted()
 
 
 def remove_deleted(session: Session) -> int:
@@ -65,13 +68,9 @@ def remove_deleted(session: Session) -> int:
     query = select(Deletion).where(Deletion.tidied_at.is_(None)).order_by(Deletion.id).limit(BATCH)
     count = 0
     for deletion in session.scalars(query):
-        given_up = set(deletion.files)
-        alone = given_up - {use.sha256 for use in usage.of_files(session, given_up)}
-        left = [sha256 for sha256 in alone if _age(artifacts.locate(sha256)) < YOUNG_S]
-        for sha256 in alone.difference(left):
-            if artifacts.locate(sha256).exists():
-                artifacts.locate(sha256).unlink(missing_ok=True)
-                count += 1
+        alone = set(deletion.files) - usage.held(session, deletion.files)
+        left = [sha256 for sha256 in alone if artifacts.age(sha256) < YOUNG_S]
+        count += sum(artifacts.remove(place_of(sha256)) for sha256 in alone.difference(left))
         count += _remove_cache(session, deletion.detail.get("content_hash"))
         if not left:
             deletion.tidied_at = func.clock_timestamp()
@@ -87,6 +86,15 @@ def _remove_cache(session: Session, content_hash: str | None) -> int:
         return 0
     shutil.rmtree(_aside(place), ignore_errors=True)
     return 1
+
+
+def forget_deleted() -> int:
+    """Remove what this host has fetched from a store elsewhere and no row names any more; how many files went."""
+    fetched = Fetched(settings().fetched, settings().data_cache_mb << 20)
+    names = fetched.names()
+    with transaction() as session:
+        held = usage.held(session, names)
+    return sum(fetched.drop(name) for name in names if name not in held)
 
 
 def remove_checkpoints() -> int:
@@ -135,16 +143,18 @@ def _aside(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A file or folder of ours that no row names."""
+    """A file or folder of ours that no row names; ``name``: of a file in the store, see ``artifacts.Found``."""
 
     path: Path
     bytes: int
+    name: str | None = None
 
 
 def orphans(session: Session) -> list[Orphan]:
-    """Everything below ``LIVERSEG_HOME`` that this ledger does not know and nothing has touched for a day."""
-    found = [*_files(session), *_folders(session)]
-    return [Orphan(path, _bytes(path)) for path in sorted(found)]
+    """Everything in the store and below ``LIVERSEG_HOME`` that this ledger does not know, untouched for a day."""
+    files = [Orphan(_path(one.name), one.bytes, one.name) for one in _files(session)]
+    folders = [Orphan(path, _bytes(path)) for path in _folders(session)]
+    return sorted([*files, *folders], key=lambda one: one.path)
 
 
 def remove_orphans(session: Session) -> list[Orphan]:
@@ -152,18 +162,25 @@ def remove_orphans(session: Session) -> list[Orphan]:
     session.execute(text(f"SELECT pg_advisory_xact_lock{LOCK}"))
     found = orphans(session)
     for orphan in found:
-        if orphan.path.is_dir():
+        if orphan.name is not None:
+            artifacts.remove(orphan.name)
+        elif orphan.path.is_dir():
             shutil.rmtree(orphan.path, ignore_errors=True)
         else:
             orphan.path.unlink(missing_ok=True)
     return found
 
 
-def _files(session: Session) -> Iterator[Path]:
-    stored = {path.name: path for path in _children(settings().artifacts, "*/*") if HASH.fullmatch(path.name)}
-    held = {use.sha256 for use in usage.of_files(session, stored)}
-    yield from (path for name, path in stored.items() if name not in held)
-    yield from _children(settings().artifacts, ".new-*")  # writers that were killed
+def _files(session: Session) -> list[Found]:
+    """Files that no row names, and halves that killed writers left."""
+    old = [one for one in artifacts.listed() if one.age_s >= ORPHAN_S]
+    held = usage.held(session, [one.sha256 for one in old if one.sha256])
+    return [one for one in old if one.sha256 not in held]
+
+
+def _path(name: str) -> Path:
+    """What a file of the store is shown as: in a bucket there are no paths of this host."""
+    return Path(name) if settings().artifacts_at else settings().artifacts / name
 
 
 def _folders(session: Session) -> Iterator[Path]:

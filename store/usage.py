@@ -107,6 +107,12 @@ def named(session: Session) -> set[str]:
     return set(session.scalars(text(f"SELECT DISTINCT sha256 FROM ({_USES}) u")))  # nosec B608  # noqa: S608 - from here
 
 
+def held(session: Session, hashes: Collection[str]) -> set[str]:
+    """Those of these files that anybody holds."""
+    query = text(f"SELECT DISTINCT sha256 FROM ({_USES}) u WHERE sha256 = ANY(:wanted)")  # nosec B608  # noqa: S608
+    return set(session.scalars(query, {"wanted": list(hashes)}))
+
+
 def _read(session: Session, condition: str, wanted: Sequence[Any]) -> list[Use]:
     if not wanted:
         return []

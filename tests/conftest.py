@@ -12,12 +12,13 @@ import psycopg
 import pytest
 import redis
 
-from store import bundled, schema
+from store import artifacts, bundled, schema
 from store.broker import producer
 from store.database import engine
 from store.models import Base
 from store.settings import settings
 from store.upkeep import Upkeep
+from tests import s3
 
 STUDY = os.environ.get("LIVERSEG_STUDY_DIR", "")
 TEXLIVE = "apt-get install texlive-latex-base texlive-latex-recommended"
@@ -54,8 +55,16 @@ def forget_caches() -> None:
     """Make this process read its settings again."""
     if engine.cache_info().currsize:
         engine().dispose()
-    for cached in (settings, engine, producer):
+    for cached in (settings, engine, producer, artifacts._bucket):
         cached.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Server]:
+    """A server that speaks S3, with one empty bucket."""
+    server = s3.Server()
+    yield server
+    server.close()
 
 
 SERVERS: dict[str, bundled.Service] = {}
@@ -68,8 +77,8 @@ def services() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
     before = dict(os.environ)
     os.environ.update(TEST_SETTINGS, LIVERSEG_HOME=str(home))
-    for name in ("LIVERSEG_DATABASE_URL", "LIVERSEG_BROKER_URL", "LIVERSEG_TOKEN", "LIVERSEG_POOL"):
-        os.environ.pop(name, None)
+    for name in ("DATABASE_URL", "BROKER_URL", "TOKEN", "POOL", "ARTIFACTS"):
+        os.environ.pop(f"LIVERSEG_{name}", None)
     forget_caches()
     SERVERS.update(postgres=bundled.start_postgres(home), valkey=bundled.start_valkey(home))
     try:

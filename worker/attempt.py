@@ -16,6 +16,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -372,13 +374,14 @@ class Supervisor:
         files = {kind: Path(path) for kind, path in word["artifacts"].items()}
         if self._child.log is not None:
             files["log"] = self._child.log
-        stored = self._keep(files)
-        if stored is None:
-            told = "the result could not be stored yet"
-            return self._end(lambda s: endings.release(s, self.claim, replace(ending, message=told)))
-        crash_point("artifacts-stored")
-        ending = replace(ending, log=None)  # the whole of it is among the files
-        return self._end(lambda s: scores.finish(s, self.claim, rows, stored, word["best_epoch"], ending, lesions))
+        whole = replace(ending, log=None)  # the whole of it is among the files
+        while (stored := self._keep(files)) is not None:
+            crash_point("artifacts-stored")
+            result = {"scores": rows, "components": lesions, "artifacts": stored, "best_epoch": word["best_epoch"]}
+            with contextlib.suppress(artifacts.Away):  # it went while the rows were written
+                return self._end(functools.partial(scores.finish, claim=self.claim, ending=whole, **result))
+        told = "the result could not be stored yet"
+        return self._end(lambda s: endings.release(s, self.claim, replace(ending, message=told)))
 
     def _keep(self, files: dict[str, Path]) -> dict[str, Stored] | None:
         """The files in the store, however long that is away; None: asked to stop before it came back."""
@@ -389,19 +392,18 @@ class Supervisor:
                 waits = f"The result is there and waits to be stored: {error}"
             if self._progress.get("waits") != waits:
                 log.warning("run %s: %s", self.claim.run_id, waits)
-            self._progress = {"phase": "waiting for the artifact folder", "waits": waits}
+            self._progress = {"phase": "waiting for the artifact store", "waits": waits}
             self._beat()
             if self._stopping or draining.wait(min(LOOK_AGAIN_S, settings().heartbeat_s)):
                 return None
 
     def _put(self, files: dict[str, Path]) -> dict[str, Stored]:
-        if trouble := artifacts.trouble():
-            raise artifacts.Away(trouble)
-        stored = {}
-        for kind, path in files.items():
-            stored[kind] = artifacts.put(path)
-            self._beat()  # probability maps of thousands of slices take a slow disk longer than a lease
-        return stored
+        """In a thread of its own: maps of thousands of slices take a slow disk or store longer than a lease."""
+        with ThreadPoolExecutor(1) as thread:
+            storing = thread.submit(_store, files)
+            while not futures.wait([storing], timeout=settings().heartbeat_s).done:
+                self._beat()
+        return storing.result()
 
     def _end(self, write: Callable[[Session], object]) -> None:
         done = persist(lambda session: (write(session), queue.done(session, [self.claim.run_id]))[1])
@@ -414,6 +416,12 @@ class Supervisor:
         return Ending(
             status, message, self._child.peak_memory_mb, self._provenance, reason, log=self._child.tail(LOG_KEPT)
         )
+
+
+def _store(files: dict[str, Path]) -> dict[str, Stored]:
+    if trouble := artifacts.trouble():
+        raise artifacts.Away(trouble)
+    return {kind: artifacts.put(path) for kind, path in files.items()}
 
 
 def _demand_every_slice(spec: dict[str, Any], manifest: Manifest, rows: Sequence[SliceScore]) -> None:

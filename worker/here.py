@@ -82,6 +82,7 @@ class Here:
         if self._swept is None or now - self._swept > settings().reannounce_s:
             self._swept = now
             tidy.remove_checkpoints()
+            tidy.forget_deleted()
 
     def _look(self, waiting: int) -> None:
         now = time.monotonic()

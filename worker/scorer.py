@@ -12,11 +12,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from liverseg_core.data.cache import open_cache
+from liverseg_core.data.cache import is_built, open_cache
 from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.errors import DataError, Interrupted, SpecError
 from liverseg_core.metrics import SoftFacts
@@ -24,9 +25,12 @@ from liverseg_core.records import ExperimentResult
 from liverseg_core.references import score_reference
 from liverseg_core.scoring import Counts, Key, Truths, rescore, unchanged
 from liverseg_core.spec import ExperimentSpec
+from worker.fetching import fetched
 from worker.position import Position
 from worker.reporting import CRASHED, report
 from worker.trainer import EVENTS_FD, Reporter
+
+Fetch = Callable[[Path], AbstractContextManager[Path]]
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def _work(reporter: Reporter) -> None:
     def carry_out_next() -> ExperimentResult:
         reporter.tell("progress", phase="scoring")
         reporter.keep_position(Position(Path(job["position"])))
-        return carry_out(job, between)
+        return carry_out(job, between, lambda place: fetched(place, reporter))
 
     while True:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while it waits it ends at once, and is replaced
@@ -66,8 +70,13 @@ def _listen(jobs: "queue.SimpleQueue[bytes]") -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def carry_out(job: dict[str, Any], between: Callable[[], None]) -> ExperimentResult:
+def carry_out(job: dict[str, Any], between: Callable[[], None], fetch: Fetch) -> ExperimentResult:
     """Score as :func:`worker.scoring.job` asks; the artifacts of a run are those of the run that it is scored from.
+
+    Args:
+        job: what is to be done.
+        between: called between slices; may raise to give up.
+        fetch: a context with a file that the job names.
 
     Raises:
         DataError: the data set or the maps are gone or damaged.
@@ -77,9 +86,9 @@ def carry_out(job: dict[str, Any], between: Callable[[], None]) -> ExperimentRes
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
     # Building a cache may take a minute, so that it too must end when asked to.
-    cache = open_cache(
-        Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]), progress=lambda *_: between()
-    )
+    archive, size, root = Path(job["archive"]), spec.data.image_size, Path(job["cache"])
+    with nullcontext(archive) if is_built(manifest, size, root) else fetch(archive) as place:
+        cache = open_cache(place, manifest, size, root, progress=lambda *_: between())
     truths = _truths(job["content_hash"])
     if job["kind"] == "reference":
         if job["predictor"] is None:
@@ -88,8 +97,9 @@ def carry_out(job: dict[str, Any], between: Callable[[], None]) -> ExperimentRes
         scored = score_reference(job["predictor"], manifest, cache, parts, spec.evaluation, between, soft, truths)
         return ExperimentResult(*scored, artifacts={}, best_epoch=0, epochs=0)
     files, soft, known = _kept(job, spec)
-    maps = files["probabilities"]
-    scored = rescore(manifest, cache.labels, maps, parts, soft, spec.evaluation, between, truths, known)
+    with fetch(files["probabilities"]) as maps:
+        _demand(maps, job["scored_from"])
+        scored = rescore(manifest, cache.labels, maps, parts, soft, spec.evaluation, between, truths, known)
     return ExperimentResult(*scored, artifacts=files, best_epoch=job["best_epoch"], epochs=0)
 
 
@@ -105,6 +115,14 @@ def _soft(predictor: str, content_hash: str, image_size: int) -> dict[Key, SoftF
     return {}
 
 
+def _demand(maps: Path, source: int) -> None:
+    if not maps.is_file():
+        told = (
+            f"of run {source} are gone from the store; give them up (`liverseg delete {source} --files --yes`) and "
+        )
+        raise DataError("probabilities", f"{told}submit the same settings again, which evaluates its kept weights")
+
+
 def _kept(
     job: dict[str, Any], spec: ExperimentSpec
 ) -> tuple[dict[str, Path], dict[Key, SoftFacts], dict[Key, Counts]]:
@@ -116,11 +134,6 @@ def _kept(
     if "probabilities" not in files:
         told = f"of run {source} were deleted; submit the same settings again, which evaluates its kept weights"
         raise DataError("probabilities", told)
-    if not files["probabilities"].is_file():
-        told = (
-            f"of run {source} are gone from the store; give them up (`liverseg delete {source} --files --yes`) and "
-        )
-        raise DataError("probabilities", f"{told}submit the same settings again, which evaluates its kept weights")
     soft, counts = {}, {}
     for part, scan, number, row, quantised, facts in job["stored"]:
         soft[part, scan, number] = SoftFacts(*(*facts, tuple(quantised)))

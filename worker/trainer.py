@@ -21,11 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from liverseg_core.data.cache import SliceCache, open_cache
+from liverseg_core.data.cache import SliceCache, is_built, open_cache
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.origin import origin
 from liverseg_core.records import EpochRecord, ExperimentResult, Step
 from liverseg_core.spec import ExperimentSpec
+from worker.fetching import fetched
 from worker.position import Position
 from worker.reporting import report
 
@@ -174,9 +175,11 @@ def _carry_out(job: dict[str, Any], reporter: Reporter) -> ExperimentResult:
     reporter.say(", ".join(f"{name} {value}" for name, value in values.items()))
     reporter.tell("provenance", values=values)
     if cache is None:
-        return masks.predict_masks(spec, Path(job["images"]), Path(job["weights"]), work, reporter)
+        with fetched(job["images"], reporter) as images, fetched(job["weights"], reporter) as weights:
+            return masks.predict_masks(spec, images, weights, work, reporter)
     if job["kind"] == "evaluate":
-        return training.evaluate_weights(spec, manifest, cache, Path(job["weights"]), work, reporter)
+        with fetched(job["weights"], reporter) as weights:
+            return training.evaluate_weights(spec, manifest, cache, weights, work, reporter)
     resume = Path(job["checkpoint"]) if job["checkpoint"] else None
     begun = [Path(path) for path in job["begun"]]
     return training.run_experiment(spec, manifest, cache, work, reporter, resume, begun, job["keep_s"])
@@ -186,7 +189,9 @@ def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec, report
     def going_on(*_: int) -> None:
         reporter.should_stop()  # told by the position; an asked-for end waits for the first step
 
-    return open_cache(Path(job["archive"]), manifest, spec.data.image_size, Path(job["cache"]), going_on)
+    archive, size, root = Path(job["archive"]), spec.data.image_size, Path(job["cache"])
+    with contextlib.nullcontext(archive) if is_built(manifest, size, root) else fetched(archive, reporter) as place:
+        return open_cache(place, manifest, size, root, going_on)
 
 
 def _die_with_supervisor() -> None:

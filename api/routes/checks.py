@@ -26,15 +26,15 @@ def check(project: Project, name: NameOrHash) -> DatasetOut:
     with transaction() as session:
         dataset = known_dataset(session, project, name)
         known, manifest, sha256 = dataset.name, manifest_of(dataset), dataset.artifact
-    place = artifacts.locate(sha256)
-    if not place.is_file():
+    if not artifacts.there(sha256):
         raise Problem(410, f"the file of this data set is gone from the store ({sha256[:12]}); import it again")
     if not _checking.acquire(blocking=False):  # each takes a core and reads a whole data set
         raise Problem(409, "another check is running; ask again when it is done")
     try:
         from liverseg_core.data import similarity  # SciPy and Pillow, only where they are needed
 
-        found = similarity.to_json(similarity.compare_scans(place, manifest))
+        with artifacts.held(sha256) as archive:
+            found = similarity.to_json(similarity.compare_scans(archive, manifest))
     finally:
         _checking.release()
     with transaction() as session:

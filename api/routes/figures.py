@@ -3,9 +3,8 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -57,10 +56,10 @@ class Picture(Response):
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a run's pixels and probability maps lie, and which slices are wanted with their scores."""
+    """The files with a run's pixels and probability maps, and which slices are wanted with their scores."""
 
-    archive: FilePath
-    maps: FilePath
+    archive: str
+    maps: str
     rows: Sequence[SliceScore]
     entries: Sequence[SliceEntry]
 
@@ -112,7 +111,7 @@ def pair(project: Project, name: NameOrHash, pair: PairKey) -> Picture:
     """The best matching slices of a pair of scans that the check found alike, side by side."""
     with transaction() as session:
         dataset = known_dataset(session, project, name)
-        manifest, archive = manifest_of(dataset), file_of(dataset.artifact, "data set")
+        manifest, archive = manifest_of(dataset), known_file(dataset.artifact, "data set")
         found = (dataset.similarity or {}).get("pairs", [])
     wanted = [int(scan) for scan in pair.split("-")]
     match = next((one for one in found if one["scans"] == wanted), None)
@@ -124,7 +123,7 @@ def pair(project: Project, name: NameOrHash, pair: PairKey) -> Picture:
     with readable(), _figures() as draw:
         from liverseg_core.data.pixels import image_of, open_archive
 
-        with open_archive(archive) as bundle:
+        with artifacts.held(archive) as place, open_archive(place) as bundle:
             images = [image_of(bundle, entry) for entry in entries]
         return Picture(draw.side_by_side(images, names))
 
@@ -145,8 +144,8 @@ def _kept(session: Session, project: int, run: int, wanted: Sequence[tuple[str, 
     # By scan and slice: a split of its own may score a slice as another part than the data set has it in.
     places = {(one.scan, one.slice): one for one in manifest_of(dataset).slices}
     return Kept(
-        archive=file_of(dataset.artifact, "data set"),
-        maps=file_of(_maps(session, source), "run"),
+        archive=known_file(dataset.artifact, "data set"),
+        maps=known_file(_maps(session, source), "run"),
         rows=[row for row in rows if row],
         entries=[places[scan, number] for _, scan, number in wanted],
     )
@@ -163,12 +162,12 @@ def _maps(session: Session, run: Run) -> str:
     raise Problem(404, f"run {run.id} kept no probability maps, so there is no prediction to draw")
 
 
-def file_of(sha256: str, what: str) -> FilePath:
-    """Where a file of the store lies; 410 where it is gone."""
-    place = artifacts.locate(sha256)
-    if not place.is_file():
-        raise Problem(410, f"the file of this {what} is gone from the store ({sha256[:12]})")
-    return place
+def known_file(sha256: str, what: str) -> str:
+    """A file that the store has; 410 where it is gone. While nobody can say, who reads it is told so."""
+    with suppress(artifacts.Away):
+        if not (artifacts.locate(sha256).is_file() or artifacts.there(sha256)):
+            raise Problem(410, f"the file of this {what} is gone from the store ({sha256[:12]})")
+    return sha256
 
 
 @contextmanager
@@ -194,7 +193,12 @@ def _read(kept: Kept) -> "Iterator[Panels]":
     from liverseg_core.data.pixels import image_of, labels_of, open_archive
     from liverseg_core.maps import open_maps, read_map
 
-    with open_archive(kept.archive) as bundle, open_maps(kept.maps) as maps:
+    with (
+        artifacts.held(kept.archive) as archive,
+        artifacts.held(kept.maps) as probabilities,
+        open_archive(archive) as bundle,
+        open_maps(probabilities) as maps,
+    ):
         for row, entry in zip(kept.rows, kept.entries, strict=True):
             yield figures.Panels(
                 name=f"{row.part} {entry.key}",

@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from api.callers import Project
 from api.parameters import RunId
 from api.problems import Problem, not_found
-from api.routes.figures import WAIT_S, ImageKey, Part, Picture, file_of, readable
+from api.routes.figures import WAIT_S, ImageKey, Part, Picture, known_file, readable
 from api.routes.runs import known_run
 from liverseg_core.spec import EvaluationOptions, ExperimentSpec
-from store import tiles, views
+from store import artifacts, tiles, views
 from store.database import transaction
 from store.models import Run
 from store.tiles import Tile
@@ -130,8 +130,7 @@ def maps_of(tile: Tile) -> str:
         if tile.lost:
             raise Problem(410, f"{tile.lost}, so there is no prediction to draw")
         raise Problem(404, f"run {tile.source.id} kept no probability maps, so there is no prediction to draw")
-    file_of(tile.maps, "run")
-    return tile.maps
+    return known_file(tile.maps, "run")
 
 
 def options_of(run: Run) -> EvaluationOptions:
@@ -163,7 +162,8 @@ def _drawn(
     from liverseg_core.data.pixels import image_of, labels_of, open_archive, png_of
 
     assert tile.entry
-    with open_archive(file_of(tile.dataset.artifact, "data set")) as bundle:
+    archive = known_file(tile.dataset.artifact, "data set")
+    with artifacts.held(archive) as place, open_archive(place) as bundle:
         if show == "scan":
             return png_of(bundle, tile.entry)
         truth = labels_of(bundle, tile.entry)
@@ -179,11 +179,12 @@ def _counted(tile: Tile, truth: "Labels", name: str, along: tuple[str, ...]) -> 
     from liverseg_core.maps import open_maps, read_map
     from liverseg_core.scoring import counted
 
-    maps, options = file_of(maps_of(tile), "run"), options_of(tile.source)
-    with open_maps(maps) as file:
-        u = read_map(file, name)
-    height, width = truth.shape
-    kept = _largest(maps, along, (height, width), options)[along.index(name)] if along else None
+    options = options_of(tile.source)
+    with artifacts.held(maps_of(tile)) as maps:
+        with open_maps(maps) as file:
+            u = read_map(file, name)
+        height, width = truth.shape
+        kept = _largest(maps, along, (height, width), options)[along.index(name)] if along else None
     return counted(truth, u, options, kept)
 
 

@@ -1,11 +1,13 @@
 """Runs: what they are, what they did, what they left; cancel and requeue."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from contextlib import ExitStack
+from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from sqlalchemy.orm import Session
+from starlette.types import Receive, Scope, Send
 
 from api import figure4
 from api.bodies import answers
@@ -27,6 +29,7 @@ from api.schemas import (
     RunOut,
 )
 from liverseg_core.crash_points import crash_point
+from liverseg_core.errors import DataError
 from liverseg_core.submission import check_storable
 from store import artifacts, experiments, scores, usage, views, wishes
 from store.cautions import override
@@ -178,10 +181,27 @@ def download(project: Project, run: RunId, kind: Kind) -> FileResponse:
     chosen = next((one for one in found if one.kind == kind), None)
     if chosen is None:
         raise not_found("artifact", kind)
-    place = artifacts.locate(chosen.sha256)
-    if not place.is_file():
+    if not artifacts.there(chosen.sha256):
         raise Problem(410, f"the file of this artifact is gone from the store ({chosen.sha256[:12]})")
-    return FileResponse(place, media_type="application/octet-stream", filename=_file_name(run, kind))
+    kept = ExitStack()
+    try:
+        place = kept.enter_context(artifacts.held(chosen.sha256))
+    except DataError as error:
+        raise Problem(410, str(error)) from None
+    name = _file_name(run, kind)
+    return _Sent(place, media_type="application/octet-stream", filename=name).holding(kept)
+
+
+class _Sent(FileResponse):
+    """A file of the store, which stays until it has been sent or its reader has gone."""
+
+    def holding(self, kept: ExitStack) -> Self:
+        self._kept = kept
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._kept:
+            await super().__call__(scope, receive, send)
 
 
 def _file_name(run: int, kind: str) -> str:
@@ -221,10 +241,11 @@ def _of_attempt(log: str | None, otherwise: str) -> str:
 
 
 def _file(sha256: str) -> str:
-    path = artifacts.locate(sha256)
-    if not path.is_file():
-        raise Problem(410, "the log was lost from the artifact store")
-    return path.read_text(errors="replace")
+    try:
+        with artifacts.held(sha256) as path:
+            return path.read_text(errors="replace")
+    except (FileNotFoundError, DataError):
+        raise Problem(410, "the log was lost from the artifact store") from None
 
 
 def known_run(session: Session, project: int, run: int) -> Run:

@@ -75,6 +75,11 @@ def open_cache(
     return cache
 
 
+def is_built(manifest: Manifest, image_size: int, root: Path) -> bool:
+    """Whether :func:`open_cache` would need no archive, since everything is decoded."""
+    return _open(root / manifest.content_hash, manifest, image_size) is not None
+
+
 def resize_bilinear(image: NDArray[Any], size: int) -> NDArray[np.float32]:
     """Bilinear resize to a square as ``tf.image.resize`` does it: half-pixel centres, no antialiasing.
 
