@@ -94,12 +94,14 @@ class Wire:
 
     Attributes:
         down: called with each piece that comes from the server; what it returns goes on, None cuts the connection.
+        up: the same of what goes to the server.
         requests: methods and targets of the requests that went up.
         came_down: bytes that came from the server.
     """
 
     def __init__(self, port: int) -> None:
         self.down: Callable[[bytes], bytes | None] = lambda piece: piece
+        self.up: Callable[[bytes], bytes | None] = lambda piece: piece
         self.requests: list[str] = []
         self.came_down = 0
         self._server = port
@@ -133,12 +135,12 @@ class Wire:
                     front.close()
                     continue
                 self._open |= {front, back}
-                threading.Thread(target=self._pump, args=(front, back, self._up), daemon=True).start()
+                threading.Thread(target=self._pump, args=(front, back, self._went), daemon=True).start()
                 threading.Thread(target=self._pump, args=(back, front, self._came), daemon=True).start()
 
-    def _up(self, piece: bytes) -> bytes:
+    def _went(self, piece: bytes) -> bytes | None:
         self.requests += [found.decode() for found in re.findall(rb"(?:GET|PUT|POST|HEAD|DELETE) /\S*", piece)]
-        return piece
+        return self.up(piece)
 
     def _came(self, piece: bytes) -> bytes | None:
         self.came_down += len(piece)

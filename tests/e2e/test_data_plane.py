@@ -126,6 +126,7 @@ def test_a_worker_of_another_host_takes_a_run_from_a_dead_one(
     worker = processes.start_worker(log, **homes("first"))
     processes.wait_for_epoch(run, 2)
     processes.kill_tree(worker)
+    shutil.rmtree(homes("first")["LIVERSEG_HOME"])  # the other host cannot see it
     processes.wait_for("it to be taken back", lambda: processes.get_run(run).state == "queued")
     with transaction() as session:
         said = standing(session, views.run(session, DEFAULT_PROJECT, run)).next

@@ -125,9 +125,7 @@ def test_a_file_that_is_damaged_in_the_store_never_gets_its_name(tmp_path, serve
 
 def test_a_bit_that_flips_on_the_way_up_is_seen(tmp_path, wire):
     """The server refuses what is not what was signed, or it is read back and is not what was sent."""
-    flipped = s3.flipping(1, MARKER)
-    up = wire._up
-    wire._up = lambda piece: flipped(up(piece))
+    wire.up = s3.flipping(1, MARKER)
     sha256, _ = stored(tmp_path, 1 << 20)
     assert artifacts.intact(sha256)
 

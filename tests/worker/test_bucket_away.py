@@ -1,5 +1,6 @@
 """The store is a bucket and its line breaks: runs wait for what they need, results to be stored; people see why."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from store.settings import settings
 from store.upkeep import Upkeep
 from tests import factories, processes, s3
 from tests.conftest import forget_caches
-from tests.worker.test_store_away import assert_whole, carried, history, submit, told, wait_until_it_waits
+from tests.worker.test_store_away import assert_whole, carried, history, submit, told
 
 WAITS = "It waits for a file that it needs: the artifact store is away"
 
@@ -27,6 +28,7 @@ def wire(database: Path, tmp_path: Path, s3_server: s3.Server, monkeypatch: pyte
             monkeypatch.setenv(name, value)
         forget_caches()
         factories.import_phantom(tmp_path)
+        shutil.rmtree(settings().fetched, ignore_errors=True)
         for place in settings().cache.glob("*"):
             place.rename(tmp_path / f"not-{place.name}")
         yield wire
@@ -38,9 +40,19 @@ def nothing(piece: bytes) -> None:
     """What the line lets through when it is cut."""
 
 
-def no_bodies(piece: bytes) -> bytes | None:
-    """A line over which the store can be asked, and on which every download breaks."""
-    return piece if len(piece) < 3000 else None
+def no_downloads(piece: bytes) -> bytes | None:
+    """A line over which the store can be asked and written to, and on which every download breaks."""
+    return None if b"GET /lab-files/liver/" in piece else piece
+
+
+def why(run: int) -> str:
+    """What the run says once it waits for the store, and no longer for a worker."""
+
+    def said() -> str | None:
+        words = told(run).waits
+        return words if words and "artifact store" in words else None
+
+    return processes.wait_for("the run to say that it waits for the store", said, 90)
 
 
 def cut(wire: s3.Wire) -> None:
@@ -49,7 +61,7 @@ def cut(wire: s3.Wire) -> None:
 
 
 def mend(wire: s3.Wire) -> None:
-    wire.down = lambda piece: piece
+    wire.down = wire.up = lambda piece: piece
 
 
 def test_a_result_waits_for_the_bucket(wire: s3.Wire, upkeep: Upkeep) -> None:
@@ -57,7 +69,7 @@ def test_a_result_waits_for_the_bucket(wire: s3.Wire, upkeep: Upkeep) -> None:
     with carried() as thread:
         processes.wait_for_epoch(run, 1)
         cut(wire)
-        words = wait_until_it_waits(run)
+        words = why(run)
         assert words.startswith("The result is there and waits to be stored: the artifact store is away")
         thread.join(settings().lease_s + 1)
         assert thread.is_alive()
@@ -69,10 +81,10 @@ def test_a_result_waits_for_the_bucket(wire: s3.Wire, upkeep: Upkeep) -> None:
 
 def test_a_run_waits_for_its_data_set_longer_than_a_lease(wire: s3.Wire, upkeep: Upkeep) -> None:
     """It was claimed, since the store answers; it is as alive as if it trained."""
-    wire.down = no_bodies
+    wire.up = no_downloads
     run = submit()
     with carried() as thread:
-        assert wait_until_it_waits(run).startswith(WAITS)
+        assert why(run).startswith(WAITS)
         thread.join(settings().lease_s + 1)
         assert thread.is_alive()
         mend(wire)
@@ -82,20 +94,20 @@ def test_a_run_waits_for_its_data_set_longer_than_a_lease(wire: s3.Wire, upkeep:
 
 
 def test_a_cancel_while_a_run_waits_for_its_data_set(wire: s3.Wire) -> None:
-    wire.down = no_bodies
+    wire.up = no_downloads
     run = submit()
     with carried():
-        wait_until_it_waits(run)
+        why(run)
         with transaction() as session:
             wishes.cancel(session, DEFAULT_PROJECT, run)
     assert processes.get_run(run).state == "cancelled"
 
 
 def test_a_sigterm_while_a_run_waits_for_its_data_set(wire: s3.Wire, upkeep: Upkeep, tmp_path: Path) -> None:
-    wire.down = no_bodies
+    wire.up = no_downloads
     run, log = submit(), tmp_path / "worker.log"
     worker = processes.start_worker(log)
-    wait_until_it_waits(run)
+    why(run)
     worker.send_signal(signal.SIGTERM)
     worker.wait(60)
     assert (processes.get_run(run).state, processes.get_run(run).crashes) == ("queued", 0)
@@ -136,7 +148,7 @@ def test_a_store_that_goes_while_the_rows_are_written(
     monkeypatch.setattr(attempt, "_store", then_away)
     run = submit()
     with carried():
-        wait_until_it_waits(run)
+        why(run)
         mend(wire)
     assert_whole(run)
     assert history(run) == [("succeeded", 0)]
