@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from liverseg_core.errors import Interrupted
-from store import artifacts
 
 LOOK_AGAIN_S = 1.0
 """How often it looks whether the store is there again."""
@@ -42,6 +41,8 @@ def fetched(place: str | Path, reporter: Tells) -> Iterator[Path]:
 
 
 def _waited_for(sha256: str, reporter: Tells, going_on: Callable[[], None], stack: ExitStack) -> Path:
+    from store import artifacts  # here: until it fetches, a process that waits for work loads no store
+
     told = ""
     while True:
         going_on()
