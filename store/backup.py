@@ -26,7 +26,7 @@ from typing import Any
 
 from sqlalchemy import delete, make_url, select, text
 
-from liverseg_core.errors import InputError, LiversegError
+from liverseg_core.errors import DataError, InputError, LiversegError
 from store import artifacts, bundled, database, endings, schema, usage
 from store.database import looking, snapshot, transaction
 from store.endings import Ending
@@ -76,6 +76,7 @@ def back_up(folder: Path, say: Say) -> About:
     Raises:
         InputError: ``folder`` lies within what is backed up.
         BackupFailed: the database cannot be written out.
+        Away: the store of files cannot be used now.
         OSError: ``folder`` cannot be written to.
     """
     if folder.resolve().is_relative_to(settings().home.resolve()):
@@ -129,17 +130,17 @@ def _dump(to: Path) -> tuple[str, set[str]]:
 def _copied(sha256: str, folder: Path) -> bool:
     """Whether the backup has the file now; False: it is not in the store, or not what it was."""
     place = folder / FILES / sha256[:2] / sha256
-    source = artifacts.locate(sha256)
-    if not source.is_file():
-        return False
-    if place.is_file() and place.stat().st_size == source.stat().st_size:
+    if place.is_file() and place.stat().st_size == artifacts.size(sha256):
         return True
     place.parent.mkdir(exist_ok=True)
     new = place.with_name(f".new-{sha256}")
     try:
-        if _copy(source, new) != sha256:
-            return False
+        with artifacts.held(sha256) as source:
+            if _copy(source, new) != sha256:
+                return False
         new.replace(place)
+    except (DataError, FileNotFoundError):
+        return False
     finally:
         new.unlink(missing_ok=True)
     return True
