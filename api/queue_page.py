@@ -68,7 +68,7 @@ def ask(request: Request, move: Move, form: Posted) -> Response:
     if len(ids) > MOST_AT_ONCE:
         raise refused("runs", f"are more than {MOST_AT_ONCE}; select fewer", len(ids))
     with transaction() as session:
-        unknown = sorted(set(ids) - views.known(session, caller_of(request).project, ids))
+        unknown = sorted(set(ids) - views.known(session, caller_of(request).project, ids).keys())
     if unknown:
         raise Problem(404, "there are no such runs", [error_at("runs", "no such runs", unknown)])
     refusals, moved = [], []

@@ -1,23 +1,21 @@
 """The comparison of runs: settings that differ, scores under a profile, and what may be said about them."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
-from liverseg_core.spec import ExperimentSpec
 from store import cautions, hardware, pinned, results
+from store.database import among
 from store.datasets import manifest_of
-from store.entries import FOLD, Entry, grouped, walk
+from store.entries import FOLD, WORDS, Entry, grouped, walk
 from store.measure import Measure
 from store.models import Dataset, Epoch, Run
 from store.results import Result
 from store.rows import Column, Comparison, Row, Statistics
+from store.run_settings import Described, described
 from store.views import shown_part, source
 
 TABLE_5 = ("training.optimizer", "training.batch_size", "data.image_size", "model.filters", "training.learning_rate")
@@ -58,9 +56,10 @@ def compare(
     if column is not None and baseline is None:
         raise InputError("column", "says what the statistics are about, and they need a baseline; give one", column)
     runs = _runs(session, project_id, run_ids)
+    said = {run.id: described(run) for run in runs}
     datasets = _datasets(session, runs)
-    split = _sides(runs, datasets)
-    entries = _entries(session, runs, split, measure)
+    split = _sides(runs, said, datasets)
+    entries = _entries(session, runs, said, split, measure)
     chosen = _chosen(entries, baseline)
     shown = _parameters([entry for _, entry in walk(entries) if entry.what == "run"])
     misleading = _misleading(measure, entries)
@@ -92,27 +91,35 @@ def compare(
 
 
 def _runs(session: Session, project_id: int, run_ids: Sequence[int]) -> list[Run]:
-    query = select(Run).where(Run.project_id == project_id, Run.id.in_(run_ids))
+    query = select(Run).where(Run.project_id == project_id, among(Run.id, run_ids))
     known = {run.id: run for run in session.scalars(query)}
     return [known[wanted] for wanted in dict.fromkeys(run_ids) if wanted in known]
 
 
 def _datasets(session: Session, runs: Sequence[Run]) -> dict[int, Dataset]:
     wanted = {run.dataset_id for run in runs}
-    return {one.id: one for one in session.scalars(select(Dataset).where(Dataset.id.in_(wanted)))}
+    return {one.id: one for one in session.scalars(select(Dataset).where(among(Dataset.id, wanted)))}
 
 
 def _entries(
-    session: Session, runs: Sequence[Run], split: Mapping[int, cautions.Sides], measure: Measure
+    session: Session,
+    runs: Sequence[Run],
+    said: Mapping[int, Described],
+    split: Mapping[int, cautions.Sides],
+    measure: Measure,
 ) -> list[Entry]:
     """The runs in order, folds and seeds taken together."""
     scored = results.read(session, runs, measure)
-    references = pinned.found(session, runs, split, measure)
+    references = pinned.found(session, runs, said, split, measure)
     imported = _imported(session, runs)
     return grouped(
         [
-            replace(
-                _entry(run, split[run.id].people_hash, scored[run.id], references[run.id]),
+            _entry(
+                run,
+                said[run.id],
+                content=split[run.id].people_hash,
+                scored=scored[run.id],
+                references=references[run.id],
                 imported=run.id in imported,
             )
             for run in runs
@@ -129,34 +136,40 @@ def _imported(session: Session, runs: Sequence[Run]) -> set[int]:
     return {one for one, run in roots.items() if run.kind == "evaluate"}
 
 
-def _entry(run: Run, content: str, scored: dict[str, Result], references: dict[str, dict[str, Result]]) -> Entry:
+def _entry(
+    run: Run,
+    said: Described,
+    *,
+    content: str,
+    scored: dict[str, Result],
+    references: dict[str, dict[str, Result]],
+    imported: bool,
+) -> Entry:
     part = shown_part(run, scored)
     return Entry(
         what="run",
         name=run.name,
         runs=(run,),
-        settings=_settings(json.dumps(run.spec)),
+        settings=said.settings,
         content=content,
         part=part,
         members=(scored[part],) if part else (),
         references={name: parts[part] for name, parts in references.items() if part in parts},
+        imported=imported,
     )
 
 
-@lru_cache(2048)  # a page is asked for again and again, and a spec never changes
-def _settings(spec: str) -> Mapping[str, Any]:
-    return ExperimentSpec.parse(json.loads(spec)).settings()
-
-
-def _sides(runs: Sequence[Run], datasets: Mapping[int, Dataset]) -> dict[int, cautions.Sides]:
+def _sides(
+    runs: Sequence[Run], said: Mapping[int, Described], datasets: Mapping[int, Dataset]
+) -> dict[int, cautions.Sides]:
     """Run id -> who is on which side of its split; every different split of a data set is looked at once."""
     manifests = {one.id: manifest_of(one) for one in datasets.values()}
     known: dict[tuple[int, str], cautions.Sides] = {}
     found = {}
     for run in runs:
-        key = run.dataset_id, json.dumps(run.spec["dataset"], sort_keys=True)
+        key = run.dataset_id, said[run.id].dataset
         if key not in known:
-            known[key] = cautions.sides(manifests[run.dataset_id], ExperimentSpec.parse(run.spec).dataset)
+            known[key] = cautions.sides(manifests[run.dataset_id], said[run.id].choice)
         found[run.id] = known[key]
     return found
 
@@ -173,12 +186,15 @@ def _chosen(entries: Sequence[Entry], baseline: int | None) -> Entry | None:
 
 def _parameters(runs: Sequence[Entry]) -> list[str]:
     """The study's columns, then every other setting in which the rows differ."""
-    every = dict.fromkeys(path for one in runs for path in one.settings)
-    hidden = {*TABLE_5, "dataset.id", "dataset.split.override"}
-    # By their texts: 1 and true are two settings, and lists cannot be put in a set.
-    differing = [
-        path for path in every if path not in hidden and len({repr(one.settings.get(path)) for one in runs}) > 1
-    ]
+    if not runs:
+        return [*TABLE_5]
+    every: dict[str, Any] = {}
+    for one in runs:
+        every.update(one.settings)
+    texts = [one.settings.texts for one in runs]
+    unlike = {path for path, _ in frozenset.union(*texts) - frozenset.intersection(*texts)}
+    unlike -= {*TABLE_5, *WORDS}
+    differing = [path for path in every if path in unlike and len({repr(one.settings.get(path)) for one in runs}) > 1]
     return [*TABLE_5, *differing]
 
 
@@ -196,16 +212,19 @@ def _rows(
     rows = []
     for depth, entry in every:
         first = entry.runs[0]
-        row = scored_row(entry, measure, shown)
-        row.depth, row.runs, row.dataset = depth, entry.ids, datasets[first.dataset_id].name
-        row.collapsed = measure.collapsed(entry)
-        row.override = "; ".join(dict.fromkeys(filter(None, map(cautions.override, entry.runs))))
+        told: dict[str, Any] = {
+            "depth": depth,
+            "runs": entry.ids,
+            "dataset": datasets[first.dataset_id].name,
+            "collapsed": measure.collapsed(entry),
+            "override": "; ".join(dict.fromkeys(filter(None, map(cautions.override, entry.runs)))),
+        }
         if entry.what == "run":
-            row.run, row.state, row.kind, row.reused_from = first.id, first.state, first.kind, first.reused_from
-            row.epochs, row.best_epoch = epochs.get(source(first)), best[first.id]
+            told |= {"run": first.id, "state": first.state, "kind": first.kind, "reused_from": first.reused_from}
+            told |= {"epochs": epochs.get(source(first)), "best_epoch": best[first.id]}
         else:
-            row.size, row.expected = len(entry.inside), _expected(entry, split)
-        rows.append(row)
+            told |= {"size": len(entry.inside), "expected": _expected(entry, split)}
+        rows.append(scored_row(entry, measure, shown, **told))
     return rows
 
 
@@ -222,22 +241,23 @@ def _differ(rows: Sequence[Row], entries: Sequence[Entry], baseline: Entry) -> N
         }
 
 
-def scored_row(entry: Entry, measure: Measure, shown: Sequence[str]) -> Row:
-    """The row of an entry as far as its facts go; ``shown``: the settings to name."""
+def scored_row(entry: Entry, measure: Measure, shown: Sequence[str], **told: Any) -> Row:
+    """The row of an entry as far as its facts go; ``shown``: the settings to name, ``told``: its other fields."""
     scored = measure.scored(entry)
     inside = entry.inside[0] if entry.inside else entry
     apart = {"seeds": "training.seed", "folds": FOLD}.get(entry.what)
-    row = Row(
+    if scored:
+        scope = entry.members[0].scope
+        told |= {"slices": scope.slices, "scans": scope.scans, "subjects": scope.subjects}
+        told |= {"scores": scored.scores, "counts": scored.counts, "deviations": scored.deviations}
+    return Row(
         what=entry.what,
         name=entry.name,
         settings={path: inside.settings.get(path) for path in shown if path != apart},
         part=entry.part,
+        notes=[],
+        **told,
     )
-    if scored:
-        scope = entry.members[0].scope
-        row.slices, row.scans, row.subjects = scope.slices, scope.scans, scope.subjects
-        row.scores, row.counts, row.deviations = scored.scores, scored.counts, scored.deviations
-    return row
 
 
 def _expected(entry: Entry, split: Mapping[int, cautions.Sides]) -> int | None:
@@ -249,15 +269,16 @@ def _expected(entry: Entry, split: Mapping[int, cautions.Sides]) -> int | None:
 
 def _epochs(session: Session, runs: Sequence[Run]) -> tuple[dict[int, int], dict[int, int | None]]:
     """The last epoch by the run that trained it; the best epoch by run, a reused run's from its original."""
-    sources = {source(run) for run in runs}
+    sources = {source(run): run for run in runs}
     last = (
         select(Epoch.run_id, func.max(Epoch.epoch))
-        .where(Epoch.run_id.in_(sources), Epoch.archived_at.is_(None))
+        .where(among(Epoch.run_id, sources), Epoch.archived_at.is_(None))
         .group_by(Epoch.run_id)
     )
-    best = select(Run.id, Run.best_epoch).where(Run.id.in_(sources))
-    originals = dict(session.execute(best).all())
-    return dict(session.execute(last).all()), {run.id: originals[source(run)] for run in runs}
+    best = {run.id: run.best_epoch for run in runs}
+    if elsewhere := sources.keys() - best.keys():
+        best |= dict(session.execute(select(Run.id, Run.best_epoch).where(among(Run.id, elsewhere))).all())
+    return dict(session.execute(last).all()), {run.id: best[source(run)] for run in runs}
 
 
 def _statistics(chosen: Entry | None, entries: Sequence[Entry], measure: Measure, column: str) -> Statistics | None:

@@ -1,17 +1,29 @@
 """One engine a process, and transactions whose commit belongs to the edge that opened them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import psycopg
 from pydantic_core import from_json
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    any_,
+    create_engine,
+    event,
+    literal,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from liverseg_core.errors import InputError
 from store import bundled
@@ -48,6 +60,11 @@ def engine() -> Engine:
         hide_parameters=True,  # what people sent in does not belong in a log
         json_deserializer=from_json,  # a comparison of 100 runs reads 300 documents, at half the time of json.loads
     )
+
+
+def among(column: InstrumentedAttribute[int], ids: Collection[int]) -> ColumnElement[bool]:
+    """``column`` is one of ``ids``, sent as one value: with ``IN`` a hundred of them are written out each time."""
+    return column == any_(literal(list(ids), ARRAY(BigInteger)))
 
 
 def limit_statements(seconds: float) -> None:

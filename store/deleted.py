@@ -11,6 +11,8 @@ from store.models import Deletion, FrozenComparison
 
 def deleted_runs(session: Session, project_id: int, run_ids: Collection[int]) -> dict[int, Deletion]:
     """Those of the ids that were runs of the project and are deleted."""
+    if not run_ids:
+        return {}
     query = select(Deletion).where(
         Deletion.project_id == project_id, Deletion.what == "run", Deletion.run_id.in_(run_ids)
     )

@@ -1,19 +1,22 @@
 """What a row of a comparison stands for: a run, the folds of one set, the seeds of one setting."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
 
 from liverseg_core.spec import FOLD_KINDS
 from store.models import Run
 from store.results import Result, pooled
+from store.run_settings import Settings
 
 SEED, FOLD = "training.seed", "dataset.split.fold"
 AUGMENTATION = "data.augmentation"
-NO_FACTOR = frozenset({SEED, FOLD, "dataset.id", "dataset.split.override"})
+WORDS = frozenset({"dataset.id", "dataset.split.override"})
+"""The data set's name and a written reason decide no result."""
+NO_FACTOR = WORDS | {SEED, FOLD}
 """Settings that are no factor of an experiment: repeats, names, words."""
+FOLDS_APART, SEEDS_APART = WORDS | {FOLD}, WORDS | {SEED}
+"""What the folds of a set, and the seeds of a setting, may differ in."""
 
 
 @dataclass(frozen=True, eq=False)  # what was read for one row is not what was read for another
@@ -35,7 +38,7 @@ class Entry:
     what: str
     name: str
     runs: tuple[Run, ...]
-    settings: Mapping[str, Any]
+    settings: Settings
     content: str
     part: str | None
     members: tuple[Result, ...] = ()
@@ -74,9 +77,11 @@ def grouped(entries: Sequence[Entry]) -> list[Entry]:
 
 def factors(first: Entry, second: Entry) -> list[str]:
     """The settings in which two entries differ, seeds, folds and names apart."""
-    paths = dict.fromkeys([*first.settings, *second.settings])
+    unlike = {path for path, _ in first.settings.texts ^ second.settings.texts} - NO_FACTOR
     differing = [
-        path for path in paths if path not in NO_FACTOR and first.settings.get(path) != second.settings.get(path)
+        path
+        for path in {**first.settings, **second.settings}
+        if path in unlike and first.settings.get(path) != second.settings.get(path)
     ]
     # One's own augmentation is a section, a named one a word; either is one setting.
     return list(dict.fromkeys(AUGMENTATION if path.startswith(AUGMENTATION) else path for path in differing))
@@ -103,20 +108,18 @@ def _gathered(entries: Sequence[Entry], key: Callable[[Entry], str | None], make
 def _fold_set(entry: Entry) -> str | None:
     if not entry.members or entry.settings.get("dataset.split.kind") not in FOLD_KINDS:
         return None
-    return _setting(entry, {FOLD, "dataset.split.override"})
+    return _setting(entry, FOLDS_APART)
 
 
 def _repeat(entry: Entry) -> str | None:
     """Imported weights are no repeats: nobody knows their seeds."""
-    apart = {SEED, FOLD} if entry.what == "folds" else {SEED}
+    apart = NO_FACTOR if entry.what == "folds" else SEEDS_APART
     return _setting(entry, apart) if entry.members and not entry.imported else None
 
 
-def _setting(entry: Entry, apart: set[str]) -> str:
-    """What two repeats have in common; the data set's name and a written reason decide no result."""
-    apart = apart | {"dataset.id", "dataset.split.override"}
-    kept = {path: value for path, value in entry.settings.items() if path not in apart}
-    return json.dumps([entry.what, entry.content, entry.part, entry.imported, kept], sort_keys=True)
+def _setting(entry: Entry, apart: frozenset[str]) -> str:
+    """What two repeats have in common."""
+    return " ".join([entry.what, entry.content, str(entry.part), str(entry.imported), entry.settings.without(apart)])
 
 
 def _pool(some: Sequence[Entry]) -> list[Entry]:

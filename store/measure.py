@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import fsum, sqrt
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from liverseg_core.errors import InputError
@@ -27,6 +26,20 @@ class Scored:
     scores: dict[str, float | None]
     counts: dict[str, Count]
     deviations: dict[str, float | None] | None = None
+
+
+class Values(dict[str, "Value"]):
+    """Column -> value, in the order of the profile; several rows share it, so nobody changes it."""
+
+    @cached_property
+    def numbers(self) -> dict[str, float | None]:
+        """The values alone."""
+        return {key: one.value for key, one in self.items()}
+
+    @cached_property
+    def counts(self) -> dict[str, Count]:
+        """What each was taken over."""
+        return {key: counted(one) for key, one in self.items()}
 
 
 @dataclass(frozen=True)
@@ -78,15 +91,15 @@ class Measure:
         if not entry.members:
             return None
         members = [one.scores for one in entry.members]
-        keys = [column.key for column in self.profile.columns]
         if entry.what != "seeds":
             (only,) = members
-            return Scored({key: only[key].value for key in keys}, {key: counted(only[key]) for key in keys})
-        repeats = {key: [one[key].value for one in members] for key in keys}
+            return Scored(only.numbers, only.counts)
+        keys = [column.key for column in self.profile.columns]
+        repeats = {key: _over_repeats([one[key] for one in members]) for key in keys}
         return Scored(
-            {key: _mean(values) for key, values in repeats.items()},
-            {key: _over_repeats([one[key] for one in members]) for key in keys},
-            {key: _deviation(values) for key, values in repeats.items()},
+            {key: mean for key, (mean, _, _) in repeats.items()},
+            {key: count for key, (_, count, _) in repeats.items()},
+            {key: deviation for key, (_, _, deviation) in repeats.items()},
         )
 
     def collapsed(self, entry: "Entry") -> bool:
@@ -117,19 +130,17 @@ def _count(n: int, empty: int, failed: int) -> Count:
 
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    return fsum(known) / len(known) if known else None
 
 
-def _deviation(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _over_repeats(values: "list[Value]") -> tuple[float | None, Count, float | None]:
+    """Mean over seeds, how many have a value and how many have none since facts of theirs failed, and deviation."""
+    known = [one.value for one in values if one.value is not None]
+    failed = sum(one.failed > 0 for one in values if one.value is None) if len(known) < len(values) else 0
+    count = _count(len(known), len(values) - len(known) - failed, failed)
+    if not known:
+        return None, count, None
+    middle = fsum(known) / len(known)
     if len(known) < 2:
-        return None
-    middle = fmean(known)
-    return sqrt(fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
-
-
-def _over_repeats(values: "list[Value]") -> Count:
-    """Of seeds: how many have a value, and how many have none since facts of theirs failed."""
-    missing = [one for one in values if one.value is None]
-    failed = sum(one.failed > 0 for one in missing)
-    return Count(n=len(values) - len(missing), empty=len(missing) - failed, failed=failed)
+        return middle, count, None
+    return middle, count, sqrt(fsum([(value - middle) ** 2 for value in known]) / (len(known) - 1))

@@ -1,10 +1,9 @@
 """Rows pinned at the foot of a comparison: reference predictors and printed tables."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ARRAY, Text, any_, literal, select
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
@@ -12,11 +11,12 @@ from store import printed as printed_tables
 from store import results
 from store.cautions import Sides
 from store.entries import Entry
-from store.measure import Measure, counted
+from store.measure import Measure
 from store.models import Run
 from store.references import MATTERING, reference_hash
 from store.results import Result
 from store.rows import Row
+from store.run_settings import Described
 from store.states import State
 
 DECIDING = ("data.image_size", *(f"evaluation.{option}" for option in MATTERING))
@@ -26,7 +26,13 @@ Scored = dict[str, dict[str, Result]]
 """Predictor -> part -> what it scored."""
 
 
-def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides], measure: Measure) -> dict[int, Scored]:
+def found(
+    session: Session,
+    runs: Sequence[Run],
+    said: Mapping[int, Described],
+    split: Mapping[int, Sides],
+    measure: Measure,
+) -> dict[int, Scored]:
     """Run id -> the reference predictors scored on the same slices, subjects, network size and lesion rules."""
     from liverseg_core.references import PREDICTORS
 
@@ -34,7 +40,7 @@ def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides], mea
     wanted = {}
     for run in runs:
         sides, size, rules = split[run.id], run.spec["data"]["image_size"], run.spec.get("evaluation", {})
-        key = id(sides), size, json.dumps(rules, sort_keys=True)
+        key = id(sides), size, said[run.id].evaluation
         if key not in known_hashes:
             known_hashes[key] = {
                 name: reference_hash(name, sides.people_hash, size, sides.scored, rules) for name in PREDICTORS
@@ -45,7 +51,7 @@ def found(session: Session, runs: Sequence[Run], split: Mapping[int, Sides], mea
         Run.project_id.in_({run.project_id for run in runs}),
         Run.kind == "reference",
         Run.state == State.SUCCEEDED,
-        Run.training_hash.in_(hashes),
+        Run.training_hash == any_(literal(list(hashes), ARRAY(Text))),
     )
     known = {run.training_hash: run for run in session.scalars(query.order_by(Run.id.desc()))}
     scored = results.read(session, list(known.values()), measure)
@@ -77,8 +83,8 @@ def _reference(entry: Entry, name: str) -> Row:
         slices=scored.scope.slices,
         scans=scored.scope.scans,
         subjects=scored.scope.subjects,
-        scores={key: value.value for key, value in scored.scores.items()},
-        counts={key: counted(value) for key, value in scored.scores.items()},
+        scores=scored.scores.numbers,
+        counts=scored.scores.counts,
     )
 
 
@@ -90,6 +96,8 @@ def printed(session: Session, project_id: int, names: Sequence[str], measure: Me
     Raises:
         InputError: there is no such table.
     """
+    if not names:
+        return []
     known = {table.name: table.content for table in printed_tables.listed(session, project_id)}
     rows = []
     for name in dict.fromkeys(names):

@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, select
+from pydantic_core import from_json
+from sqlalchemy import ColumnElement, Text, cast, select
 from sqlalchemy.orm import Session
 
 from store import facts
+from store.database import among
+from store.measure import Values
 from store.models import Run, Summary
 from store.states import State
 from store.views import source
 
 if TYPE_CHECKING:
     from liverseg_core.facts import Facts
-    from liverseg_core.profiles import Value
     from store.measure import Measure
 
 
@@ -56,7 +58,7 @@ class Result:
         measure: "Measure",
         load: "Callable[[], Facts]",
         scope: Scope | None = None,
-        scores: "dict[str, Value] | None" = None,
+        scores: Values | None = None,
         people: "Callable[[], People | None]" = lambda: None,
     ) -> None:
         self.measure, self._load, self._scope, self._scores = measure, load, scope, scores
@@ -71,8 +73,8 @@ class Result:
         return self._scope or Scope.of(self.facts)
 
     @cached_property
-    def scores(self) -> "dict[str, Value]":
-        return self._scores or self.measure.values(self.facts)
+    def scores(self) -> Values:
+        return self._scores or Values(self.measure.values(self.facts))
 
     @cached_property
     def people(self) -> "People | None":
@@ -123,7 +125,8 @@ def read(session: Session, runs: Sequence[Run], measure: "Measure") -> dict[int,
         run.id: _parts(behind, run, kept[source(run)], measure) for run in runs if source(run) in kept
     }
     others = [run for run in runs if run.id not in found]
-    computed = facts.read(session, [run for run in others if run.state == State.SUCCEEDED])
+    succeeded = [run for run in others if run.state == State.SUCCEEDED]
+    computed = facts.read(session, succeeded) if succeeded else {}
     for run in others:
         found[run.id] = {part: _known(measure, one) for part, one in computed.get(run.id, {}).items()}
     return found
@@ -145,7 +148,7 @@ class _Behind:
     @cached_property
     def _everybody(self) -> dict[tuple[int, str], People | None]:
         query = select(Summary.run_id, Summary.part, Summary.people).where(
-            Summary.run_id.in_({source(run) for run in self._runs}),
+            among(Summary.run_id, {source(run) for run in self._runs}),
             *_todays(self._measure, self._measure.profile.levels[0]),
         )
         return {(run, part): people for run, part, people in self._session.execute(query)}
@@ -154,18 +157,10 @@ class _Behind:
         return lambda: self._everybody.get((run, part))
 
 
-def _parts(behind: _Behind, run: Run, kept: Mapping[str, Summary], measure: "Measure") -> Parts:
-    from liverseg_core.profiles import Value
-
+def _parts(behind: _Behind, run: Run, kept: Mapping[str, tuple[Scope, Values]], measure: "Measure") -> Parts:
     return {
-        part: Result(
-            measure,
-            behind.of(run.id, part),
-            Scope(one.slices_hash, one.slices, one.scans, one.subjects),
-            {column: Value(*value) for column, value in one.scores.items()},
-            behind.people(source(run), part),
-        )
-        for part, one in kept.items()
+        part: Result(measure, behind.of(run.id, part), scope, scores, behind.people(source(run), part))
+        for part, (scope, scores) in kept.items()
     }
 
 
@@ -173,13 +168,25 @@ def _known(measure: "Measure", scored: "Facts") -> Result:
     return Result(measure, lambda: scored)
 
 
-def _kept(session: Session, sources: set[int], measure: "Measure") -> dict[int, dict[str, Summary]]:
-    """Run id -> part -> summary, of those that were computed by today's definitions."""
-    query = select(Summary).where(Summary.run_id.in_(sources), *_todays(measure, measure.level))
-    found: dict[int, dict[str, Summary]] = {}
-    for one in session.scalars(query):
-        found.setdefault(one.run_id, {})[one.part] = one
+def _kept(session: Session, sources: set[int], measure: "Measure") -> dict[int, dict[str, tuple[Scope, Values]]]:
+    """Run id -> part -> scope and scores of the summary, of those that were computed by today's definitions."""
+    columns = Summary.slices_hash, Summary.slices, Summary.scans, Summary.subjects
+    query = select(Summary.run_id, Summary.part, cast(Summary.scores, Text), *columns).where(
+        among(Summary.run_id, sources), *_todays(measure, measure.level)
+    )
+    found: dict[int, dict[str, tuple[Scope, Values]]] = {}
+    for run, part, scores, slices_hash, slices, scans, subjects in session.execute(query):
+        scope = Scope(slices_hash, slices, scans, subjects)
+        found.setdefault(run, {})[part] = scope, _values(measure.profile.key, scores)
     return found
+
+
+@lru_cache(2048)  # the runs of a comparison are asked for again whenever it is sorted, filtered or pinned
+def _values(profile: str, scores: str) -> Values:
+    from liverseg_core.profiles import PROFILES, Value
+
+    known = from_json(scores)
+    return Values({column.key: Value(*known[column.key]) for column in PROFILES[profile].columns})
 
 
 def _todays(measure: "Measure", level: str) -> tuple[ColumnElement[bool], ...]:

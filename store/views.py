@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from liverseg_core.spec import FOLD_KINDS
+from store.database import among
 from store.models import Artifact, Attempt, Epoch, Experiment, Run, RunEvent, SliceScore
 from store.states import State
 
@@ -138,14 +139,10 @@ def retries(session: Session, run_id: int) -> Sequence[int]:
     return session.scalars(select(Run.id).where(Run.retry_of == run_id).order_by(Run.id)).all()
 
 
-def known(session: Session, project_id: int, run_ids: Sequence[int]) -> set[int]:
-    """Those of the ids that the project has."""
-    return set(session.scalars(select(Run.id).where(Run.project_id == project_id, Run.id.in_(run_ids))))
-
-
-def of_kind(session: Session, run_ids: Sequence[int], kind: str) -> set[int]:
-    """Those of the ids that are runs of this kind."""
-    return set(session.scalars(select(Run.id).where(Run.kind == kind, Run.id.in_(run_ids))))
+def known(session: Session, project_id: int, run_ids: Collection[int]) -> dict[int, str]:
+    """Those of the ids that the project has, each with its kind."""
+    query = select(Run.id, Run.kind).where(Run.project_id == project_id, among(Run.id, run_ids))
+    return dict(session.execute(query).all())
 
 
 def experiments(session: Session, project_id: int, limit: int, before: int | None = None) -> Sequence[Experiment]:

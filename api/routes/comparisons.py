@@ -176,7 +176,7 @@ def compared(
     if hold:
         hold_results(session, ids)
     known = views.known(session, project, ids)
-    unknown = sorted(set(ids) - known)
+    unknown = sorted(set(ids) - known.keys())
     lost = deleted_runs(session, project, unknown)
     if len(lost) < len(unknown):
         missing = [run for run in unknown if run not in lost]
@@ -184,7 +184,7 @@ def compared(
     if lost and not known:
         raise gone(*lost.values())
     ids = [run for run in ids if run in known]
-    masks = sorted(views.of_kind(session, ids, "predict"))
+    masks = sorted(run for run, kind in known.items() if kind == "predict")
     if masks:
         raise refused("runs", "made masks for unlabelled slices, so they have no scores; leave them out", masks)
     if experiment is not None:

@@ -51,7 +51,7 @@ def delete_runs(request: Request, caller: Asking, body: DeletionBody, dry_run: D
         demand(caller, body.what)
     with transaction() as session:
         if body.runs:
-            unknown = sorted(set(body.runs) - views.known(session, caller.project, body.runs))
+            unknown = sorted(set(body.runs) - views.known(session, caller.project, body.runs).keys())
             if unknown:
                 lost = deleted.deleted_runs(session, caller.project, unknown)
                 if len(lost) == len(unknown):

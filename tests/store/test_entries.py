@@ -10,6 +10,7 @@ from store.entries import Entry, factors, grouped, walk
 from store.measure import Measure
 from store.models import Run
 from store.results import Result
+from store.run_settings import Settings
 from tests import factories
 
 SUBJECTS = {scan: f"p{scan}" for scan in range(9)}
@@ -23,7 +24,7 @@ def entry(run, *scans, kind="train", part="val", name="", references=(), **setti
         what="run",
         name=name,
         runs=(Run(id=run, kind=kind),),
-        settings=usual | {path.replace("__", "."): value for path, value in settings.items()},
+        settings=Settings(usual | {path.replace("__", "."): value for path, value in settings.items()}),
         content="c",
         part=part if scans else None,
         members=(result,) if scans else (),
@@ -139,8 +140,8 @@ def test_an_augmentation_of_ones_own_is_one_factor():
     section = {"rotation": 10.0, "scale": 0.0}
     settings = {path: value for path, value in own.settings.items() if path != "data.augmentation"}
     settings |= {f"data.augmentation.{name}": value for name, value in section.items()}
-    named = replace(named, settings={**named.settings, "data.augmentation": "none"})
-    assert factors(named, replace(own, settings=settings)) == ["data.augmentation"]
+    named = replace(named, settings=Settings({**named.settings, "data.augmentation": "none"}))
+    assert factors(named, replace(own, settings=Settings(settings))) == ["data.augmentation"]
 
 
 def test_seeds_of_fold_pools_group_whichever_fold_comes_first():
