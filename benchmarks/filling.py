@@ -184,22 +184,25 @@ HISTORY = (
        SELECT r.id, 1, epoch, 1 / (1.0 + epoch), 1 - 1 / (1.0 + epoch), 1 / (1.0 + epoch + random()),
               1 - 1 / (1.0 + epoch + random()), 0.001, 20, 50
        FROM runs r JOIN planned p ON p.id = r.id, generate_series(1, :epochs) epoch
-       WHERE ending = 'succeed' AND r.kind = 'train'""",
+       WHERE ending = 'succeed' AND r.kind = 'train' ORDER BY r.id""",
     f"""INSERT INTO slice_scores ({", ".join(COLUMNS)}) SELECT p.id, {MOVED}
        FROM planned p JOIN template t ON t.number = p.template,
        LATERAL (SELECT CASE WHEN t.predictor IS NULL THEN floor(random() * (1 + n22 / 10))::int ELSE 0 END AS moved) m
-       WHERE ending = 'succeed'""",
+       WHERE ending = 'succeed' ORDER BY p.id""",
     """INSERT INTO lesion_components (run_id, part, scan, slice, predicted, number, pixels, iou)
        SELECT run_id, part, scan, slice, predicted, 1, CASE WHEN predicted THEN guess ELSE truth END,
               n22 / (truth + guess - n22)::float8
        FROM (SELECT *, n20 + n21 + n22 AS truth, n02 + n12 + n22 AS guess FROM slice_scores) s
        JOIN planned p ON p.id = s.run_id, (VALUES (true), (false)) AS side (predicted)
-       WHERE CASE WHEN predicted THEN guess ELSE truth END > 0""",
+       WHERE CASE WHEN predicted THEN guess ELSE truth END > 0 ORDER BY run_id""",
     """INSERT INTO lesion_components (run_id, part, scan, slice, predicted, number, pixels, iou)
        SELECT run_id, part, scan, NULL, predicted, 1, sum(pixels), avg(iou) FROM lesion_components
-       JOIN planned p ON p.id = run_id GROUP BY run_id, part, scan, predicted""",
+       JOIN planned p ON p.id = run_id GROUP BY run_id, part, scan, predicted ORDER BY run_id""",
 )
-"""How the planned runs went, in the order in which rows may point to each other."""
+"""How the planned runs went, in the order in which rows may point to each other.
+
+What one run left lies together, as it does where each run's own transaction writes it.
+"""
 
 
 def _summarise() -> None:

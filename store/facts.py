@@ -1,4 +1,4 @@
-"""What runs scored, slice by slice, as arrays: one COPY out of the ledger for many runs."""
+"""What runs scored, slice by slice, as arrays: read at once for many runs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from store import arrays
+from store.arrays import PART, PARTS
 from store.models import CONFUSION, Dataset, Run
 from store.views import source
 
@@ -16,38 +18,33 @@ if TYPE_CHECKING:  # NumPy is loaded by the first comparison, not by the start
 
     from liverseg_core.facts import Components, Facts
 
-PARTS = ("val", "test")
-
 _PIXELS = (*CONFUSION, "tp", "fp", "fn")
 _SOFT = ("dice", "dice_liver", "dice_tumor")
 
 _SLICES = {
-    **dict.fromkeys(("run_id", "part", "scan", "slice"), ">i8"),
-    **dict.fromkeys(_PIXELS, ">i4"),
-    **dict.fromkeys(_SOFT, ">f8"),
+    **dict.fromkeys(("run_id", "part", "scan", "slice"), "i8"),
+    **dict.fromkeys(_PIXELS, "i4"),
+    **dict.fromkeys(_SOFT, "f8"),
 }
 _LESIONS = {
-    **dict.fromkeys(("run_id", "part", "scan", "slice", "predicted", "pixels"), ">i8"),
-    "iou": ">f8",
+    **dict.fromkeys(("run_id", "part", "scan", "slice", "predicted", "pixels"), "i8"),
+    "iou": "f8",
 }
-"""Columns and how Postgres sends them: whole numbers and floats, high bytes first."""
+"""Columns and their types."""
 
 _NUMBERS = {
-    "part": "array_position(ARRAY['val', 'test'], part)::int8 - 1",
+    "part": PART,
     "slice": "coalesce(slice, -1)",
     "predicted": "predicted::int::int8",
 }
 """What becomes a number on its way out; a lesion of a whole scan has no slice."""
 
-_HEADER, _TRAILER = 19, 2
-"""Bytes around the rows of Postgres' binary COPY format."""
-
 
 def read(session: Session, runs: Sequence[Run]) -> dict[int, dict[str, "Facts"]]:
     """Run id -> part (``val``, ``test``) -> facts; a reused run has its original's, an unscored one no parts."""
     sources = sorted({source(run) for run in runs})
-    rows = _copied(session, "slice_scores", _SLICES, sources)
-    lesions = _copied(session, "lesion_components", _LESIONS, sources)
+    rows = _read(session, "slice_scores", _SLICES, sources)
+    lesions = _read(session, "lesion_components", _LESIONS, sources)
     subjects = _subjects(session, {run.dataset_id for run in runs})
     found = {}
     for run in runs:
@@ -96,24 +93,11 @@ def _behind_each_other(several: Sequence[Any], kind: Any, *left_out: str) -> dic
     return {name: np.concatenate([getattr(one, name) for one in several]) for name in names}
 
 
-def _copied(session: Session, table: str, columns: dict[str, str], sources: list[int]) -> "NDArray[Any]":
-    """Rows of the runs as one structured array, read from Postgres' binary format.
-
-    Every column has a fixed size and no nulls, so each row is as long as the next: a count of its fields, then
-    the size and the value of each.
-    """
-    import numpy as np
-
+def _read(session: Session, table: str, columns: dict[str, str], sources: list[int]) -> "NDArray[Any]":
+    """Rows of the runs, in their order."""
     chosen = ", ".join(_NUMBERS.get(name, name) for name in columns)
-    order = "run_id, part, scan, slice"
-    query = f"SELECT {chosen} FROM {table} WHERE run_id = ANY(%s) ORDER BY {order}"  # nosec B608  # noqa: S608 - names from above
-    cursor = session.connection().connection.cursor()
-    with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)", (sources,)) as copy:
-        sent = b"".join(copy)
-    row = [("fields", ">i2")]
-    for name, kind in columns.items():
-        row += [(f"{name} size", ">i4"), (name, kind)]
-    return np.frombuffer(sent[_HEADER:-_TRAILER], np.dtype(row))
+    query = f"SELECT {chosen} FROM {table} WHERE run_id = ANY(%s) ORDER BY run_id, part, scan, slice"  # nosec B608  # noqa: S608 - names from above
+    return arrays.read(session, query, [sources], columns)
 
 
 def _facts(rows: "NDArray[Any]", lesions: "NDArray[Any]", subjects: dict[str, str]) -> "Facts":

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError
-from store import cautions
+from store import arrays, cautions
+from store.arrays import PART, PARTS
+from store.database import among
 from store.models import Dataset, Run
 from store.scores import RATIOS
 from store.views import source
@@ -27,16 +29,9 @@ Sort = Literal["place", "difference", "value"]
 
 _STUDYS = {key: key for key in ("dice", "dice_liver", "dice_tumor")}
 
-COLUMNS = {
-    **{name: f"sum({above}) / nullif(sum({below}), 0)" for name, (above, below) in RATIOS.items()},
-    "dice": "avg(dice)",
-    "dice_liver": "avg(dice_liver)",
-    "dice_tumor": "avg(dice_tumor)",
-}
-"""Column -> what it is over the images of a row: pooled counts at native size, or the mean of the study's own."""
-
-ALONE = {**{name: f"{above} / nullif({below}, 0)" for name, (above, below) in RATIOS.items()}, **_STUDYS}
-"""The same of one image, for which Postgres need not sort all of them by run."""
+COLUMNS = {**RATIOS, **{key: (key, "1") for key in _STUDYS}}
+"""Column -> what is summed over the images of a row, and by which sum that is divided: pooled counts at native size,
+or the mean of the study's own."""
 
 SAME = {
     "overview": {**_STUDYS, "pooled_liver_dice": "liver_dice", "pooled_lesion_dice": "lesion_dice"},
@@ -153,7 +148,7 @@ def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 
         by=asked.by,
         baseline=baseline,
         runs=[_head(grid, number, run) for number, run in enumerate(runs)],
-        lines=[_line(grid, place) for place in shown],
+        lines=_lines(grid, shown),
         total=len(grid.places),
         overrides=cautions.overrides(runs),
     )
@@ -161,7 +156,7 @@ def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 
 
 def _runs(session: Session, project_id: int, wanted: Sequence[int]) -> list[Run]:
     known = {
-        run.id: run for run in session.scalars(select(Run).where(Run.project_id == project_id, Run.id.in_(wanted)))
+        run.id: run for run in session.scalars(select(Run).where(Run.project_id == project_id, among(Run.id, wanted)))
     }
     runs = [known[one] for one in dict.fromkeys(wanted) if one in known]
     if not of_same_images(session, [run.id for run in runs]):
@@ -171,7 +166,7 @@ def _runs(session: Session, project_id: int, wanted: Sequence[int]) -> list[Run]
 
 def of_same_images(session: Session, run_ids: Sequence[int]) -> bool:
     """Whether the runs are of one data set or of several with the same slices, so that they have a matrix."""
-    contents = select(Dataset.content_hash).join(Run, Run.dataset_id == Dataset.id).where(Run.id.in_(run_ids))
+    contents = select(Dataset.content_hash).join(Run, Run.dataset_id == Dataset.id).where(among(Run.id, run_ids))
     return len(session.scalars(contents.distinct()).all()) < 2
 
 
@@ -186,12 +181,12 @@ class _Grid:
     """All of it: L places by R runs, NaN where nothing can be said.
 
     Attributes:
-        places: part, subject, scan (None: all of the subject) and slice (None: all of the scan), and how many images.
+        places: the lines, in their order.
         values: [L, R].
         reference: column of the baseline.
     """
 
-    places: Sequence[tuple[str, str, int | None, int | None, int]]
+    places: Sequence["Where"]
     values: "NDArray[np.float64]"
     reference: int
 
@@ -223,55 +218,97 @@ def _grid(session: Session, runs: Sequence[Run], asked: Asked, reference: int) -
 
     A scan or subject of which the runs scored other slices is a row for each set of slices: nothing compares them.
     """
-    import numpy as np
-
-    subjects = {
+    people = {
         scan: subject
         for scan, subject in _subjects(session, runs).items()
         if asked.scan in (None, scan) and asked.subject in (None, subject)
     }
     owners = {owner: number for number, owner in enumerate(dict.fromkeys(map(source, runs)))}
-    rows = session.execute(
-        text(_query(asked)), {"runs": list(owners), "scans": list(subjects), "subjects": list(subjects.values())}
-    ).all()
-    found = np.full((len(rows), len(owners)), np.nan)
-    counts = [len(row.runs) for row in rows]
-    filled = [owners[run] for row in rows for run in row.runs]
-    found[np.repeat(np.arange(len(rows)), counts), filled] = [value for row in rows for value in row.values_]
-    places = [(row.part, row.subject, row.scan, row.slice, row.images) for row in rows]
+    places, found = _placed(_scored(session, list(owners), list(people), asked.column), people, owners, asked.by)
     return _Grid(places, found[:, [owners[source(run)] for run in runs]], reference)
 
 
-PLACES = {
-    "image": "scan, slice",
-    "scan": "scan, NULL::bigint AS slice",
-    "subject": "NULL::bigint AS scan, NULL::bigint AS slice",
-}
-"""What a row is -> its scan and slice."""
-
-
-SLICES = "bit_xor(hashint8extended(slice, scan))"
-"""Tells one set of slices from another."""
-
-
-def _query(asked: Asked) -> str:
-    """A row a place, with the runs that have it and the value of each."""
-    grouped = {"image": "subject, scan, slice", "scan": "subject, scan", "subject": "subject"}[asked.by]
-    scored = (
-        f"SELECT run_id, part, subject, {PLACES[asked.by]}, {{}}, ({{}})::float8 AS value "  # nosec B608  # noqa: S608 - from the lists above
-        "FROM slice_scores JOIN unnest(CAST(:scans AS bigint[]), CAST(:subjects AS text[])) AS who (number, subject) "
-        "ON number = scan WHERE run_id = ANY(:runs)"
+def _scored(session: Session, runs: list[int], scans: list[int], column: str) -> "NDArray[Any]":
+    """Every image of these scans under every run, with what is summed of it."""
+    above, below = COLUMNS[column]
+    query = (
+        f"SELECT run_id, {PART}, scan, slice, ({above})::float8, ({below})::float8 FROM slice_scores "  # nosec B608  # noqa: S608 - from the lists above
+        "WHERE run_id = ANY(%s) AND scan = ANY(%s)"
     )
-    if asked.by == "image":
-        each = scored.format("1 AS images, 0 AS which", ALONE[asked.column])
-    else:
-        each = scored.format(f"count(*) AS images, {SLICES} AS which", COLUMNS[asked.column])
-        each += f" GROUP BY run_id, part, {grouped}"
-    return (
-        "SELECT part, subject, scan, slice, images, array_agg(run_id) AS runs, array_agg(value) AS values_ "  # nosec B608  # noqa: S608 - from the lists above
-        f"FROM ({each}) AS scored GROUP BY part, subject, scan, slice, images, which "
-        "ORDER BY part, subject, scan, slice, images DESC, min(run_id)"
-    )
+    kinds = dict.fromkeys(("run", "part", "scan", "slice"), "i8") | dict.fromkeys(("above", "below"), "f8")
+    return arrays.read(session, query, [runs, scans], kinds)
+
+
+Where = tuple[str, str, int | None, int | None, int]
+"""Part, subject, scan (None: all of the subject), slice (None: all of the scan), and how many images."""
+
+
+def _placed(
+    rows: "NDArray[Any]", people: Mapping[int, str], owners: Mapping[int, int], by: By
+) -> "tuple[list[Where], NDArray[np.float64]]":
+    """Every place by subject and along the body, and its value under each owner, NaN where there is none."""
+    import numpy as np
+
+    part, scan, slice_ = (rows[name].astype(np.int64) for name in ("part", "scan", "slice"))
+    _, first, at = np.unique(_numbered(part, scan, slice_, people, by), return_index=True, return_inverse=True)
+    runs = np.array([owners[run] for run in rows["run"].tolist()], np.int64)
+    groups, of, sizes = np.unique(at * len(owners) + runs, return_inverse=True, return_counts=True)
+    place, owner = np.divmod(groups, len(owners))
+    with np.errstate(invalid="ignore"):
+        values = np.bincount(of, rows["above"]) / np.bincount(of, rows["below"])
+    lines, line = [(number, 1) for number in range(len(first))], place
+    if by != "image":
+        images = np.stack([scan, slice_], axis=1)[np.lexsort((slice_, scan, of))]
+        lines, line = _apart(place.tolist(), [one.tobytes() for one in np.split(images, np.cumsum(sizes)[:-1])])
+    found = np.full((len(lines), len(owners)), np.nan)
+    found[line, owner] = values
+    parts, scans, slices = (values[first].tolist() for values in (part, scan, slice_))
+    return [
+        (
+            PARTS[parts[number]],
+            people[scans[number]],
+            None if by == "subject" else scans[number],
+            slices[number] if by == "image" else None,
+            size,
+        )
+        for number, size in lines
+    ], found
+
+
+def _numbered(
+    part: "NDArray[np.int64]",
+    scan: "NDArray[np.int64]",
+    slice_: "NDArray[np.int64]",
+    people: Mapping[int, str],
+    by: By,
+) -> "NDArray[np.int64]":
+    """A number for the place of each image, which rises by part, subject, scan and slice."""
+    import numpy as np
+
+    names, scans = sorted(set(people.values())), np.array(sorted(people), np.int64)
+    place = np.searchsorted(scans, scan)
+    owners = np.array([names.index(people[one]) for one in scans.tolist()], np.int64)
+    number = (1 - part) * len(names) + owners[place]  # test before val
+    if by != "subject":
+        number = number * len(scans) + place
+    return number * (slice_.max(initial=0) + 1) + slice_ if by == "image" else number
+
+
+def _apart(places: Sequence[int], images: Sequence[bytes]) -> tuple[list[tuple[int, int]], list[int]]:
+    """The lines of groups of images: one for each place and set of images, since nothing compares different ones.
+
+    Args:
+        places: of each group, ascending; within a place in the order of the columns.
+        images: of each group, those that its run scored there.
+
+    Returns:
+        Of each line its place and how many images it is over, largest sets first; of each group its line.
+    """
+    sets = dict.fromkeys(zip(places, images, strict=True))
+    ordered = sorted(sets, key=lambda one: (one[0], -len(one[1])))
+    number = {one: place for place, one in enumerate(ordered)}
+    lines = [(place, len(some) // 16) for place, some in ordered]  # two numbers of eight bytes an image
+    return lines, [number[one] for one in zip(places, images, strict=True)]
 
 
 def _subjects(session: Session, runs: Sequence[Run]) -> Mapping[int, str]:
@@ -286,11 +323,17 @@ def _known(value: float) -> float | None:
     return None if isnan(value) else float(value)
 
 
-def _line(grid: _Grid, number: int) -> Line:
-    part, subject, scan, slice_, images = grid.places[number]
-    values = [None if isnan(value) else value for value in grid.values[number].tolist()]
-    place = Place(part=part, scan=scan, slice=slice_, subject=subject)
-    return Line(place=place, images=images, values=values, difference=_known(grid.mean_differences[number]))
+def _lines(grid: _Grid, shown: Sequence[int]) -> list[Line]:
+    import numpy as np
+
+    values = grid.values[shown].astype(object)
+    values[np.isnan(grid.values[shown])] = None
+    lines = []
+    for number, row in zip(shown, values.tolist(), strict=True):
+        part, subject, scan, slice_, images = grid.places[number]
+        place = Place(part=part, scan=scan, slice=slice_, subject=subject)
+        lines.append(Line(place=place, images=images, values=row, difference=_known(grid.mean_differences[number])))
+    return lines
 
 
 def _head(grid: _Grid, number: int, run: Run) -> Head:
