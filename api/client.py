@@ -95,11 +95,22 @@ class Client:
         kind: str | None = None,
         limit: int = 50,
         before: int | None = None,
+        fields: Sequence[str] | None = None,
     ) -> list[Json]:
-        """Runs, newest first; ``before`` is the id to go on from."""
-        return self._list(
-            "/v1/runs", state=state, experiment=experiment, name=name, kind=kind, limit=limit, before=before
-        )
+        """Runs, newest first; ``before`` is the id to go on from.
+
+        ``fields``: of each run only these fields and settings (``["name", "training.epochs"]``), which is several
+        times as fast as all of it.
+        """
+        asked = {
+            "state": state,
+            "experiment": experiment,
+            "name": name,
+            "kind": kind,
+            "limit": limit,
+            "before": before,
+        }
+        return self._list("/v1/runs", **asked, fields=None if fields is None else ",".join(fields))
 
     def run(self, run: int) -> Json:
         """One run with attempts, events, artifacts and why it waits."""

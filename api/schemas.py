@@ -246,10 +246,18 @@ class WorkerList(BaseModel):
     workers: list[WorkerOut]
 
 
+class ChosenRun(BaseModel):
+    """Of a run its id, and the fields and settings that were asked for, called as they were."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int
+
+
 class RunList(BaseModel):
     """Runs, newest first; ``next`` is the value of ``before`` that goes on, null at the end."""
 
-    runs: list[RunOut]
+    runs: list[RunOut | ChosenRun]
     next: int | None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, DateTime, Select, Text, bindparam, cast, func, literal, select
@@ -67,8 +67,9 @@ class Page:
 def runs_as_json(
     connection: Connection, project_id: int, wanted: RunFilter, limit: int, names: Iterable[str]
 ) -> Page:
-    """The runs of :func:`runs` as the database writes them, with these of ``SHOWN``.
+    """The runs of :func:`runs` as the database writes them.
 
+    Each with its id and ``names``: of ``SHOWN``, or settings by their dotted paths, null where a spec has none.
     A page of 500 runs is most of a megabyte; to parse it into rows and write it again would be most of the work.
     """
     words = _words(project_id, wanted) | {"most": limit}
@@ -76,9 +77,9 @@ def runs_as_json(
     return Page(objects or "", count, last)
 
 
-@cache  # to put the query together takes longer than a search for a rare name
+@lru_cache(64)  # to put the query together takes longer than a search for a rare name
 def _as_json(names: tuple[str, ...], words: frozenset[str]) -> Select[str | None, int, int | None]:
-    columns = {"id": Run.id} | {name: _shown(SHOWN[name]) for name in names}
+    columns = {"id": Run.id} | {name: _shown(name) for name in names}
     page = _page(select(*(column.label(name) for name, column in columns.items())), words).subquery("page")
     # Of a row rather than json_build_object, which looks the type of each value up anew in each row: twice as fast.
     each = cast(func.row_to_json(page.table_valued()), Text)
@@ -87,8 +88,11 @@ def _as_json(names: tuple[str, ...], words: frozenset[str]) -> Select[str | None
     )
 
 
-def _shown(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The column as the object holds it; times in UTC, whatever time zone the server is in."""
+def _shown(name: str) -> ColumnElement[Any]:
+    """What the object holds; times in UTC, whatever time zone the server is in."""
+    if name not in SHOWN:
+        return Run.__table__.c.spec[tuple(name.split("."))]
+    column = SHOWN[name]
     if isinstance(column.type, DateTime):
         return func.to_char(func.timezone("UTC", column), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
     return column

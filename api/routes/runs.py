@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -9,7 +10,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
-from api import figure4
+from api import figure4, specs
 from api.bodies import answers
 from api.callers import Project, caller_of
 from api.parameters import Before, Limit, RunId, SomeExperiment
@@ -51,6 +52,16 @@ Kind = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,60}$", description="which fil
 Name = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="part of a name")]
 
 
+Fields = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=4000,
+        pattern=r"^[a-z0-9_,.]+$",
+        description="of each run only these fields and settings, as name,state,training.learning_rate; left out: all "
+        "fields, with the whole spec",
+    ),
+]
 SomeKind = Annotated[
     Literal["train", "evaluate", "rescore", "reference", "predict"] | None,
     Query(description="left out: every kind but reference"),
@@ -66,13 +77,33 @@ def listing(
     kind: SomeKind = None,
     limit: Limit = 50,
     before: Before = None,
+    fields: Fields = None,
 ) -> Response:
-    """Runs, newest first."""
+    """Runs, newest first, whole or with the fields and settings that are asked for."""
     wanted = views.RunFilter(state, experiment, name, kind, before)
+    names = RunOut.model_fields if fields is None else _asked(fields)
     with looking() as connection:
-        page = views.runs_as_json(connection, project, wanted, limit, RunOut.model_fields)
+        page = views.runs_as_json(connection, project, wanted, limit, names)
     last = page.last if page.count == limit else "null"
     return Response(f'{{"runs":[{page.objects}],"next":{last}}}', media_type="application/json")
+
+
+def _asked(fields: str) -> list[str]:
+    """The fields and settings in ``name,training.epochs``, each once.
+
+    Raises:
+        Problem: runs have no such field, and specs no such setting.
+    """
+    settings = {one.path for one in specs.fields()}
+    names = list(dict.fromkeys(fields.split(",")))
+    for name in names:
+        if name not in RunOut.model_fields and name not in settings:
+            near = get_close_matches(name, [*RunOut.model_fields, *settings], 1)
+            meant = (
+                f"; did you mean {near[0]}?" if near else "; settings are given by dotted path, as training.epochs"
+            )
+            raise refused("fields", f"runs have no field and no setting {name!r}{meant}", fields)
+    return names
 
 
 @router.get("/{run}")

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from api.client import Client
 from api.schemas import RunOut
 from store import artifacts, endings, queue, scores
 from store.database import transaction
@@ -66,6 +67,21 @@ def test_the_list_shows_what_each_run_shows(web: httpx.Client, submit: Submit):
         assert set(run) == set(RunOut.model_fields)
         # Two spellings of one moment are the same: ``+00:00`` and ``Z``, with or without six zeros.
         assert RunOut(**run) == RunOut(**{name: whole[name] for name in RunOut.model_fields})
+
+
+def test_a_list_holds_the_fields_and_settings_that_are_asked_for(web: httpx.Client, submit: Submit):
+    submit(spec={"training": {"batch_size": 8, "learning_rate": 1e-7}})
+    submit(spec={"name": "second"})
+    asked = "name,training.learning_rate,dataset.exclude.scans,name"
+    assert web.get("/v1/runs", params={"fields": asked, "kind": "train"}).json() == {
+        "runs": [
+            {"id": 2, "name": "second", "training.learning_rate": 0.001, "dataset.exclude.scans": []},
+            {"id": 1, "name": "", "training.learning_rate": 1e-7, "dataset.exclude.scans": []},
+        ],
+        "next": None,
+    }
+    with Client(str(web.base_url)) as client:
+        assert client.runs(fields=["state"], name="second") == [{"id": 2, "state": "queued"}]
 
 
 def test_a_queued_run_says_why_it_waits(web: httpx.Client, submit: Submit, worker_there: None):
