@@ -96,10 +96,10 @@ def _values(one: records.SliceScore) -> tuple[Any, ...]:
 
 
 RATIOS = {
-    "liver_dice": ("2.0 * (n11+n12+n21+n22)", "2 * (n11+n12+n21+n22) + n01+n02 + n10+n20"),
-    "lesion_dice": ("2.0 * n22", "2 * n22 + n02+n12 + n20+n21"),
-    "lesion_precision": ("1.0 * n22", "n22 + n02+n12"),
-    "lesion_recall": ("1.0 * n22", "n22 + n20+n21"),
+    "liver_dice": ("2::float8 * (n11+n12+n21+n22)", "2 * (n11+n12+n21+n22) + n01+n02 + n10+n20"),
+    "lesion_dice": ("2::float8 * n22", "2 * n22 + n02+n12 + n20+n21"),
+    "lesion_precision": ("n22::float8", "n22 + n02+n12"),
+    "lesion_recall": ("n22::float8", "n22 + n20+n21"),
 }
 """Scores of profile ``modern`` as what is divided by what, in counts of one image or in sums of several."""
 
