@@ -44,8 +44,9 @@ def comparison_page(
     sort: Annotated[str, Query(max_length=200)] = "",
     descending: bool = False,
     filter: Filter = "",  # noqa: A002
+    settings: Literal["", "all"] = "",
 ) -> Response:
-    """Table 6 as a page."""
+    """Table 6 as a page; ``settings``: show all in which rows differ, however many."""
     need_selection(runs, experiment)
     asked = _asked(runs, experiment, profile, level, baseline or None, tables, column, sort, descending, filter)
     with snapshot() as session:
@@ -55,12 +56,15 @@ def comparison_page(
     if sort not in order.sortable(found):
         asked = replace(asked, sort="")  # a link may be older than what it leads to
     found = asked.arranged(every := found)
+    parameters = apart(found) if settings else _fewer(apart(found), asked.sort)
     return render.page(
         request,
         "comparison.html",
         comparison=found,
         rows=found.rows,
-        parameters=apart(found),
+        parameters=parameters,
+        folded=len(apart(found)) - len(parameters),
+        settings=settings,
         baselines=_baselines(every),
         words=filter,
         best=_best(found),
@@ -68,7 +72,7 @@ def comparison_page(
         tables=known,
         tested=found.statistics.column if found.statistics else Measure.of(profile, level or None).column(None),
         asked=asked,
-        link=_links(asked),
+        link=_links(asked, settings),
         no_images=no_images,
         behind=_behind(asked, found) if not no_images else lambda *_: "",
         sort=asked.sort,
@@ -76,6 +80,17 @@ def comparison_page(
         frozen=None,
         may_freeze=caller_of(request).may_write,
     )
+
+
+MOST_SETTINGS, FEW_SETTINGS = 9, 6
+"""So many settings stand before the scores at most; where more differ, so many of them, and a link to the others."""
+
+
+def _fewer(parameters: list[str], sort: str) -> list[str]:
+    """Those to show where nobody asked for all, so that scores are in sight; never without what sorts the rows."""
+    if len(parameters) <= MOST_SETTINGS:
+        return parameters
+    return [path for place, path in enumerate(parameters) if place < FEW_SETTINGS or path == sort]
 
 
 def need_selection(runs: list[str] | None, experiment: int | None) -> None:
@@ -121,6 +136,8 @@ def frozen_page(request: Request, project: Project, key: frozen.Key) -> Response
         comparison=found,
         rows=found.rows,
         parameters=apart(found),
+        folded=0,
+        settings="",
         best=_best(found),
         frozen=about,
         asked=about.asked,
@@ -164,7 +181,7 @@ def _profiles() -> dict[str, Any]:
     return dict(PROFILES)
 
 
-def _links(asked: Asked) -> Callable[..., str]:
+def _links(asked: Asked, settings: str = "") -> Callable[..., str]:
     """A function from what changes to the query of the page that shows it; an empty value leaves a name out."""
     state: dict[str, Any] = {
         "runs": ",".join(asked.runs or []),
@@ -177,6 +194,7 @@ def _links(asked: Asked) -> Callable[..., str]:
         "sort": asked.sort,
         "descending": "true" if asked.descending else "",
         "filter": asked.filter,
+        "settings": settings,
     }
 
     def link(**changes: Any) -> str:

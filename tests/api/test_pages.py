@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from html import escape, unescape
 
 import httpx
 import pytest
@@ -184,6 +185,34 @@ def test_the_comparison_page_switches_by_links_alone(web: httpx.Client, finished
     fewer = page(web, f"{address}&baseline={second}")
     assert '<small class="difference worse">(-13.622)</small>' in fewer  # the overview's lesion Dice
     assert page(web, f"{address}&baseline=") == page(web, address)
+
+
+def test_settings_beyond_a_few_are_folded_so_that_the_scores_are_in_sight(
+    web: httpx.Client, finished: Callable[..., int]
+):
+    own = {"rotation": 5, "scale": 0.1, "shift": 0.1, "brightness": 0.1, "contrast": 0.1, "noise": 0.01}
+    first = finished()
+    second = finished(
+        spec={
+            "data": {"image_size": 64, "augmentation": own},
+            "model": {"filters": 4, "depth": 3},
+            "training": {"batch_size": 2},
+        }
+    )
+    address = f"/comparisons?runs={first},{second}"
+    html = page(web, address)
+    heads = re.findall(r'title="((?:data|model|training)\.[a-z_.]+)"', html)
+    assert len(heads) == 6
+    folded = re.search(r'href="([^"]+)">and (\d+) more</a>', html)
+    assert folded
+    every = page(web, unescape(folded[1]))
+    assert len(re.findall(r'title="((?:data|model|training)\.[a-z_.]+)"', every)) == 6 + int(folded[2])
+    assert f'href="{escape(address)}">fewer</a>' in every
+    assert "settings=all" not in "".join(
+        re.findall(r'href="(/v1/[^"]+)"', every)
+    )  # what is exported holds all of them
+    assert 'title="data.augmentation.noise"' not in html
+    assert 'title="data.augmentation.noise"' in page(web, f"{address}&sort=data.augmentation.noise")
 
 
 def test_a_seed_is_never_the_best(web: httpx.Client, finished: Callable[..., int]):
