@@ -223,15 +223,16 @@ def _behind(asked: Asked, found: Comparison) -> Callable[..., str]:
     same = matrix.SAME.get(found.profile, {})
     tested = same.get(found.statistics.column, "") if found.statistics else ""
     left_out = dict.fromkeys(("profile", "level", "tables", "sort", "descending", "filter"), "")
+    parts = sorted({row.part for row in found.rows if row.part})
     base = f"/comparisons/images?{_links(asked)(**left_out, column='')}"  # once: there may be thousands of scores
 
     def address(row: Row | None = None, column: str = "") -> str:
         if row is None:
-            return f"{base}&column={tested}" if tested else base
+            return f"{base}{f'&column={tested}' if tested else ''}{f'&part={parts[0]}' if len(parts) == 1 else ''}"
         if row.run is None or column not in same:
             return ""
         order = "" if asked.baseline not in (None, row.run) else "&sort=value"
-        return f"{base}&column={same[column]}{order}&of={row.run}"
+        return f"{base}&column={same[column]}{order}&of={row.run}&part={row.part}"
 
     return address
 

@@ -20,7 +20,8 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "pandas":
         raise
-    raise InputError("pandas", "is not installed, and frames are made of it; install liverseg[notebook]") from error
+    told = 'is not installed, and frames are made of it; `pip install ".[notebook]"` in the checkout adds it'
+    raise InputError("pandas", told) from error
 
 RUNS_A_PAGE, IMAGES_A_PAGE = 500, 5000
 """The most that the API gives at once."""

@@ -13,7 +13,7 @@ from api.comparison_page import SomeBaseline, need_selection
 from api.overlay_page import MOST_RUNS as MOST_BESIDE
 from api.parameters import Runs, SomeExperiment
 from api.routes.comparisons import compared, left_out
-from api.routes.matrices import MOST_ROWS, MOST_RUNS, Column, Of, Offset, Order, Rows, SomeScan, SomeSubject
+from api.routes.matrices import MOST_ROWS, MOST_RUNS, Column, Of, Offset, Order, Rows, SomePart, SomeScan, SomeSubject
 from store.database import snapshot
 from store.matrix import Asked, Line, Matrix, columns, matrix
 
@@ -43,6 +43,7 @@ def matrix_page(
     descending: bool = False,
     scan: SomeScan = None,
     subject: SomeSubject = None,
+    part: SomePart = None,
     limit: Annotated[int, Query(ge=1, le=WINDOWS[-1])] = WINDOW,
     offset: Offset = 0,
 ) -> Response:
@@ -52,7 +53,7 @@ def matrix_page(
         ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
         if len(ids) == 1 and sort == "difference":  # from nothing
             sort = "value"
-        asked = Asked(ids, column, by, baseline or None, sort, of, descending, scan, subject)
+        asked = Asked(ids, column, by, baseline or None, sort, of, descending, scan, subject, part)
         found = matrix(session, project, asked, limit, offset)
     found.warnings = left_out(lost)
 
@@ -67,6 +68,7 @@ def matrix_page(
         "descending": "true" if descending else "",
         "scan": "" if scan is None else str(scan),
         "subject": subject,
+        "part": part,
         "limit": "" if limit == WINDOW else limit,
     }
 

@@ -1,6 +1,7 @@
 """Which rows of a comparison are shown, in which order: the same on its page and in what is exported from there."""
 
 from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Any
 
 from api import tables
@@ -24,7 +25,9 @@ def ordered(found: Comparison, sort: str, descending: bool) -> Comparison:
     if not sort:
         return found
     if sort not in sortable(found):
-        raise InputError("sort", f"is none of {', '.join(sortable(found))}", sort)
+        near = [one for one in sortable(found) if one.endswith(sort)] or get_close_matches(sort, sortable(found), 1)
+        meant = f"did you mean {near[0]}? There are: " if near else "is none of "
+        raise InputError("sort", f"{'is no column; ' if near else ''}{meant}{', '.join(sortable(found))}", sort)
 
     def value(block: list[Row]) -> Any:
         row = block[0]

@@ -1,6 +1,6 @@
 """Pages for people: runs, one run, data sets, and what the API takes. They work without scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -16,9 +16,11 @@ from api.parameters import Before, RunId, SomeExperiment
 from api.routes.runs import known_run, read_detail
 from api.schemas import RunDetail, RunOut, changed_settings, next_page
 from liverseg_core.spec import ExperimentSpec
-from store import datasets, scores, tiles, views
+from store import datasets, results, scores, tiles, views
 from store.changes import Position
+from store.comparison import OVERVIEW
 from store.database import transaction
+from store.measure import Measure
 from store.models import Epoch, Run
 from store.standing import standing
 from store.states import FINAL, RETRIED, State, target
@@ -122,8 +124,10 @@ def progress(run: RunOut) -> tuple[float | None, str]:
     told = run.progress or {}
     if run.state == State.RUNNING and "epoch" in told:
         done = told["epoch"] - 1 + told["step"] / max(1, told["steps"])
-        rate, left = told["images_per_second"], tables.duration(told["seconds_left"])
-        words = f"epoch {told['epoch']} of {run.epochs_total} · {rate:.0f} images/s · at most {left} left"
+        words = f"epoch {told['epoch']} of {run.epochs_total}"
+        if "seconds_left" in told:
+            rate, left = tables.speed(told["images_per_second"]), tables.duration(told["seconds_left"])
+            words += f" · {rate} images/s · at most {left} left"
         return done / run.epochs_total, words
     return None, _ended(run) if run.state in FINAL else str(told.get("phase", "starting"))
 
@@ -147,7 +151,9 @@ def run_page(request: Request, project: Project, run: RunId) -> Response:
         found = known_run(session, project, run)
         source, beside = views.source(found), tiles.siblings(session, found, MOST_RUNS)
         epochs = list(views.epochs(session, source))
-        worst = scores.images(session, source, sort="lesion_dice", limit=WORST)
+        part = scores.shown_part(session, found)
+        worst = scores.images(session, source, part=part, sort="lesion_dice", limit=WORST)
+        scored = _scored(session, found, part)
     spec = ExperimentSpec.parse(detail.spec)
     changed = changed_settings(spec)
     others = {path: value for path, value in spec.settings().items() if path not in changed}
@@ -156,14 +162,27 @@ def run_page(request: Request, project: Project, run: RunId) -> Response:
         "run.html",
         epochs=epochs,
         worst=worst,
+        part=part,
         beside=beside,
         address=address,
         changed=changed,
         others=others,
         deletable=_deletable(request, detail),
         after=_seen(detail, epochs),
-        **_now(request, detail),
+        **_now(request, detail, scored),
     )
+
+
+HEADLINES = {"pooled_lesion_dice": "Lesion Dice, pooled", "pooled_liver_dice": "Liver Dice, pooled"}
+"""Scores of the overview that the page of a run begins with."""
+
+
+def _scored(session: Session, run: Run, part: str | None) -> dict[str, str]:
+    """What the run scored on ``part``, in percent; nothing where it was not scored."""
+    if part is None or run.state != State.SUCCEEDED:
+        return {}
+    found = results.read(session, [run], Measure.of(OVERVIEW, None))[run.id]
+    return {f"{told} ({part})": tables.percent(found[part].scores[key].value) for key, told in HEADLINES.items()}
 
 
 def _seen(run: RunDetail, epochs: Sequence[Epoch]) -> Position:
@@ -203,12 +222,20 @@ def _can(move: str, run: RunDetail) -> bool:
     return run.state in RETRIED if move == "retry" else target(move, State(run.state)) is not None
 
 
-def _now(request: Request, run: RunDetail) -> dict[str, Any]:
+def _now(request: Request, run: RunDetail, scored: Mapping[str, str] | None = None) -> dict[str, Any]:
     share, words = progress(run)
     moves = BUTTONS if caller_of(request).may_write else ()
     may = [move for move in moves if _can(move, run) and run.wish != move]
     live = run.state not in FINAL
-    return {"run": run, "share": share, "words": run.waits or words, "may": may, "buttons": BUTTONS, "live": live}
+    return {
+        "run": run,
+        "share": share,
+        "words": run.waits or words,
+        "may": may,
+        "buttons": BUTTONS,
+        "live": live,
+        "scored": scored or {},
+    }
 
 
 # ---- data sets and documentation -----------------------------------------------------------------------------

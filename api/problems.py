@@ -31,7 +31,9 @@ UNION_TAG = re.compile(r"(constrained-|list\[|literal\[|enum$)")
 SECRET = re.compile(rf"{tokens.PREFIX}[A-Za-z0-9_-]{{20,}}")
 
 NO_SUCH_ADDRESS = "there is nothing at this address; what there is stands at /docs"
-UNEXPECTED = "something unexpected went wrong; the log of the API says what"
+UNEXPECTED = (
+    "something unexpected went wrong; the log of the API says what (of `liverseg up`: logs/api.log in LIVERSEG_HOME)"
+)
 NO_SUCH_FIELD = "no such field here; remove it, or see the fields at /docs"
 
 

@@ -62,6 +62,11 @@ def size(count: int) -> str:
     return f"{count} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
 
 
+def speed(rate: float) -> str:
+    """Images a second: ``48``; with a decimal where there are few."""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
 def duration(seconds: float | None) -> str:
     """``75`` -> ``1 min 15 s``; empty for None."""
     if seconds is None:

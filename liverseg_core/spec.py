@@ -475,6 +475,7 @@ def _alike(path: str) -> str:
     prefix = f"{parent}." if parent else ""
     known = {one.removeprefix(prefix).partition(".")[0] for one in _every_path() if one.startswith(prefix)}
     found = difflib.get_close_matches(name, sorted(known), 1)
+    found = found or [one for one in sorted(_every_path()) if one.rpartition(".")[2] == name]  # in another section
     return f"did you mean {found[0]}? Otherwise " if found else ""
 
 

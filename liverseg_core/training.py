@@ -393,9 +393,14 @@ class _Pace:
     validation_steps: float
     marks: deque[float] = field(default_factory=lambda: deque([time.monotonic()], maxlen=21))
     validation_seconds: float | None = None
+    building_seconds: float | None = None
+    """What the first step took, in which the graph is traced: it says nothing of the others."""
 
     def step_done(self) -> None:
         self.marks.append(time.monotonic())
+        if self.building_seconds is None:
+            self.building_seconds = self.marks[-1] - self.marks[0]
+            self.marks.popleft()
 
     def epoch_done(self, validation_seconds: float) -> None:
         """Start afresh after the pause for validation."""
@@ -405,7 +410,9 @@ class _Pace:
 
     @property
     def step_seconds(self) -> float:
-        return (self.marks[-1] - self.marks[0]) / max(1, len(self.marks) - 1)
+        if len(self.marks) < 2:
+            return self.building_seconds or 0.0
+        return (self.marks[-1] - self.marks[0]) / (len(self.marks) - 1)
 
     @property
     def images_per_second(self) -> float:

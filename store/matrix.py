@@ -111,6 +111,7 @@ class Asked:
         descending: largest first; what has no value comes last either way.
         scan: its images alone; None: of every scan.
         subject: images of this person alone; None: of everybody.
+        part: ``val`` or ``test`` alone; None: both.
     """
 
     runs: Sequence[int]
@@ -122,6 +123,7 @@ class Asked:
     descending: bool = False
     scan: int | None = None
     subject: str | None = None
+    part: str | None = None
 
 
 def matrix(session: Session, project_id: int, asked: Asked, limit: int | None = 100, offset: int = 0) -> Matrix:
@@ -224,19 +226,20 @@ def _grid(session: Session, runs: Sequence[Run], asked: Asked, reference: int) -
         if asked.scan in (None, scan) and asked.subject in (None, subject)
     }
     owners = {owner: number for number, owner in enumerate(dict.fromkeys(map(source, runs)))}
-    places, found = _placed(_scored(session, list(owners), list(people), asked.column), people, owners, asked.by)
+    places, found = _placed(_scored(session, list(owners), list(people), asked), people, owners, asked.by)
     return _Grid(places, found[:, [owners[source(run)] for run in runs]], reference)
 
 
-def _scored(session: Session, runs: list[int], scans: list[int], column: str) -> "NDArray[Any]":
+def _scored(session: Session, runs: list[int], scans: list[int], asked: Asked) -> "NDArray[Any]":
     """Every image of these scans under every run, with what is summed of it."""
-    above, below = COLUMNS[column]
+    above, below = COLUMNS[asked.column]
+    parts = [asked.part] if asked.part else list(PARTS)
     query = (
         f"SELECT run_id, {PART}, scan, slice, ({above})::float8, ({below})::float8 FROM slice_scores "  # nosec B608  # noqa: S608 - from the lists above
-        "WHERE run_id = ANY(%s) AND scan = ANY(%s)"
+        "WHERE run_id = ANY(%s) AND scan = ANY(%s) AND part = ANY(%s)"
     )
     kinds = dict.fromkeys(("run", "part", "scan", "slice"), "i8") | dict.fromkeys(("above", "below"), "f8")
-    return arrays.read(session, query, [runs, scans], kinds)
+    return arrays.read(session, query, [runs, scans, parts], kinds)
 
 
 Where = tuple[str, str, int | None, int | None, int]

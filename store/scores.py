@@ -8,10 +8,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from liverseg_core import records
-from store import summaries
+from store import summaries, views
 from store.artifacts import Stored
 from store.endings import Ending, end_attempt
-from store.models import CONFUSION, Artifact
+from store.models import CONFUSION, Artifact, Run, SliceScore
 from store.queue import Claim, move, owned
 from store.states import Outcome, State, Wish
 from store.tidy import storing
@@ -119,6 +119,7 @@ def images(
     session: Session,
     run_id: int,
     *,
+    part: str | None = None,
     sort: str = "scan",
     descending: bool = False,
     limit: int | None = 500,
@@ -129,6 +130,7 @@ def images(
     Args:
         session: an open session.
         run_id: the run that owns the rows (a reused run's original).
+        part: ``val`` or ``test``; None: both.
         sort: column to sort by; scan and slice break ties; nulls come last.
         descending: largest first.
         limit: most rows to return; None: all.
@@ -139,11 +141,17 @@ def images(
     ties = "" if sort in ("part", "scan", "slice") else "lesion_pixels DESC, "
     order = f"{sort} {'DESC' if descending else 'ASC'} NULLS LAST, {ties}part, scan, slice"
     statement = (
-        f"SELECT {_SELECTED} FROM slice_scores WHERE run_id = :run "  # nosec B608  # noqa: S608 - names from the list above
+        f"SELECT {_SELECTED} FROM slice_scores WHERE run_id = :run AND part = coalesce(:part, part) "  # nosec B608  # noqa: S608 - names from the list above
         f"ORDER BY {order} LIMIT :limit OFFSET :offset"
     )
-    rows = session.execute(text(statement), {"run": run_id, "limit": limit, "offset": offset})
+    rows = session.execute(text(statement), {"run": run_id, "part": part, "limit": limit, "offset": offset})
     return [dict(row) for row in rows.mappings()]
+
+
+def shown_part(session: Session, run: Run) -> str | None:
+    """The part that the run's scores are shown of (``store.views.shown_part``); None: it has none."""
+    query = select(SliceScore.part).where(SliceScore.run_id == views.source(run)).distinct()
+    return views.shown_part(run, session.scalars(query).all())
 
 
 def image(session: Session, run_id: int, part: str, scan: int, number: int) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 Files are stored by their content, so several runs may hold one file: it goes when the last of them goes.
 """
 
+import os
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,13 +178,12 @@ def checkpoint_folder(run_id: int) -> Path:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What is in a folder; 0 where there is none. Files that vanish meanwhile do not count."""
+    """What is in a folder; 0 where there is none. What vanishes meanwhile does not count: workers tidy up."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(folder):  # goes on where a folder is gone, unlike Path.rglob
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 

@@ -83,14 +83,17 @@ class Reporter:
         if self._position:
             self._position.step(step.epoch, step.number)
         self._losses.append(step.loss)
-        if not self._told:
-            self.say(f"first step done, of {step.steps} an epoch")
         now = time.monotonic()
-        if now - self._told >= STEP_EVERY_S or step.number == step.steps:
+        first = not self._told
+        if first:
+            self.say(f"first step done, of {step.steps} an epoch")
+        if first or now - self._told >= STEP_EVERY_S or step.number == step.steps:
             self._told = now
-            self._tell_step(step)
+            # Most of the first step's time went into building the graph: a pace taken from it would say hours.
+            pace = {"images_per_second": step.images_per_second, "seconds_left": step.seconds_left}
+            self._tell_step(step, {} if first else pace)
 
-    def _tell_step(self, step: Step) -> None:
+    def _tell_step(self, step: Step, pace: dict[str, float]) -> None:
         first, self._losses, losses = step.number - len(self._losses) + 1, [], self._losses
         self.tell("steps", epoch=step.epoch, first=first, losses=losses)
         self.tell(
@@ -99,8 +102,7 @@ class Reporter:
             epoch=step.epoch,
             step=step.number,
             steps=step.steps,
-            images_per_second=round(step.images_per_second, 1),
-            seconds_left=round(step.seconds_left, 1),
+            **{name: round(value, 1) for name, value in pace.items()},
         )
 
     def epoch(self, record: EpochRecord, checkpoint: Path) -> None:

@@ -42,7 +42,7 @@ Form = Literal["table", "csv", "md", "latex", "json"]
 @click.option("--profile", default="overview", show_default=True, help="overview, modern, paper-2019, ...")
 @click.option("--level", help="slice, scan, subject or pooled, as the profile has them")
 @click.option("--table", "tables", multiple=True, metavar="NAME", help="pin the rows of this printed table")
-@click.option("--sort", help="by run, name, a setting's path or a score's key (dice, lesion_dice, ...)")
+@click.option("--sort", help="by run, name, a setting's path or a score's key (dice, pooled_lesion_dice, ...)")
 @click.option("--descending", is_flag=True, help="the largest first")
 @click.option("--filter", metavar="WORDS", help="only rows with all of them: part of a name, or setting=value")
 @click.option("--format", "form", default="table", show_default=True, type=click.Choice(get_args(Form)))

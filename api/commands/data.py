@@ -150,8 +150,8 @@ def convert(folder: Path, out: Path, val: Sequence[int], test: Sequence[int], le
     try:
         from liverseg_core.medical import conversion  # an extra, and NumPy, which other commands do without
     except ModuleNotFoundError as error:
-        told = f'{error.name} is not installed; `pip install "liverseg[medical]"` adds what reads NIfTI and DICOM'
-        raise LiversegError(told) from None
+        told = '`pip install ".[medical]"` in the checkout adds what reads NIfTI and DICOM'
+        raise LiversegError(f"{error.name} is not installed; {told}") from None
 
     def told_of(scan: int, slices: int, taken: Acquisition) -> None:
         words = "; ".join(f"{name.lower()} {text}" for name, text in in_words([taken.to_json()]).items())

@@ -83,7 +83,9 @@ def demo(wishes: Wishes) -> None:
         click.exceptions.Exit: a run did not succeed, or somebody stopped the demo before its end.
     """
     if not can_work():
-        raise ServiceError("this installation cannot train; install it with `pip install 'liverseg[worker]'`")
+        raise ServiceError(
+            "this installation cannot train; install it with `pip install '.[worker]'` in the checkout"
+        )
     finished = False
     with throw_away_home() as home:
         choice = Choice("127.0.0.1", wishes.port or free_port(), slots=1)
@@ -125,6 +127,7 @@ def _study(wishes: Wishes, stack: Stack, home: Path) -> None:
             dataset = client.import_dataset(folder, body["spec"]["dataset"]["id"], progress=sent)
         say(f"data set {dataset['name']}: {show.parts(dataset)}, {show.people(dataset)} subjects")
         experiment = client.submit(body)
+        say(f"four reference predictors are scored, then {len(experiment['runs'])} experiments are trained")
         with viewing() as view:
             runs = watch(client, [run["id"] for run in experiment["runs"]], view, stack.tend)
         _demand_success(runs)
@@ -133,7 +136,8 @@ def _study(wishes: Wishes, stack: Stack, home: Path) -> None:
     if wishes.tiny:
         click.echo("This phantom is far too small to learn from: the table shows that all parts work, nothing else.")
     say(f"\nThe same as a page: {stack.url}/comparisons?experiment={experiment['id']}")
-    say("It ends with this demo; without --exit it stays up." if wishes.end else "It stays up until Ctrl-C.")
+    stays = "It stays up until Ctrl-C, and its runs go with it; `liverseg up` keeps what you train."
+    say("It ends with this demo; without --exit it stays up." if wishes.end else stays)
 
 
 def _draw(phantom: Phantom, folder: Path) -> Path:

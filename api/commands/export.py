@@ -52,7 +52,7 @@ def export(run: int, out: Path) -> None:
 def _demand_libraries() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        advice = 'export where `pip install "liverseg[worker,onnx]"` was done'
+        advice = 'export where `pip install ".[worker,onnx]"` was done in the checkout'
         raise LiversegError(f"{', '.join(missing)}: not installed here; {advice}")
 
 

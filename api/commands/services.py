@@ -23,7 +23,7 @@ def up(host: str | None, port: int | None, slots: int, worker: bool) -> None:
 
     address = urlsplit(settings().url)
     if worker and not services.can_work():
-        click.echo("no worker is started: training needs `pip install 'liverseg[worker]'`", err=True)
+        click.echo("no worker is started: training needs `pip install '.[worker]'` in the checkout", err=True)
         worker = False
     choice = services.Choice(host or address.hostname or "127.0.0.1", port or address.port or 8421, slots, worker)
     click.echo(f"starting the services on {settings().home}, which takes some seconds", err=True)

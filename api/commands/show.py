@@ -18,7 +18,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from api.tables import size
+from api.tables import size, speed
 from liverseg_core.data.annotations import in_words
 from liverseg_core.spec import ExperimentSpec
 from store.states import FINAL
@@ -164,8 +164,10 @@ def standing(run: Json) -> str:
         return _ending(run)
     if state == "stopping" or "epoch" not in progress:
         return f"{state}: {clean(progress['phase'])}" if "phase" in progress else state
-    rate, left = progress.get("images_per_second", 0), progress.get("seconds_left", 0)
-    return f"epoch {progress['epoch']} of {run['epochs_total']}, {rate:.0f} images/s, {duration(left)} left"
+    words = f"epoch {progress['epoch']} of {run['epochs_total']}"
+    if "seconds_left" not in progress:
+        return words
+    return f"{words}, {speed(progress['images_per_second'])} images/s, {duration(progress['seconds_left'])} left"
 
 
 def _ending(run: Json) -> str:

@@ -77,10 +77,11 @@ def curves(project: Project, run: RunId) -> Picture:
 
 @router.get("/runs/{run}/figures/worst.png", response_class=Picture)
 def worst(project: Project, run: RunId, kind: Kind = "six", rows: Rows = 6) -> Picture:
-    """The evaluated slices with the lowest lesion Dice, one row each."""
+    """The slices with the lowest lesion Dice of the part that the run's scores are shown of, one row each."""
     with transaction() as session:
-        source = views.source(known_run(session, project, run))
-        found = scores.images(session, source, sort="lesion_dice", limit=rows)
+        known = known_run(session, project, run)
+        part = scores.shown_part(session, known)
+        found = scores.images(session, views.source(known), part=part, sort="lesion_dice", limit=rows)
         kept = _kept(session, project, run, [(one["part"], one["scan"], one["slice"]) for one in found])
     return _panels(kept, kind)
 

@@ -31,6 +31,7 @@ SomeScan = Annotated[int | None, Query(ge=0, le=10**9, description="images of th
 SomeSubject = Annotated[
     str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="images of this person alone")
 ]
+SomePart = Annotated[Literal["val", "test"] | None, Query(description="images of this part alone")]
 Window = Annotated[int, Query(ge=1, le=MOST_ROWS, description="most rows to return")]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
@@ -48,6 +49,7 @@ def read(
     descending: bool = False,
     scan: SomeScan = None,
     subject: SomeSubject = None,
+    part: SomePart = None,
     limit: Window = 500,
     offset: Offset = 0,
     format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002
@@ -55,15 +57,15 @@ def read(
     """One score of every evaluated image under every run, beside the baseline's (the first run's unless given)."""
     with snapshot() as session:
         ids, lost = compared(session, project, runs, experiment, most=MOST_RUNS)
-        asked = Asked(ids, column, by, baseline, sort, of, descending, scan, subject)
+        asked = Asked(ids, column, by, baseline, sort, of, descending, scan, subject, part)
         found = matrix(session, project, asked, limit, offset)
     found.warnings = left_out(lost)
     if format == "json":
         return as_json(found)
-    part = rows_of(found, offset)
-    name = f"images-{part.replace(' ', '-')}.csv" if part else "images.csv"
+    which = rows_of(found, offset)
+    name = f"images-{which.replace(' ', '-')}.csv" if which else "images.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(to_csv(found, part), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(to_csv(found, which), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def rows_of(found: Matrix, offset: int) -> str:

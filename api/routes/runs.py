@@ -173,6 +173,7 @@ def epochs(project: Project, run: RunId) -> EpochList:
 def images(
     project: Project,
     run: RunId,
+    part: Annotated[Literal["val", "test"] | None, Query(description="left out: both")] = None,
     sort: Annotated[str, Query(description=SORTS)] = "scan",
     descending: bool = False,
     limit: Annotated[int | None, Query(ge=1, le=5000, description="default: 500 in JSON, else all")] = None,
@@ -186,7 +187,7 @@ def images(
     with transaction() as session:
         known = known_run(session, project, run)
         rows = scores.images(
-            session, views.source(known), sort=sort, descending=descending, limit=most, offset=offset
+            session, views.source(known), part=part, sort=sort, descending=descending, limit=most, offset=offset
         )
         written = override(known)
     if format == "json":

@@ -212,5 +212,6 @@ def test_without_pandas_a_sentence_says_what_to_install(tmp_path: Path):
     script = "import sys; sys.modules['pandas'] = None\nimport api.client\nimport api.frames"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("pandas: is not installed, and frames are made of it; install liverseg[notebook]")
+    told = 'is not installed, and frames are made of it; `pip install ".[notebook]"` in the checkout adds it'
+    assert last.endswith(f"pandas: {told}")
     assert "InputError" in last

@@ -125,7 +125,7 @@ def test_without_the_extra_export_says_what_to_install(
 ):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)  # as if it were not installed
     said = liverseg("export", "1", "--onnx", tmp_path / "out.onnx", code=1).output
-    assert 'tf2onnx: not installed here; export where `pip install "liverseg[worker,onnx]"` was done' in said
+    assert 'tf2onnx: not installed here; export where `pip install ".[worker,onnx]"` was done in the checkout' in said
 
 
 def test_only_a_run_that_succeeded_is_exported(liverseg: Command, submit: Callable[..., list[int]], tmp_path: Path):

@@ -106,6 +106,10 @@ def test_the_run_page_shows_epochs_settings_and_worst_images(web: httpx.Client, 
     assert "/artifacts/weights" in html
     assert "Cancel this run" not in html
     assert "hx-get" not in html
+    facts = " ".join(re.sub(r"<[^>]+>", " ", html[html.index('<dl class="facts">') : html.index("</dl>")]).split())
+    assert facts.startswith("Lesion Dice, pooled (test) 70.588 % Liver Dice, pooled (test) 93.671 %")
+    assert "slices of the test part with the lowest lesion Dice" in html
+    assert not any(line.startswith("val ") for line in lines)
 
 
 def test_the_cancel_button_cancels(web: httpx.Client, submit: Callable[..., list[int]]):

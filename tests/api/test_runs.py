@@ -270,6 +270,9 @@ def test_images_are_sorted_and_paged(web: httpx.Client, finished: Callable[..., 
     assert rows[0]["liver_dice"] == pytest.approx(74 / 79)
     everything = web.get(f"/v1/runs/{run}/images?limit=5000").json()["images"]
     assert web.get(f"/v1/runs/{run}/images?limit=2&offset=1").json()["images"] == everything[1:3]
+    of_test = web.get(f"/v1/runs/{run}/images?part=test").json()["images"]
+    assert 0 < len(of_test) < len(everything)
+    assert of_test == [one for one in everything if one["part"] == "test"]
 
 
 def test_a_file_is_downloaded(web: httpx.Client, finished: Callable[..., int]):

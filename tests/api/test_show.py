@@ -33,6 +33,10 @@ def test_standing_in_words():
         "seconds_left": 80,
     }
     assert show.standing(run(progress=progress)) == "epoch 2 of 6, 41 images/s, 1:20 left"
+    assert (
+        show.standing(run(progress=progress | {"images_per_second": 0.72})) == "epoch 2 of 6, 0.7 images/s, 1:20 left"
+    )
+    assert show.standing(run(progress={"phase": "training", "epoch": 1, "step": 1, "steps": 9})) == "epoch 1 of 6"
     assert show.standing(run(progress={"phase": "loading"})) == "running: loading"
     assert show.standing(run(state="stopping", progress=progress)) == "stopping: training"
     assert show.standing(run(state="queued", waits="2 runs ahead in pool default")) == "2 runs ahead in pool default"

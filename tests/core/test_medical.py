@@ -528,7 +528,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path):
         env=os.environ | {"PYTHONPATH": path},
     )
     assert done.returncode == 1
-    assert 'nibabel is not installed; `pip install "liverseg[medical]"`' in done.stderr
+    assert 'nibabel is not installed; `pip install ".[medical]"` in the checkout' in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -436,6 +436,18 @@ def test_the_time_left_counts_validation_from_the_first_epoch_on():
     assert pace.seconds_left(2, 1) == pytest.approx(3 * 1 + 7 + 1 * (4 * 1 + 7))
 
 
+def test_the_first_step_which_builds_the_graph_says_nothing_of_the_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("liverseg_core.training.time.monotonic", lambda: now[0])
+    pace = _Pace(epochs=1, steps=4, samples=8, validation_steps=0)
+    for took in (60.0, 1.0, 3.0):
+        now[0] += took
+        pace.step_done()
+    # Two steps of 2 s on average after the one of 60 s; one step is left.
+    assert pace.seconds_left(1, 3) == pytest.approx(2)
+    assert pace.images_per_second == pytest.approx(2 / 2)
+
+
 def test_a_validation_is_guessed_in_steps(tiny, tmp_path, listen):
     manifest, cache = tiny
     val = sum(entry.part == "val" for entry in manifest.slices)

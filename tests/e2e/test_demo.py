@@ -42,7 +42,7 @@ def test_the_demo_prints_table_6_and_leaves_nothing(home: Path) -> None:
 
 def test_the_demo_stays_up_until_interrupted(home: Path) -> None:
     demo = Up(home, "demo", "--tiny")
-    demo.told("It stays up until Ctrl-C.", timeout=240)
+    demo.told("It stays up until Ctrl-C, and its runs go with it", timeout=240)
     page = re.search(r"The same as a page: (\S+)", demo.output.read_text())[1]
     answer = httpx.get(page)
     assert answer.status_code == 200

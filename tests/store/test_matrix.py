@@ -169,3 +169,23 @@ def test_the_images_of_one_scan_or_person(runs):
     assert places(asked(runs, by="scan", scan=2)) == [(2, None)]
     for nobody in ({"scan": 7}, {"subject": "nobody"}, {"scan": 1, "subject": person}):
         assert (asked(runs, **nobody).lines, asked(runs, **nobody).total) == ([], 0)
+
+
+def test_the_images_of_one_part(database):
+    ledger.dataset()
+    run = ledger.finished(
+        [
+            factories.slice_score("val", 1, 0, counts=HALF),
+            factories.slice_score("test", 2, 0, counts=WHOLE),
+            factories.slice_score("test", 2, 1, counts=MISSED),
+        ]
+    )
+    both = asked([run], sort="place")
+    assert [(line.place.part, *line.values) for line in both.lines] == [
+        ("test", 1.0),  # test before val
+        ("test", 0.0),
+        ("val", pytest.approx(2 / 3)),
+    ]
+    assert places(asked([run], sort="place", part="val")) == [(1, 0)]
+    (person,) = asked([run], by="subject", part="test").lines
+    assert (person.place.part, person.images, person.values) == ("test", 2, near(2 / 3))  # 2 * 2 / (2 * 2 + 2)

@@ -169,3 +169,27 @@ def test_orphans_are_found_and_what_is_known_or_young_is_not():
 
 def _content():
     return ledger.rows("SELECT content_hash FROM datasets")[0][0]
+
+
+def test_the_size_of_a_folder_that_a_worker_removes_meanwhile_is_told(tmp_path):
+    over = threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            for attempt in range(20):
+                (tmp_path / "7" / f"attempt-{attempt}").mkdir(parents=True)
+                (tmp_path / "7" / f"attempt-{attempt}" / "file").write_bytes(b"12345")
+            shutil.rmtree(tmp_path / "7")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        ends = time.monotonic() + 2
+        sizes = set()
+        while time.monotonic() < ends:
+            sizes.add(usage.folder_bytes(tmp_path))
+    finally:
+        over.set()
+        other.join()
+    assert len(sizes) > 1
+    assert max(sizes) <= 100
