@@ -211,13 +211,16 @@ def test_a_score_leads_to_the_images_behind_it(
     web: httpx.Client, runs: list[int], query: str, score: str, columns: list[str], order: str
 ):
     """Two clicks to the pixels: the run's worst images first, in the same score."""
+    order += "&part=test"  # the part that the score is of
     links = [link for link in behind(page(web, f"/comparisons?runs=1,2{query}"), score) if link.endswith(order)]
     base = re.search("&baseline=.", query)
     assert links == [
         f"/comparisons/images?runs=1,2{base[0] if base else ''}&column={column}{order}" for column in columns
     ]
     for link in links:
-        assert re.search(r'<td [^>]*><a href="/comparisons/images/\w+/\d+_\d+\?', page(web, link))
+        html = page(web, link)
+        assert set(re.findall(r'<td [^>]*><a href="/comparisons/images/(\w+)/\d+_\d+\?', html)) == {"test"}
+        assert "Images of the test part alone." in html
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_a_score_leads_to_the_images_behind_it(
 )
 def test_image_by_image_keeps_the_tested_score(web: httpx.Client, runs: list[int], query: str, rest: str):
     links = exports.html(page(web, f"/comparisons?runs=1,2{query}")).links
-    assert links["Image by image"] == f"/comparisons/images?runs=1,2{rest}"
+    assert links["Image by image"] == f"/comparisons/images?runs=1,2{rest}&part=test"
 
 
 def test_images_are_not_offered_for_too_many_runs(web: httpx.Client, submit: Callable[..., list[int]]):
