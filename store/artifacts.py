@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from store.fetched import Fetched
 from store.folder import Folder
 from store.settings import settings
 from store.stored import HASH, Away, Found, Stored, sha256_of
@@ -39,15 +40,20 @@ def place() -> Place:
     chosen = settings()
     if chosen.artifacts_at is None:
         return Folder(chosen.artifacts)
-    return _bucket(chosen.artifacts_at, chosen.fetched, chosen.data_cache_mb)
+    return _bucket(chosen.artifacts_at, data_cache())
 
 
 @lru_cache(maxsize=4)
-def _bucket(address: str, fetched: Path, cache_mb: int) -> Place:
+def _bucket(address: str, kept: Fetched) -> Place:
     from store.bucket import Bucket  # its client, only where it is needed
-    from store.fetched import Fetched
 
-    return Bucket(address, Fetched(fetched, cache_mb << 20))
+    return Bucket(address, kept)
+
+
+def data_cache() -> Fetched:
+    """What this host has fetched; decoded slices count towards its bound and go like files."""
+    chosen = settings()
+    return Fetched(chosen.fetched, chosen.data_cache_mb << 20, decoded=chosen.cache)
 
 
 def locate(sha256: str) -> Path:

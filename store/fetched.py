@@ -1,4 +1,4 @@
-"""What this host has fetched from a store elsewhere: whole files by their hash, of which the least used go first.
+"""What a host can have again: files fetched from a store elsewhere, by hash. What was used least lately goes first.
 
 A file is in use while somebody holds a shared lock on it; the kernel frees that when its holder dies. Whoever removes
 a file holds its lock alone, and so does whoever fetches it: others wait, and share what came.
@@ -10,9 +10,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from liverseg_core.data import cache
 from liverseg_core.errors import DISK_FULL
 from store.stored import HASH
 
@@ -25,16 +27,29 @@ Fetch = Callable[[FileIO], None]
 """Writes what a file still lacks; what it has written when it raises is where the next one goes on."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A file or folder; ``used_at``: seconds since 1970; ``remove``: of its path, gives the bytes that went."""
+
+    path: Path
+    used_at: float
+    bytes: int
+    remove: Callable[[Path], int]
+
+
+@dataclass(frozen=True)
 class Fetched:
     """A folder of at most ``most`` bytes, more only where what is in use is more.
 
-    Args:
+    Attributes:
         root: the folder; made where absent.
         most: its bound, in bytes.
+        decoded: folder of decoded slices (``liverseg_core.data.cache``), which count as well and go like files.
     """
 
-    def __init__(self, root: Path, most: int) -> None:
-        self.root, self._most = root, most
+    root: Path
+    most: int
+    decoded: Path | None = None
 
     def locate(self, sha256: str) -> Path:
         return self.root / sha256
@@ -70,12 +85,22 @@ class Fetched:
 
     def shrink(self, room: int = 0) -> None:
         """Remove what was used least lately, until all and ``room`` more bytes are within the bound."""
-        files = sorted(_seen(self._files()), key=lambda one: one[1])
-        total = room + sum(size for _, _, size in files)
-        for path, _, _ in files:
-            if total <= self._most:
+        kept = sorted(self._kept(), key=lambda one: one.used_at)
+        total = room + sum(one.bytes for one in kept)
+        for one in kept:
+            if total <= self.most:
                 return
-            total -= _removed(path)
+            total -= one.remove(one.path)
+
+    def taken(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(one.bytes for one in self._kept())
+
+    def _kept(self) -> Iterator[Kept]:
+        for one in _seen(self._files()):
+            yield Kept(*one, _removed)
+        for one in cache.built(self.decoded) if self.decoded else ():
+            yield Kept(*one, cache.remove)
 
     def _files(self) -> list[Path]:
         return [path for path in self.root.glob("*") if HASH.fullmatch(path.name.removeprefix(PART))]
@@ -132,7 +157,7 @@ class Fetched:
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self.shrink(self._most)  # all that nobody uses: the disk is smaller than the bound
+            self.shrink(self.most)  # all that nobody uses: the disk is smaller than the bound
             fetch(file)
         os.fsync(file.fileno())
         part.rename(part.with_name(part.name.removeprefix(PART)))

@@ -36,8 +36,16 @@ class Settings(BaseSettings):
         "AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say where it is and who asks; "
         "unset: a folder of LIVERSEG_HOME",
     )
+    data_cache: Path | None = Field(
+        None,
+        description="folder on a fast disk of this host for what it can have again, files fetched from that store "
+        "and decoded slices; unset: LIVERSEG_HOME",
+    )
     data_cache_mb: int = Field(
-        20_480, ge=1, description="what this host keeps of that store, in MiB; what is in use may be more"
+        102_400,
+        ge=1,
+        description="how much of both a host keeps, in MiB; what was used least lately goes first, and what is in "
+        "use may be more",
     )
     database_url: str | None = Field(
         None, description="an outside Postgres >= 15, e.g. postgresql://user@host/liverseg"
@@ -110,11 +118,11 @@ class Settings(BaseSettings):
 
     @property
     def fetched(self) -> Path:
-        return self.home / "fetched"
+        return (self.data_cache or self.home) / "fetched"
 
     @property
     def cache(self) -> Path:
-        return self.home / "cache"
+        return (self.data_cache or self.home) / "cache"
 
     @property
     def checkpoints(self) -> Path:

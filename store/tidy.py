@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from store import artifacts, usage
 from store.artifacts import HASH, Found
 from store.database import transaction
-from store.fetched import Fetched
 from store.models import Dataset, Deletion, Run
 from store.queue import locking
 from store.settings import settings
@@ -88,13 +87,34 @@ def _remove_cache(session: Session, content_hash: str | None) -> int:
     return 1
 
 
+def shrink() -> None:
+    """Keep what this host has fetched or decoded within its bound."""
+    artifacts.data_cache().shrink()
+
+
 def forget_deleted() -> int:
-    """Remove what this host has fetched from a store elsewhere and no row names any more; how many files went."""
-    fetched = Fetched(settings().fetched, settings().data_cache_mb << 20)
-    names = fetched.names()
+    """Remove what this host has fetched from a store elsewhere and no row names any more; how many files went.
+
+    Where this host shares no folder with the API also decoded slices, which else go with the deletion, see
+    :func:`remove_deleted`.
+    """
+    kept = artifacts.data_cache()
+    names = kept.names()
     with transaction() as session:
         held = usage.held(session, names)
-    return sum(fetched.drop(name) for name in names if name not in held)
+    return sum(kept.drop(name) for name in names if name not in held) + _forget_decoded()
+
+
+def _forget_decoded() -> int:
+    if settings().data_cache is None and settings().artifacts_at is None:
+        return 0
+    found = {path.name: path for path in settings().cache.glob("*") if HASH.fullmatch(path.name)}
+    with transaction() as session:
+        query = select(Dataset.content_hash).where(Dataset.content_hash.in_(found))
+        foreign = found.keys() - set(session.scalars(query))
+    for name in foreign:
+        shutil.rmtree(_aside(found[name]), ignore_errors=True)
+    return len(foreign)
 
 
 def remove_checkpoints() -> int:

@@ -12,12 +12,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from liverseg_core.data.cache import is_built, open_cache
+from liverseg_core.data.cache import SliceCache, open_built, open_cache
 from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.errors import DataError, Interrupted, SpecError
 from liverseg_core.metrics import SoftFacts
@@ -85,10 +85,7 @@ def carry_out(job: dict[str, Any], between: Callable[[], None], fetch: Fetch) ->
     spec, manifest = ExperimentSpec.parse(job["spec"]), Manifest.from_json(job["manifest"])
     chosen = select(manifest, spec.dataset)
     parts = {part: chosen[part] for part in ("val", "test")}
-    # Building a cache may take a minute, so that it too must end when asked to.
-    archive, size, root = Path(job["archive"]), spec.data.image_size, Path(job["cache"])
-    with nullcontext(archive) if is_built(manifest, size, root) else fetch(archive) as place:
-        cache = open_cache(place, manifest, size, root, progress=lambda *_: between())
+    cache = _cache(job, manifest, spec.data.image_size, between, fetch)
     truths = _truths(job["content_hash"])
     if job["kind"] == "reference":
         if job["predictor"] is None:
@@ -101,6 +98,17 @@ def carry_out(job: dict[str, Any], between: Callable[[], None], fetch: Fetch) ->
         _demand(maps, job["scored_from"])
         scored = rescore(manifest, cache.labels, maps, parts, soft, spec.evaluation, between, truths, known)
     return ExperimentResult(*scored, artifacts=files, best_epoch=job["best_epoch"], epochs=0)
+
+
+def _cache(
+    job: dict[str, Any], manifest: Manifest, size: int, between: Callable[[], None], fetch: Fetch
+) -> SliceCache:
+    """Building it may take a minute, so that it too must end when asked to."""
+    root = Path(job["cache"])
+    if (built := open_built(manifest, size, root)) is not None:
+        return built
+    with fetch(Path(job["archive"])) as place:
+        return open_cache(place, manifest, size, root, progress=lambda *_: between())
 
 
 @lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from liverseg_core.data.cache import SliceCache, is_built, open_cache
+from liverseg_core.data.cache import SliceCache, open_built, open_cache
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.origin import origin
 from liverseg_core.records import EpochRecord, ExperimentResult, Step
@@ -192,7 +192,9 @@ def _cache(job: dict[str, Any], manifest: Manifest, spec: ExperimentSpec, report
         reporter.should_stop()  # told by the position; an asked-for end waits for the first step
 
     archive, size, root = Path(job["archive"]), spec.data.image_size, Path(job["cache"])
-    with contextlib.nullcontext(archive) if is_built(manifest, size, root) else fetched(archive, reporter) as place:
+    if (built := open_built(manifest, size, root)) is not None:
+        return built
+    with fetched(archive, reporter) as place:
         return open_cache(place, manifest, size, root, going_on)
 
 

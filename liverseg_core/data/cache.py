@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ LOOK_AGAIN_S = 0.1
 
 @dataclass(frozen=True)
 class SliceCache:
-    """All slices of a data set in the manifest's order; read-only maps.
+    """All slices of a data set in the manifest's order; read-only maps, which stay on disk while it is in use.
 
     Attributes:
         images: float32 ``[n, S, S]``, 0..1.
@@ -72,12 +73,56 @@ def open_cache(
                 cache = _open(home, manifest, image_size)
     if cache is None:
         raise DataError(str(home), "the cache vanished while it was being opened; start again")
+    with contextlib.suppress(OSError):
+        os.utime(home)  # what was not used for longest goes first, see trim
     return cache
 
 
-def is_built(manifest: Manifest, image_size: int, root: Path) -> bool:
-    """Whether :func:`open_cache` would need no archive, since everything is decoded."""
-    return _open(root / manifest.content_hash, manifest, image_size) is not None
+def open_built(manifest: Manifest, image_size: int, root: Path) -> SliceCache | None:
+    """As :func:`open_cache` where everything is decoded; None: that would need the archive."""
+    return _open(root / manifest.content_hash, manifest, image_size)
+
+
+def built(root: Path) -> Iterator[tuple[Path, float, int]]:
+    """Data sets that have decoded slices: their folders, when they were used last (seconds since 1970), and bytes."""
+    for lock in root.glob("*/lock"):
+        home = lock.parent
+        if size := _bytes(home):
+            yield home, _used_at(home), size
+
+
+def remove(home: Path) -> int:
+    """Remove a data set's decoded slices, unless a process uses or builds some; the bytes that went."""
+    try:
+        with (home / "lock").open("a") as building, (home / "used").open("a") as using:
+            for one in (building, using):
+                fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = _bytes(home)
+            for folder in [*home.glob("size-*"), home / "labels", *home.glob("building-*")]:
+                shutil.rmtree(folder, ignore_errors=True)
+            return size - _bytes(home)
+    except (BlockingIOError, FileNotFoundError):
+        return 0
+
+
+def _used_at(home: Path) -> float:
+    for name in ("used", "lock"):  # one of an older release has but the lock
+        with contextlib.suppress(OSError):
+            return (home / name).stat().st_mtime
+    return 0.0
+
+
+def _bytes(home: Path) -> int:
+    walk = os.walk(home)  # which goes on where a folder is gone
+    return sum(_allocated(Path(parent) / name) for parent, _, names in walk for name in names)
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that a file takes on disk; 0 for what another process has just removed."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 def resize_bilinear(image: NDArray[Any], size: int) -> NDArray[np.float32]:
@@ -114,7 +159,31 @@ def _neighbours(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def _open(home: Path, manifest: Manifest, size: int) -> SliceCache | None:
-    """The maps, or None where one is absent or not of the right shape."""
+    """The maps, or None where one is absent or not of the right shape; nobody removes them meanwhile."""
+    using = _use(home)
+    if using is None:
+        return None
+    cache = _mapped(home, manifest, size)
+    if cache is None:
+        os.close(using)
+    else:
+        weakref.finalize(cache, os.close, using)
+    return cache
+
+
+def _use(home: Path) -> int | None:
+    """A shared lock that keeps :func:`remove` away until it is closed; None: there is nothing to use."""
+    try:
+        using = os.open(home / "used", os.O_RDONLY | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(using, fcntl.LOCK_SH)
+    with contextlib.suppress(PermissionError):  # somebody else's
+        os.utime(using)
+    return using
+
+
+def _mapped(home: Path, manifest: Manifest, size: int) -> SliceCache | None:
     n = len(manifest.slices)
     images = _map(_sized(home, size) / "images.npy", (n, size, size), np.float32)
     masks = _map(_sized(home, size) / "masks.npy", (n, size, size), np.float32)

@@ -1,5 +1,6 @@
 """The shared cache of decoded and resized slices."""
 
+import fcntl
 import subprocess
 import sys
 import zipfile
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from liverseg_core.data.archive import pack_folder, read_archive
-from liverseg_core.data.cache import open_cache, resize_bilinear
+from liverseg_core.data.cache import built, open_built, open_cache, remove, resize_bilinear
 from liverseg_core.data.png import read_image, read_labels
 from liverseg_core.errors import DataError
 from liverseg_core.phantom import draw_phantom
@@ -173,3 +174,30 @@ def test_a_slice_gone_from_the_archive_is_named(packed, tmp_path):
     other = replace(manifest.slices[0], slice=99)
     with pytest.raises(DataError, match="missing from the archive"):
         open_cache(archive, replace(manifest, slices=(other,)), 16, tmp_path)
+
+
+def test_what_is_in_use_stays_and_goes_when_nobody_uses_it(packed, tmp_path):
+    archive, manifest = packed
+    assert open_built(manifest, 16, tmp_path) is None
+    cache = open_cache(archive, manifest, 16, tmp_path)
+    ((home, _, size),) = built(tmp_path)
+    assert home == tmp_path / manifest.content_hash
+    assert size >= 8 * 12 * 16 * 16
+    assert remove(home) == 0
+    assert open_built(manifest, 16, tmp_path) is not None
+    del cache
+    assert remove(home) == size
+    assert list(built(tmp_path)) == []
+    assert open_built(manifest, 16, tmp_path) is None
+    assert len(open_cache(archive, manifest, 16, tmp_path).images) == 12
+
+
+def test_what_is_being_built_stays(packed, tmp_path):
+    archive, manifest = packed
+    open_cache(archive, manifest, 16, tmp_path)
+    home = tmp_path / manifest.content_hash
+    with (home / "lock").open("a") as building:
+        fcntl.flock(building, fcntl.LOCK_EX)
+        assert remove(home) == 0
+    assert remove(home) > 0
+    assert remove(tmp_path / "nothing") == 0
