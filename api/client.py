@@ -156,6 +156,11 @@ class Client:
         """Every worker process that is or was there, and whether it is alive."""
         return self._list("/v1/workers")
 
+    def drain(self, worker: str, now: bool = False) -> Json:
+        """Ask a worker to finish what it runs (``now``: to give it back), take nothing more and end."""
+        path = f"/v1/workers/{quote(worker, safe='')}/drain"
+        return self._json("POST", path, again=True, params={"now": str(now).lower()})
+
     def requeue(self, run: int) -> Json:
         """Give a dead run a new set of attempts; 409 when it is not dead."""
         return self._json("POST", f"/v1/runs/{run}/requeue")

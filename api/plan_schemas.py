@@ -9,7 +9,8 @@ from api.schemas import changed_settings
 from api.tables import cost
 from store.cautions import fewest_subjects
 from store.experiments import Planned
-from store.forecast import Experience, cost_key
+from store.forecast import Experience
+from store.peaks import cost_key
 
 
 class PlannedOut(BaseModel):

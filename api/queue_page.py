@@ -4,23 +4,25 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from api import render
-from api.callers import Project, caller_of
+from api.callers import Project, admins_only, caller_of
 from api.forms import Posted
 from api.parameters import run_ids
 from api.problems import Problem, error_at, refused
 from api.routes.queues import read_queue
 from api.routes.runs import change
+from api.routes.workers import WorkerName, drain
 from api.schemas import WorkerOut
 from store import experiments, presence, views, wishes
 from store.database import transaction
 from store.models import Run
 from store.settings import settings
 from store.states import IllegalMove
+from store.tokens import Scope
 
 router = APIRouter(include_in_schema=False)
 
@@ -54,9 +56,23 @@ def _queue(request: Request, project: int, template: str) -> Response:
     found = read_queue(project, SHOWN)
     with transaction() as session:
         workers = [WorkerOut.of(*one) for one in presence.workers(session, settings().lease_s)]
+    caller = caller_of(request)
     return render.page(
-        request, template, queue=found, workers=workers, may_write=caller_of(request).may_write, shown=SHOWN
+        request,
+        template,
+        queue=found,
+        workers=workers,
+        may_write=caller.may_write,
+        may_drain=caller.scope >= Scope.ADMIN,
+        shown=SHOWN,
     )
+
+
+@router.post("/workers/{worker}/drain", dependencies=[Depends(admins_only)])
+def drain_worker(request: Request, worker: WorkerName) -> Response:
+    """As the route of the same name, with what it runs finished first."""
+    drain(worker)
+    return RedirectResponse(_back(request, "/queue"), status_code=303)
 
 
 @router.post("/runs/{move}")

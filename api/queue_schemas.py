@@ -21,6 +21,7 @@ class QueuedOut(BaseModel):
         description="seconds from now until it begins, at the latest; null: no run like those before it has finished"
     )
     ends_s: float | None = Field(description="the same until it ends; training may stop early")
+    waits: str | None = Field(None, description="why no worker that is there can take it; null: one can")
 
     @classmethod
     def of(cls, one: Place | Working, project: int) -> "QueuedOut":
@@ -36,6 +37,7 @@ class QueuedOut(BaseModel):
             progress=one.run.progress if own and place is None else None,
             starts_s=place.starts_s if place else None,
             ends_s=one.ends_s,
+            waits=place.waits if own and place else None,
         )
 
 

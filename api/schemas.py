@@ -91,6 +91,7 @@ class RunOut(BaseModel):
     crashes: int
     priority: int
     pool: str
+    labels: dict[str, str] = Field(description="what a worker must have to take it")
     progress: dict[str, Any] | None
     epochs_total: int
     best_epoch: int | None
@@ -227,8 +228,11 @@ class WorkerOut(BaseModel):
     threads: int
     version: str
     work_version: int
-    draining: bool
+    draining: bool = Field(description="it takes no more runs and ends, or has been asked to")
     trouble: str | None
+    labels: dict[str, str]
+    devices: list[str] = Field(description="on each of which it has slots; none: the one that its surroundings name")
+    memory_mb: int | None = Field(description="what its host has left for one more trainer, MiB")
     alive: bool
     runs: int
     started_at: datetime
@@ -236,8 +240,9 @@ class WorkerOut(BaseModel):
 
     @classmethod
     def of(cls, worker: Worker, alive: bool, runs: int) -> "WorkerOut":
-        same = {name: getattr(worker, name) for name in cls.model_fields if name not in ("alive", "runs")}
-        return cls(**same, alive=alive, runs=runs)
+        own = ("alive", "runs", "draining")
+        same = {name: getattr(worker, name) for name in cls.model_fields if name not in own}
+        return cls(**same, draining=worker.draining or worker.wish is not None, alive=alive, runs=runs)
 
 
 class WorkerList(BaseModel):

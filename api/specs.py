@@ -19,7 +19,7 @@ from liverseg_core.submission import set_path
 
 Json = dict[str, Any]
 
-AROUND_SPEC = ("spec", "grid", "variants", "folds", "seeds", "reuse", "references")
+AROUND_SPEC = ("spec", "grid", "variants", "folds", "seeds", "pool", "needs", "reuse", "references")
 """Keys of a file that holds a whole submission; a file without ``spec`` is a spec itself."""
 
 
@@ -138,6 +138,21 @@ def change(body: Json, sets: Sequence[str], grids: Sequence[str]) -> None:
         if path in multiplied:
             raise SpecError(f"--set {path}", "grid or variants set it already; change it there")
         set_path(body["spec"], path, parse_yaml(value, f"--set {path}"))
+
+
+def place(body: Json, pool: str | None, needs: Sequence[str]) -> None:
+    """Apply ``--pool`` and ``--needs name=value`` to a request body.
+
+    Raises:
+        SpecError: an option that is no name=value.
+    """
+    if pool is not None:
+        body["pool"] = pool
+    for text in needs:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError("--needs", "is written LABEL=VALUE, such as gpu=h200", text)
+        body["needs"] = {**(body.get("needs") or {}), name: value}
 
 
 def parse_seeds(text: str) -> int | list[int]:

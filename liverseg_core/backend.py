@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 # TensorFlow leaves oneDNN off where the CPU lacks AVX-512; a step at 256 pixels then takes four times as long.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# On a GPU TensorFlow takes all memory at its start, and a second slot would find none.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 import keras as keras
 import numpy as np

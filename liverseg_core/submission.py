@@ -19,6 +19,12 @@ MAX_DEPTH = 30
 
 Override = dict[str, Any]
 
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$"
+"""Names and values of labels."""
+
+Label = Annotated[str, Field(pattern=LABEL, strict=True)]
+PoolName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", strict=True)]
+
 
 class Submission(Section):
     """What a person sends: a spec and how it is multiplied.
@@ -35,6 +41,10 @@ class Submission(Section):
     )
     seeds: Annotated[int, Field(strict=True, ge=1, le=MAX_RUNS)] | list[Annotated[int, Field(strict=True)]] | None = (
         Field(None, description="how many repeats (seeds 0, 1, ...), or the seeds themselves")
+    )
+    pool: PoolName | None = Field(None, description="the pool whose workers take the runs; left out: the API's own")
+    needs: dict[Label, Label] = Field(
+        {}, max_length=10, description="labels that a worker must have to take the runs, e.g. {gpu: h200}"
     )
 
     def count(self, subjects: int = 0) -> int:

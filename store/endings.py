@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from store import peaks
 from store.models import Attempt, Run
 from store.queue import Claim, Known, LeaseLost, locking, move, note, owned
 from store.states import OWNED, Outcome, State, Wish
@@ -45,6 +46,7 @@ def end_attempt(session: Session, claim: Claim, outcome: Outcome, ending: Ending
     attempt.outcome, attempt.ended_at = outcome, func.clock_timestamp()
     attempt.exit_code, attempt.message = ending.exit_code, ending.message
     attempt.reason, attempt.died_at, attempt.log = ending.reason, ending.died_at, ending.log or None
+    peaks.learn(session, claim.run_id, attempt.peak_memory_mb, whole=outcome == Outcome.SUCCEEDED)
 
 
 def fail(session: Session, claim: Claim, reason: str, ending: Ending) -> None:

@@ -196,11 +196,18 @@ def submit(
     """
     check_storable(submission.model_dump())
     body = submission.model_dump(mode="json")
+    # Without what older releases did not know: a key that was used before an upgrade still finds its experiment.
+    body = {name: value for name, value in body.items() if name not in WHERE or value}
     experiment, new = new_experiment(session, project_id, str(submission.spec.get("name", "")), body, key)
     if not new:
         return Submitted(experiment, views.experiment_runs(session, experiment.id), new)
     wanted = plan(session, project_id, submission, reuse=reuse, hold=True)
-    return Submitted(experiment, add_runs(session, experiment, wanted, actor=actor), new, wanted)
+    where = {"pool": submission.pool or settings().pool, "labels": dict(submission.needs)}
+    return Submitted(experiment, add_runs(session, experiment, wanted, actor=actor, where=where), new, wanted)
+
+
+WHERE = ("pool", "needs")
+"""Fields of a submission that say where its runs are carried out; they are part of no hash of a run."""
 
 
 def submit_weights(
@@ -265,6 +272,7 @@ KEPT_BY_RETRY = (
     "images",
     "best_epoch",  # of what it is scored from; whoever trains has none before the end
     "pool",
+    "labels",
     "priority",
 )
 """What a run has in common with the one that it tries again."""
@@ -303,9 +311,13 @@ def add_runs(
     planned: Sequence[Planned],
     priority: int = 0,
     actor: str | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> Sequence[Run]:
-    """Add the runs of a new experiment, in their first state and announced; they come in the order planned."""
-    runs = [{**_columns(one), "priority": priority} for one in planned]
+    """Add the runs of a new experiment, in their first state and announced; they come in the order planned.
+
+    ``where``: pool and labels, if not those that every run has.
+    """
+    runs = [{**_columns(one), **(where or {}), "priority": priority} for one in planned]
     for run in runs:
         if run["kind"] == "evaluate" and run["scored_from"] is not None:
             run["weights"] = scores.files(session, run["scored_from"])["weights"]

@@ -6,7 +6,6 @@ early, every time is an upper bound.
 """
 
 import heapq
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,21 +15,13 @@ from typing import Any
 from sqlalchemy import bindparam, select, text
 from sqlalchemy.orm import Session, load_only
 
+from store import fitting, peaks
 from store.models import Run
-from store.presence import workers
+from store.peaks import cost_key
 from store.states import OWNED, State
 
 LOOKED_AT = 200
 """Finished runs of a pool, the newest, from which is learnt what runs take."""
-
-COSTLY = {
-    "dataset": ("id", "exclude", "split"),
-    "data": ("image_size", "crop", "augmentation", "batch_by", "sampling"),
-    "model": ("network", "window", "filters", "depth", "dropout", "head", "normalization", "subpixel"),
-    "training": ("batch_size", "deterministic"),
-    "evaluation": ("flips", "largest_component"),
-}
-"""Settings that decide how long an epoch and the scoring take, and how much memory."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +49,15 @@ class Experience:
 class Place:
     """A waiting run in its pool's queue: its run, its position from 1, and seconds from now until it begins and ends.
 
-    Times are None where nothing is known about it or about what comes before it.
+    Times are None where nothing is known about it or about what comes before it; ``waits`` says why no worker that is
+    there can take it.
     """
 
     run: Run
     position: int
     starts_s: float | None
     ends_s: float | None
+    waits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,12 +76,6 @@ class PoolQueue:
     slots: int
     running: Sequence[Working]
     waiting: Sequence[Place]
-
-
-def cost_key(kind: str, spec: Mapping[str, Any]) -> str:
-    """What runs must have in common for one to tell what the other takes."""
-    kept = {section: {name: spec[section].get(name) for name in names} for section, names in COSTLY.items()}
-    return json.dumps([kind, kept], sort_keys=True)
 
 
 TOOK = text("""
@@ -130,7 +117,17 @@ WAITING = (
     .order_by(Run.priority.desc(), Run.id)
     .options(
         load_only(
-            Run.project_id, Run.name, Run.kind, Run.spec, Run.state, Run.priority, Run.checkpoint, Run.created_at
+            Run.project_id,
+            Run.name,
+            Run.kind,
+            Run.spec,
+            Run.state,
+            Run.priority,
+            Run.checkpoint,
+            Run.created_at,
+            Run.needs,
+            Run.labels,
+            Run.cost,
         )
     )
 )
@@ -140,16 +137,18 @@ def queue_of(session: Session, pool: str, lease_s: float) -> PoolQueue:
     """What runs and waits in ``pool``, of every project, and when each is expected to begin and end at the latest."""
     running = session.scalars(select(Run).where(Run.pool == pool, Run.state.in_(OWNED)).order_by(Run.id)).all()
     waiting = session.scalars(WAITING, {"pool": pool}).all()
-    there = [
-        worker
-        for worker, alive, _ in workers(session, lease_s)
-        if alive and worker.pool == pool and not worker.draining and worker.trouble is None
-    ]
-    slots = sum(worker.slots for worker in there)
+    crew = fitting.crew(session, pool, lease_s)
+    slots = sum(worker.slots for worker in crew.workers if worker.trouble is None)
     known = experiences(session, pool) if waiting or running else {}
     working = [Working(run, left(run, known)) for run in running]
-    times = timetable(slots, [one.ends_s for one in working], [takes(run, known) for run in waiting])
-    places = [Place(run, number, *when) for number, (run, when) in enumerate(zip(waiting, times, strict=True), 1)]
+    memory = peaks.known(session, {run.cost for run in waiting})
+    waits = [crew.why_none(run, memory.get(run.cost)) for run in waiting]
+    begin = [run for run, why in zip(waiting, waits, strict=True) if why is None]
+    times = iter(timetable(slots, [one.ends_s for one in working], [takes(run, known) for run in begin]))
+    places = [
+        Place(run, number, *(next(times) if why is None else (None, None)), why)
+        for number, (run, why) in enumerate(zip(waiting, waits, strict=True), 1)
+    ]
     return PoolQueue(pool, slots, working, places)
 
 

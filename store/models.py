@@ -158,6 +158,10 @@ class Run(Base):
     """What was asked of a run in state ``stopping`` (``store.states.Wish``)."""
     needs: Mapped[int] = mapped_column(Integer, server_default="1")
     """The oldest work version that can carry it through, see ``store.queue.WORK_VERSION``."""
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """Labels that a worker must have to take it."""
+    cost: Mapped[str | None]
+    """Runs of one cost take the same memory, see ``store.peaks``; null: submitted before this was kept."""
     crashes: Mapped[int] = mapped_column(Integer, server_default="0")
     announced_at: Mapped[datetime | None]
     announcements: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -272,8 +276,24 @@ class Worker(Base):
     draining: Mapped[bool] = mapped_column(server_default=text("false"))
     trouble: Mapped[str | None]
     """Why it takes no run though it has a free slot."""
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """What runs may ask for, such as ``{"gpu": "h200"}``."""
+    devices: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    """On each of which it has ``slots / len(devices)`` slots; empty: on the one that its surroundings name."""
+    memory_mb: Mapped[int | None]
+    """What its host has left for one more trainer, MiB; null: it cannot tell."""
+    wish: Mapped[str | None]
+    """What somebody asked of it (``store.presence.Leave``)."""
     started_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Peak(Base):
+    """Resident memory that runs of one cost took, see ``store.peaks``."""
+
+    __tablename__ = "peaks"
+    cost: Mapped[str] = mapped_column(primary_key=True)
+    memory_mb: Mapped[int]
 
 
 CONFUSION = [f"{kind}{truth}{predicted}" for kind in "nq" for truth in range(3) for predicted in range(3)]

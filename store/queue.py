@@ -4,20 +4,21 @@ A claim carries a fencing number. Each write of a worker locks its run and check
 transaction, so a worker that lost its run writes nothing. Only the database's clock decides.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Select, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from liverseg_core.data.manifest import Manifest
-from store import datasets, hardware, views
+from store import datasets, hardware, peaks, views
 from store.models import Announcement, Attempt, Base, Epoch, Experiment, Run, RunEvent, StepLosses
 from store.settings import settings
 from store.states import ELSEWHERE, FINAL, OWNED, REMARKS, IllegalMove, Outcome, State, target
 
-WORK_VERSION = 5
+WORK_VERSION = 6
 """Raised by hand when runs that are submitted from now on need what older workers cannot do, such as a new setting:
 specs are stored with all of them, and a worker refuses what it does not know."""
 
@@ -48,6 +49,22 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What a worker has for a run.
+
+    Attributes:
+        labels: a run that asks for others is not for it.
+        memory_mb: what one more trainer may take, MiB; None: it cannot tell, so that every run fits.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    memory_mb: int | None = None
+
+
+ANYTHING = Offer()
+
+
+@dataclass(frozen=True)
 class Work:
     """What a worker needs to carry a claimed run through."""
 
@@ -63,6 +80,8 @@ class Work:
     predictor: str | None
     images: str | None
     best_epoch: int
+    memory_mb: int = 0
+    """What runs like it took, MiB; 0: nobody knows."""
 
 
 def seconds_from_now(seconds: float) -> Any:
@@ -115,7 +134,13 @@ def enter_new(
 
     Returns the runs, in the same order.
     """
-    session.execute(NEW_RUNS, [{**run, **_first(run, experiment), "needs": WORK_VERSION} for run in runs])
+    session.execute(
+        NEW_RUNS,
+        [
+            {"labels": {}, **run, **_first(run, experiment), "needs": WORK_VERSION, "cost": peaks.cost(run)}
+            for run in runs
+        ],
+    )
     session.execute(TELL_OF_NEW, {"experiment": experiment.id, "actor": actor})
     return views.experiment_runs(session, experiment.id)
 
@@ -179,6 +204,8 @@ def announce(session: Session, run: Run) -> None:
 CLAIM = text("""
     WITH best AS (
         SELECT id FROM runs WHERE pool = :pool AND state = 'queued' AND needs <= :version
+            AND labels <@ CAST(:labels AS jsonb)
+            AND coalesce((SELECT memory_mb FROM peaks WHERE peaks.cost = runs.cost) <= :memory_mb, true)
         ORDER BY priority DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ), taken AS (
         UPDATE runs SET state = 'running', fence = fence + 1, started_at = coalesce(started_at, clock_timestamp()),
@@ -192,7 +219,8 @@ CLAIM = text("""
         SELECT id, fence, :worker, :host, 'running', resumed_from, :ticket FROM taken
     )
     SELECT taken.id, fence, kind, spec, weights, checkpoint, scored_from, predictor, images, best_epoch, resumed_from,
-        dataset_id, datasets.created_at, content_hash, artifact
+        dataset_id, datasets.created_at, content_hash, artifact,
+        coalesce((SELECT memory_mb FROM peaks WHERE peaks.cost = taken.cost), 0) AS memory_mb
     FROM taken JOIN datasets ON datasets.id = dataset_id""")
 """One statement, since every worker of a pool does it at the same time. The arrow is that of ``store.states``.
 
@@ -208,13 +236,23 @@ def claim(
     lease_s: float,
     version: int = WORK_VERSION,
     ticket: str | None = None,
+    offer: Offer = ANYTHING,
 ) -> Work | None:
     """Take the best queued run of ``pool`` (priority, then age) that a worker of ``version`` can carry, or None.
 
-    ``ticket``: a word that nobody else uses, with which :func:`store.endings.unclaim` finds the claim.
+    Args:
+        session: an open session.
+        pool: where from.
+        worker: who claims: host and process.
+        host: where it runs.
+        lease_s: how long the claim holds without a heartbeat, seconds.
+        version: what the worker can carry.
+        ticket: a word that nobody else uses, with which :func:`store.endings.unclaim` finds the claim.
+        offer: what the worker has for it.
     """
     who = {"pool": pool, "version": version, "worker": worker, "host": host, "lease_s": lease_s, "ticket": ticket}
-    run = session.execute(CLAIM, who).one_or_none()
+    has = {"labels": json.dumps(dict(offer.labels)), "memory_mb": room(offer)}
+    run = session.execute(CLAIM, who | has).one_or_none()
     if run is None:
         return None
     if run.fence > 1:
@@ -232,7 +270,13 @@ def claim(
         run.predictor,
         run.images,
         run.best_epoch or 0,
+        run.memory_mb,
     )
+
+
+def room(offer: Offer) -> int:
+    """What a run may take at most, MiB."""
+    return 2**62 if offer.memory_mb is None else offer.memory_mb
 
 
 def archive_after(session: Session, run_id: int, epoch: int) -> None:
@@ -341,40 +385,7 @@ def _last_move(session: Session, run: Run) -> str:
     return session.scalars(moves.order_by(RunEvent.id.desc()).limit(1)).one()
 
 
-# --- what waits -------------------------------------------------------------------------------------------------
-
-
 def done(session: Session, run_ids: Sequence[int]) -> list[int]:
     """Those runs that nothing will go on with; a dead one may be requeued and then needs its checkpoint."""
     over = Run.state.in_(FINAL - {State.DEAD})
     return list(session.scalars(select(Run.id).where(Run.id.in_(run_ids), over).order_by(Run.id)))
-
-
-def queued(session: Session) -> dict[str, int]:
-    """How many runs wait in each pool."""
-    rows = session.execute(select(Run.pool, func.count()).where(Run.state == State.QUEUED).group_by(Run.pool))
-    return dict(rows.all())
-
-
-def claimable(session: Session, pool: str, older_than_s: float, version: int = WORK_VERSION) -> int:
-    """How many runs of ``pool`` that a worker of ``version`` could carry have waited for longer than that."""
-    waited = select(func.count()).where(Run.pool == pool, Run.state == State.QUEUED, Run.needs <= version)
-    events = select(func.max(RunEvent.at)).where(RunEvent.run_id == Run.id, RunEvent.move.not_in(REMARKS))
-    queued_at = events.where(RunEvent.state == State.QUEUED)
-    return session.scalars(waited.where(queued_at.scalar_subquery() < seconds_from_now(-older_than_s))).one()
-
-
-def unsent(session: Session, pool: str) -> int:
-    """How many announcements for ``pool`` are still in the outbox."""
-    return session.scalars(select(func.count()).where(Announcement.pool == pool)).one()
-
-
-def stale_announcements(session: Session, pool: str, older_than_s: float, limit: int) -> Sequence[Run]:
-    """Queued runs of ``pool`` whose announcement is old, oldest first, locked."""
-    query = (
-        select(Run)
-        .where(Run.pool == pool, Run.state == State.QUEUED, Run.announced_at < seconds_from_now(-older_than_s))
-        .order_by(Run.priority.desc(), Run.id)
-        .limit(limit)
-    )
-    return session.scalars(locking(query, skip_locked=True)).all()

@@ -113,10 +113,12 @@ def add_references(
     project_id: int,
     runs: Iterable[tuple[ExperimentSpec, Dataset]],
     actor: str | None = None,
+    pool: str | None = None,
 ) -> Sequence[Run]:
     """Queue the reference predictors that have not been scored yet on the slices that ``runs`` are scored on.
 
     They come before other runs, in an experiment of their own; the runs added, whose first events name ``actor``.
+    They go into the ``pool`` of the runs, whose workers are there; any of them can score, whatever its labels.
     """
     # One of each kind: thousands of cells of a grid differ in what does not matter here.
     different = {
@@ -139,7 +141,7 @@ def add_references(
     missing.sort(key=lambda one: (one.spec.data.image_size, PREDICTORS.index(str(one.predictor))))
     body = {views.REFERENCES: [one.training_hash for one in missing]}
     experiment, _ = new_experiment(session, project_id, "reference predictors", body, None)
-    return add_runs(session, experiment, missing, FIRST, actor)
+    return add_runs(session, experiment, missing, FIRST, actor, {"pool": pool} if pool else None)
 
 
 def scored_scans(manifest: Manifest, spec: ExperimentSpec) -> dict[str, tuple[int, ...]]:

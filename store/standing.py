@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from store import presence, views
+from store import fitting, views
 from store.models import Run
 from store.reasons import ADVICE
 from store.settings import settings
@@ -37,13 +37,8 @@ def standing(session: Session, run: Run) -> Standing:
 
 
 def _queue(session: Session, run: Run) -> str:
-    troubles = presence.able(session, run, settings().lease_s)
-    if not troubles:
-        older = presence.any_older(session, run, settings().lease_s)
-        needs = f" of work version {run.needs} or newer" if older else ""
-        return f"no worker{needs} is there for pool {run.pool}; start one with `liverseg-worker start`"
-    if all(troubles):
-        return str(troubles[0])
+    if told := fitting.why_none(session, run, settings().lease_s):
+        return told
     ahead = views.ahead(session, run)
     if ahead == 0:
         return f"next in pool {run.pool}; waits for a free worker"

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from liverseg_core.crash_points import crash_point
-from store import broker, endings, queue, summaries
+from store import broker, endings, queue, summaries, waiting
 from store.database import is_outage, transaction
 from store.models import Announcement
 from store.settings import settings
@@ -167,11 +167,11 @@ def reconcile() -> int:
     with transaction() as session:
         if not _alone(session, 2):
             return 0
-        for pool, runs in queue.queued(session).items():
-            stale = queue.stale_announcements(session, pool, settings().reannounce_s, BATCH)
+        for pool, runs in waiting.queued(session).items():
+            stale = waiting.stale_announcements(session, pool, settings().reannounce_s, BATCH)
             # A message a waiting run is enough; without this bound a long queue would pile up messages.
             wanted = min(runs, ENOUGH)
-            missing = wanted - broker.waiting(pool) - queue.unsent(session, pool) if stale else 0
+            missing = wanted - broker.waiting(pool) - waiting.unsent(session, pool) if stale else 0
             for run in stale[: max(0, missing)]:
                 queue.announce(session, run)
                 count += 1

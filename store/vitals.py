@@ -67,8 +67,9 @@ WORKERS = text("""
     SELECT pool, count(*) FILTER (WHERE NOT alive) AS gone, count(*) FILTER (WHERE alive AND draining) AS draining,
         count(*) FILTER (WHERE alive AND NOT draining AND trouble IS NOT NULL) AS troubled,
         count(*) FILTER (WHERE able) AS ready, coalesce(sum(slots) FILTER (WHERE able), 0)::int AS slots
-    FROM (SELECT *, alive AND NOT draining AND trouble IS NULL AS able FROM (
-        SELECT *, seen_at > clock_timestamp() - make_interval(secs => :lease_s) AS alive FROM workers) w) w
+    FROM (SELECT pool, slots, alive, trouble, draining, alive AND NOT draining AND trouble IS NULL AS able FROM (
+        SELECT pool, slots, trouble, draining OR wish IS NOT NULL AS draining,
+            seen_at > clock_timestamp() - make_interval(secs => :lease_s) AS alive FROM workers) w) w
     GROUP BY pool""")
 
 UNSENT = text(

@@ -8,10 +8,9 @@ from celery import Celery
 from celery.signals import worker_shutting_down
 
 from store import broker
-from store.settings import settings
 from worker import transport
-from worker.attempt import attempt, worker_name
-from worker.patience import draining
+from worker.attempt import hand_on, work_off
+from worker.patience import closing, draining
 from worker.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ def make_app(threads: int, slots: Slots) -> Celery:
     app = Celery("liverseg", broker=broker.url())
     app.conf.update(broker.CONFIG)
 
-    @app.task(name=broker.ATTEMPT_TASK)
+    @app.task(name=broker.ATTEMPT_TASK, shared=False)
     def run_attempt(*hints: Any) -> None:
         """A message says "there is work in this pool"; which run it named is only a hint.
 
@@ -31,8 +30,9 @@ def make_app(threads: int, slots: Slots) -> Celery:
         every two seconds, and the run after this one need not wait for that.
         """
         log.debug("announced: %s", hints)
-        while attempt(settings().pool, worker_name(), threads, slots) is not None:
-            pass
+        work_off(threads, slots)
+        if draining.is_set() or closing.is_set():
+            hand_on()
 
     return app
 

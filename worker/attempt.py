@@ -20,7 +20,7 @@ from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -30,7 +30,7 @@ from liverseg_core.data.manifest import Manifest, select
 from liverseg_core.errors import DISK_FULL
 from liverseg_core.records import EpochRecord, LesionComponent, SliceScore
 from liverseg_core.spec import ExperimentSpec
-from store import artifacts, batches, endings, logs, queue, scores
+from store import artifacts, batches, endings, logs, queue, scores, waiting
 from store.artifacts import Stored
 from store.batches import Batch, Finished, Steps
 from store.database import is_outage, transaction
@@ -40,12 +40,13 @@ from store.settings import settings
 from store.states import State
 from worker import resumption, scoring
 from worker.child import Child
-from worker.patience import draining, insist, persist
+from worker.load import attempts
+from worker.patience import closing, draining, insist, persist
 from worker.position import Position
 from worker.reporting import INTERRUPTED
-from worker.slots import Slots
+from worker.slots import Slot, Slots
 from worker.spool import Spool
-from worker.waiting import Waiting
+from worker.waiting import trainers
 from worker.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -61,33 +62,8 @@ ASKED_TO_END = (INTERRUPTED, -signal.SIGTERM)
 LOOK_AGAIN_S = 1.0
 """How often a worker looks whether what it waits for is there again."""
 
-trainers = Waiting()
-
 PREPARE_S = 20.0
 """How long before the end of a training the next trainer is started, which then has loaded Keras in time."""
-
-
-class Attempts:
-    """How many attempts this process carries right now; ``waits``: why threads of it take no run (by thread)."""
-
-    def __init__(self) -> None:
-        self._lock, self.running = threading.Lock(), 0
-        self.waits: dict[int, str] = {}
-
-    def trouble(self) -> str | None:
-        """Why this worker takes no run at all; None: it does."""
-        return None if self.running else next(iter(self.waits.copy().values()), None)
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self.running -= 1
-
-
-attempts = Attempts()
 
 
 def attempt(pool: str, worker: str, threads: int, slots: Slots | None = None) -> int | None:
@@ -96,7 +72,7 @@ def attempt(pool: str, worker: str, threads: int, slots: Slots | None = None) ->
     A run is claimed only where it can be trained and its result stored, so that other hosts can take it meanwhile.
     """
     try:
-        while not draining.is_set():
+        while not (draining.is_set() or closing.is_set()):
             trouble = artifacts.trouble()
             slot = slots.take() if slots and not trouble else None
             if not trouble and slots and not slot:
@@ -113,9 +89,25 @@ def attempt(pool: str, worker: str, threads: int, slots: Slots | None = None) ->
         attempts.waits.pop(threading.get_ident(), None)
 
 
+def work_off(threads: int, slots: Slots) -> None:
+    """Carry one run after another through, until nothing waits that this worker could take."""
+    while attempt(settings().pool, worker_name(), threads, slots) is not None:
+        pass
+
+
+def hand_on() -> None:
+    """Announce again that runs wait: this worker leaves, and nobody else hears of the message that it has taken."""
+    try:
+        with transaction() as session:
+            waiting.announce_next(session, settings().pool)
+    except SQLAlchemyError as error:
+        if not is_outage(error):  # else upkeep does it, later
+            raise
+
+
 def _waits_for_us(pool: str) -> bool:
     with transaction() as session:
-        return queue.claimable(session, pool, older_than_s=0) > 0
+        return waiting.claimable(session, pool, older_than_s=0, offer=attempts.offer()) > 0
 
 
 def _wait(trouble: str) -> None:
@@ -125,13 +117,16 @@ def _wait(trouble: str) -> None:
     draining.wait(LOOK_AGAIN_S)
 
 
-def _claim_and_carry(pool: str, worker: str, threads: int, slot: IO[str] | None) -> int | None:
-    work = _claim(pool, worker)
-    if work is None:
-        return None
-    crash_point("claimed")
-    run, number = work.claim.run_id, work.claim.fence
-    with attempts, logs.about(worker=worker, run=run, attempt=number):
+def _claim_and_carry(pool: str, worker: str, threads: int, slot: Slot | None) -> int | None:
+    with contextlib.ExitStack() as carried:
+        with attempts.claiming:
+            work = None if closing.is_set() else _claim(pool, worker)
+            if work is None:
+                return None
+            run, number = work.claim.run_id, work.claim.fence
+            carried.enter_context(attempts.carries(run, work.memory_mb))
+        crash_point("claimed")
+        carried.enter_context(logs.about(worker=worker, run=run, attempt=number))
         log.info("run %s: attempt %s begins", run, number)
         try:
             _carry(work, threads, slot)
@@ -146,11 +141,12 @@ def _claim(pool: str, worker: str) -> Work | None:
     Raises:
         SQLAlchemyError: the database is away, and this worker is asked to end.
     """
+    host, lease_s = socket.gethostname(), settings().lease_s
     while True:
-        ticket = uuid.uuid4().hex
+        ticket, offer = uuid.uuid4().hex, attempts.offer()
         try:
             with transaction() as session:
-                return queue.claim(session, pool, worker, socket.gethostname(), settings().lease_s, ticket=ticket)
+                return queue.claim(session, pool, worker, host, lease_s, ticket=ticket, offer=offer)
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
@@ -158,7 +154,7 @@ def _claim(pool: str, worker: str) -> Work | None:
         persist(functools.partial(endings.unclaim, ticket=ticket), give_up=draining.is_set)
 
 
-def _carry(work: Work, threads: int, slot: IO[str] | None) -> None:
+def _carry(work: Work, threads: int, slot: Slot | None) -> None:
     """Supervise; an error of the worker itself (disk full, no permission) is told as what it is.
 
     Raises:
@@ -185,7 +181,7 @@ def _carry(work: Work, threads: int, slot: IO[str] | None) -> None:
 class Supervisor:
     """Watches one trainer from its start to its last word."""
 
-    def __init__(self, work: Work, threads: int, slot: IO[str] | None = None) -> None:
+    def __init__(self, work: Work, threads: int, slot: Slot | None = None) -> None:
         self.claim, self._kind, self._spec, self._manifest = work.claim, work.kind, work.spec, work.manifest
         self._folder = settings().checkpoints / str(work.claim.run_id)
         self._work = self._folder / f"attempt-{work.claim.fence}"
@@ -203,6 +199,7 @@ class Supervisor:
         self._stopping = False
         self._next_prepared = False
         self._patience_ends: float | None = None
+        self._around = slot.surroundings if slot else {}
         self._child = self._start(work, threads, [slot.fileno()] if slot else [])
 
     def run(self) -> None:
@@ -228,8 +225,8 @@ class Supervisor:
     def _start(self, work: Work, threads: int, held: Sequence[int]) -> Child | scoring.Scorer:
         if work.kind in scoring.KINDS:
             return scoring.Scorer(scoring.job(work, self._work / "position"))
-        trainer = trainers.take()
-        trainer.send(self._job(work, threads), self._work / "trainer.log", held)
+        job, trainer = self._job(work, threads), trainers.take(self._around)
+        trainer.send(job, self._work / "trainer.log", held)
         return trainer
 
     def _job(self, work: Work, threads: int) -> dict[str, Any]:
@@ -271,9 +268,9 @@ class Supervisor:
     def _prepare_next(self, progress: dict[str, Any]) -> None:
         """Have a trainer ready for the next run when this one is about to end; not all the time, for its memory."""
         ends_soon = progress["phase"] == "evaluating" or progress.get("seconds_left", PREPARE_S) < PREPARE_S
-        if ends_soon and self._kind not in scoring.KINDS and not self._next_prepared:
+        if ends_soon and self._kind not in scoring.KINDS and not (self._next_prepared or closing.is_set()):
             self._next_prepared = True
-            trainers.prepare()
+            trainers.prepare(self._around)
 
     def _store(self) -> None:
         """Hand in what is spooled, if it is time; during an outage it waits and training goes on."""
@@ -316,6 +313,7 @@ class Supervisor:
         self._beaten = now
         self._child.note_memory()
         known = Known(self._provenance, self._child.peak_memory_mb)
+        attempts.grown(self.claim.run_id, known.peak_memory_mb or 0)
         news = known if known != self._noted else None
         try:
             with transaction() as session:

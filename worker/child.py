@@ -5,17 +5,18 @@ import json
 import logging
 import os
 import queue
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from store import logs
+from worker import memory
 from worker.trainer import EVENTS_FD
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ LONGEST_TAIL = 2000
 TRAINER = (sys.executable, "-P", "-m", "worker.trainer")
 """What is started for an attempt that trains."""
 
+OURS: Mapping[str, str] = MappingProxyType({})
+"""Surroundings that are this process's own."""
 
 RELAYED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 """Where every line of the worker's log is JSON: what libraries say while they load is told as a line, too."""
@@ -45,10 +48,12 @@ class Child:
 
     Args:
         command: what is started; a trainer unless it is said.
+        surroundings: what its environment has beside ours, such as the device that it is to see.
     """
 
-    def __init__(self, command: Sequence[str] | None = None) -> None:
+    def __init__(self, command: Sequence[str] | None = None, surroundings: Mapping[str, str] = OURS) -> None:
         self.log: Path | None = None
+        self.surroundings = surroundings
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.peak_memory_mb: int | None = None
         reading, writing = os.pipe()
@@ -58,7 +63,7 @@ class Child:
                 command or TRAINER,
                 stdin=theirs.fileno(),
                 pass_fds=(writing,),
-                env={**os.environ, EVENTS_FD: str(writing)},
+                env={**os.environ, **surroundings, EVENTS_FD: str(writing)},
                 start_new_session=True,
                 **RELAYED if logs.as_json() else {},
             )
@@ -85,10 +90,7 @@ class Child:
 
     def note_memory(self) -> None:
         """Remember the largest resident size so far, in MiB (Linux only; else it stays unknown)."""
-        with contextlib.suppress(OSError):
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-            if found:
-                self.peak_memory_mb = int(found[1]) // 1024
+        self.peak_memory_mb = memory.of_process_mb(self.pid, "VmHWM") or self.peak_memory_mb
 
     def ask(self) -> None:
         """SIGTERM: end at the next step."""

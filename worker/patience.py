@@ -35,6 +35,9 @@ class Drain(threading.Event):
 
 draining = Drain()
 
+closing = threading.Event()
+"""Set when this worker is to finish what it carries and take nothing more."""
+
 
 def persist(write: Callable[[Session], Result], give_up: Callable[[], bool] = draining.in_vain) -> Result:
     """Do ``write`` in a transaction, again and again while the database is away, until ``give_up`` says so.

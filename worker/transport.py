@@ -1,4 +1,4 @@
-"""Kombu's Redis transport, but for messages that are none: they are dropped and logged.
+"""Kombu's Redis transport, but for messages that are none, and for a worker that is to take nothing more.
 
 As it comes, a list entry that is no JSON, or JSON of another shape, ends the whole worker, and with it every trainer.
 """
@@ -8,11 +8,23 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 
+from worker.patience import closing, draining
+
 log = logging.getLogger(__name__)
+
+
+class QoS(redis.QoS):  # type: ignore[misc]
+    """Asks for no announcement where this worker leaves, which are for others; what is told to all is still heard."""
+
+    def can_consume(self) -> bool:
+        leaves = closing.is_set() or draining.is_set()
+        return not (leaves and self.channel.active_queues) and bool(super().can_consume())
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
     """Reads on after what cannot be read."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -50,6 +50,8 @@ class ListingFields(click.Command):
 )
 @click.option("--folds", help="cross-validate: how many folds of subjects (3), or `subject`: leave one subject out")
 @click.option("--seeds", help="how many repeats (5), or their seeds (3,4,9)")
+@click.option("--pool", help="pool whose workers take the runs  [default: that of the API]")
+@click.option("--needs", multiple=True, metavar="LABEL=VALUE", help="a label that a worker must have, e.g. gpu=h200")
 @click.option("--reuse/--no-reuse", default=True, help="whether finished runs may stand for equal new ones")
 @dry_run_option
 @wait_option
@@ -61,6 +63,8 @@ def submit(
     grids: Sequence[str],
     folds: str | None,
     seeds: str | None,
+    pool: str | None,
+    needs: Sequence[str],
     reuse: bool,
     dry_run: bool,
     wait: bool,
@@ -69,10 +73,12 @@ def submit(
     """Submit the experiment in FILE (YAML).
 
     FILE holds a spec, or `spec` with any of `grid` (path: [values]), `variants` ([{path: value}]), `folds` and
-    `seeds` beside it. Those multiply: variants, then grid, then folds, then seeds.
+    `seeds` beside it. Those multiply: variants, then grid, then folds, then seeds. `pool` and `needs`
+    ({label: value}) say whose workers take the runs.
     """
     body = specs.read_submission(file)
     specs.change(body, sets, grids)
+    specs.place(body, pool, needs)
     if name is not None:
         body["spec"]["name"] = name
     if folds is not None:

@@ -215,6 +215,7 @@ def workers_sheet(workers: list[Json]) -> Sheet:
         [
             clean(one["name"]),
             clean(one["pool"]),
+            clean(", ".join(f"{name}={value}" for name, value in sorted(one["labels"].items()))),
             f"{one['runs']} of {one['slots']}",
             str(one["threads"]),
             "draining" if one["draining"] else clean(one["trouble"] or "there") if one["alive"] else "gone",
@@ -223,7 +224,7 @@ def workers_sheet(workers: list[Json]) -> Sheet:
         ]
         for one in workers
     ]
-    headings = ["Worker", "Pool", "Slots in use", "Threads a run", "Standing", "Last seen", "Version"]
+    headings = ["Worker", "Pool", "Labels", "Slots in use", "Threads a run", "Standing", "Last seen", "Version"]
     return Sheet(headings, rows, frozenset({"Threads a run"}))
 
 

@@ -64,7 +64,8 @@ def enter(request: Request, project: int, body: SubmitBody, key: str | None) -> 
         done = submit(session, project, body, key=key, reuse=body.reuse, actor=request.state.actor)
         answer = ExperimentRuns.of(done.experiment, done.runs)
         if done.new and body.references:
-            add_references(session, project, [(one.spec, one.dataset) for one in done.planned], request.state.actor)
+            scored = [(one.spec, one.dataset) for one in done.planned]
+            add_references(session, project, scored, request.state.actor, body.pool)
     crash_point("submitted")
     request.app.state.upkeep.wake()
     return answer, done.new
@@ -78,7 +79,7 @@ def planned(project: int, body: SubmitBody) -> PlanOut:
     """
     _check(body)
     with transaction() as session:
-        known = experiences(session, settings().pool)
+        known = experiences(session, body.pool or settings().pool)
         return PlanOut.of(plan(session, project, body, reuse=body.reuse), known)
 
 

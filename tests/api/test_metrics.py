@@ -90,6 +90,14 @@ def test_a_run_that_was_given_back_waits_since_then(web: httpx.Client, submit: S
         assert 0 <= vitals.vitals(connection).pools["default"].queue_age_s < 60
 
 
+def test_a_worker_that_was_asked_to_leave_offers_no_slot(worker_there: None):
+    with transaction() as session:
+        presence.ask_to_leave(session, "host-1:1", presence.Leave.FINISH, 60)
+    with looking() as connection:
+        found = vitals.vitals(connection).pools["default"]
+    assert (found.draining, found.ready, found.slots) == (1, 0, 0)
+
+
 def test_attempts_are_counted_by_how_they_ended(
     fresh: httpx.Client, submit: Submit, claim: Callable[[], Any], finished: Callable[..., int]
 ):

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from api.client import Client
 from api.schemas import RunOut
-from store import artifacts, endings, queue, scores
+from store import artifacts, endings, queue, scores, waiting
 from store.database import transaction
 from store.endings import Ending
 from store.models import Run
@@ -108,7 +108,7 @@ def test_a_run_that_needs_a_newer_worker_waits_for_it(web: httpx.Client, submit:
     with transaction() as session:
         session.get_one(Run, run).needs = WORK_VERSION + 1
         assert queue.claim(session, "default", "host-1:1", "host-1", 30) is None
-        assert queue.claimable(session, "default", 0) == 0
+        assert waiting.claimable(session, "default", 0) == 0
     told = web.get(f"/v1/runs/{run}").json()["waits"]
     assert told.startswith(f"no worker of work version {WORK_VERSION + 1} or newer is there for pool default")
     with transaction() as session:

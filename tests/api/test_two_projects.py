@@ -81,6 +81,9 @@ OPERATIONS = operations()
 ADMIN = "projects and tokens"
 """Tag of what is about the whole installation."""
 
+DRAINING = {("POST", "/v1/workers/{worker}/drain"), ("POST", "/workers/{worker}/drain")}
+"""About workers, which serve the whole installation."""
+
 COMMON = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/profiles"), ("GET", "/docs"), ("GET", "/v1/workers")}
 """Tell everybody the same."""
 
@@ -131,12 +134,16 @@ MAKING = {("POST", "/v1/datasets"), ("POST", "/v1/tables")}
 """Make something that may have the name of another project's."""
 
 
+def is_admins(one: Operation) -> bool:
+    return ADMIN in one.tags or (one.method, one.path) in DRAINING
+
+
 def sorts(one: Operation) -> list[str]:
     key = (one.method, one.path)
-    found = {"admin": ADMIN in one.tags, "common": key in COMMON, "listing": key in LISTINGS}
+    found = {"admin": is_admins(one), "common": key in COMMON, "listing": key in LISTINGS}
     found |= {"naming": key in NAMING, "making": key in MAKING}
     found |= {"queue": key in QUEUES, "stream": key in STREAMS, "numbers": key in NUMBERS}
-    found["path"] = bool(one.parameters) and ADMIN not in one.tags and key not in NAMING
+    found["path"] = bool(one.parameters) and not is_admins(one) and key not in NAMING
     return [name for name, fits in found.items() if fits]
 
 
@@ -497,7 +504,7 @@ def test_what_changes_something_needs_write(worlds: Worlds, member: Member):
     reader, wrong = member("a", "read"), {}
     before = everything_of(worlds.a, worlds)
     for one in OPERATIONS:
-        if ADMIN not in one.tags and (one.method, one.path) not in COMMON:
+        if not is_admins(one) and (one.method, one.path) not in COMMON:
             status = ask(reader, one, worlds.fill(one)).status_code
             if (status == 403) != (one.method not in ("GET", "HEAD")):
                 wrong[one] = status
@@ -543,6 +550,6 @@ def test_what_is_about_the_installation_needs_admin(worlds: Worlds, member: Memb
 def test_without_a_token_nothing_is_told_but_health(worlds: Worlds, guarded_url: str):
     with httpx.Client(base_url=guarded_url) as nobody:
         for one in OPERATIONS:
-            admin = ADMIN in one.tags
+            admin = is_admins(one)
             path = one.path.format_map(dict.fromkeys(one.parameters, 1)) if admin else worlds.fill(one)
             assert ask(nobody, one, path).status_code == (200 if one.tags == ("health",) else 401), one

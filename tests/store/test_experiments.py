@@ -339,7 +339,7 @@ def retried(run_id, project=DEFAULT_PROJECT):
 
 def test_a_cancelled_run_is_tried_again_as_another_one_that_is_linked_to_it(phantom):
     spec = factories.tiny_spec(name="first", tags=["a"], notes="why")
-    submit(spec=spec)
+    submit(spec=spec, pool="far", needs={"gpu": "h200"})
     ((old,),) = ledger.rows("SELECT id FROM runs")
     with transaction() as session:
         wishes.edit(session, DEFAULT_PROJECT, old, {"priority": 7})
@@ -351,11 +351,12 @@ def test_a_cancelled_run_is_tried_again_as_another_one_that_is_linked_to_it(phan
     for kept in experiments.KEPT_BY_RETRY:
         assert getattr(run, kept) == getattr(before, kept), kept
     assert (run.name, run.tags, run.notes, run.priority) == ("first", ["a"], "why", 7)
+    assert (run.pool, run.labels) == ("far", {"gpu": "h200"})
     assert run.experiment_id != before.experiment_id
     assert ledger.rows(f"SELECT move, state, actor FROM run_events WHERE run_id = {new}") == [
         ("submit", "queued", "somebody")
     ]
-    assert (new, "default", 1) in ledger.rows("SELECT run_id, pool, number FROM outbox")
+    assert (new, "far", 1) in ledger.rows("SELECT run_id, pool, number FROM outbox")
     assert retried(old) == new  # asking twice is once
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, new)

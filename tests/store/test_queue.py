@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from store import batches, endings, experiments, queue, scores, views, wishes
+from store import batches, endings, experiments, queue, scores, views, waiting, wishes
 from store.batches import Batch, Finished, Steps
 from store.database import transaction
 from store.endings import Ending
@@ -531,7 +531,7 @@ def test_counts_of_the_queue():
     ledger.submit(seeds=3)
     ledger.execute("UPDATE runs SET pool = 'gpu' WHERE id = 3")
     with transaction() as session:
-        assert queue.queued(session) == {"default": 2, "gpu": 1}
+        assert waiting.queued(session) == {"default": 2, "gpu": 1}
         assert [views.ahead(session, session.get_one(Run, number)) for number in (1, 2, 3)] == [0, 1, 0]
 
 

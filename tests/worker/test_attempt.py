@@ -15,16 +15,19 @@ from sqlalchemy import select, text
 from liverseg_core.data.archive import read_archive
 from liverseg_core.spec import ExperimentSpec, ModelOptions
 from liverseg_core.weights import network_shapes, write_weights
-from store import artifacts, batches, bundled, experiments, hardware, queue, scores, views, wishes
+from store import artifacts, batches, broker, bundled, experiments, hardware, queue, scores, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, StepLosses
 from store.settings import settings
 from store.upkeep import Upkeep
 from tests import factories, processes
 from tests.conftest import SERVERS, forget_caches, only_reading
+from tests.store import ledger
+from worker import app
 from worker import attempt as attempts
 from worker.attempt import attempt
 from worker.patience import Drain
+from worker.slots import Slots
 
 
 def submit(spec: dict | None = None) -> int:
@@ -53,6 +56,26 @@ def test_a_draining_worker_claims_nothing(database: Path, tmp_path: Path, monkey
     stopped.set()
     monkeypatch.setattr(attempts, "draining", stopped)
     assert once() is None
+    assert processes.get_run(run_id).state == "queued"
+
+
+@pytest.mark.parametrize("leaves", ["draining", "closing"])
+def test_a_worker_that_leaves_hands_on_what_was_announced_to_it(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: str
+) -> None:
+    told = Drain()
+    monkeypatch.setattr(attempts, leaves, told)
+    monkeypatch.setattr(app, leaves, told)
+    hears = app.make_app(1, Slots(1, "test-worker")).tasks[broker.ATTEMPT_TASK]
+    hears()
+    told.set()
+    hears()
+    assert ledger.rows("SELECT run_id, number FROM outbox") == []  # nothing waits
+    factories.import_phantom(tmp_path)
+    run_id = submit()
+    ledger.execute("DELETE FROM outbox")  # announced, to us
+    hears()
+    assert ledger.rows("SELECT run_id, number FROM outbox") == [(run_id, 2)]
     assert processes.get_run(run_id).state == "queued"
 
 

@@ -88,7 +88,7 @@ class Pretended:
     log: Path | None = None
     peak_memory_mb: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, _surroundings: object) -> None:
         self._job: dict[str, Any] = {}
         self._status = CRASHED
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()

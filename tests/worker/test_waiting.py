@@ -45,6 +45,29 @@ def test_the_one_that_waits_is_taken_and_no_more_wait_than_were_asked_for(waitin
         process.kill()
 
 
+def test_one_that_waits_for_a_device_is_for_that_device(waiting: Waiting) -> None:
+    first, second = {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}
+    waiting.keep(1, [first, second])
+    waiting.prepare(second)
+    assert len(below()) == 2
+    for around in (second, first):
+        taken = waiting.take(around)
+        assert psutil.Process(taken.pid).environ()["CUDA_VISIBLE_DEVICES"] == around["CUDA_VISIBLE_DEVICES"]
+        taken.kill()
+    assert not below()
+    other = waiting.take()
+    assert psutil.Process(other.pid).environ().get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+    other.kill()
+
+
+def test_what_one_that_waits_has_of_the_memory_is_known(waiting: Waiting) -> None:
+    assert waiting.resident_mb() == 0
+    waiting.keep(1)
+    processes.wait_for("it to be loaded", waiting.resident_mb)
+    waiting.end()
+    assert waiting.resident_mb() == 0
+
+
 def test_one_that_died_while_it_waited_is_not_taken(waiting: Waiting) -> None:
     waiting.keep(1)
     (process,) = below()
