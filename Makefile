@@ -14,7 +14,7 @@ endif
 export LIVERSEG_HOME ?= $(CURDIR)/.home
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test fuzz resume-kills check bench migration lock chaos mutations outages
+.PHONY: help setup demo up test fuzz resume-kills check bench migration lock chaos mutations outages hosts
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ fuzz: setup ## Send tens of thousands of generated requests, specs and paths; pr
 
 outages: setup ## Stop Valkey for five minutes and Postgres for two while runs train; prints what happened (a quarter of an hour)
 	LIVERSEG_OUTAGES=1 $(BIN)/python -m pytest -q tests/e2e/test_outages.py
+
+hosts: setup ## Three hosts as network namespaces, 50 ms away, one of them cut off for 30 s (root; SEED=: the same stalls and resets)
+	LIVERSEG_HOSTS=1 LIVERSEG_HOSTS_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_hosts.py
 
 resume-kills: setup ## Kill a training at ten random steps and compare it, bit for bit, with one that nobody touched (SEED=: the same steps)
 	LIVERSEG_KILLS=10 LIVERSEG_KILL_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_resume.py

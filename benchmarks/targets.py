@@ -31,6 +31,7 @@ TARGETS = {
     "shown": Target("a dead worker is shown, worst", 32, "s"),
     "claimed": Target("its run is claimed again, worst", 40, "s"),
     "stepping": Target("its run is at its first step again, worst", 65, "s"),
+    "join": Target("a worker has claimed a run after its start, worst", 5, "s"),
     "cancel": Target("cancel, from the request to `cancelled` shown, p99", 12, "s"),
     "token": Target("the check of a token, p95", 2, "ms"),
     "request": Target("a request with a token over one without, p95", 2, "ms"),
