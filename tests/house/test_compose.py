@@ -11,9 +11,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
+PROXY = ROOT / "docker" / "haproxy.cfg"
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 TOKENS = {"LIVERSEG_TOKEN": "a", "POSTGRES_PASSWORD": "b"}
-LONG_RUNNING = {"postgres", "redis", "api", "worker", "worker-gpu"}
+LONG_RUNNING = {"postgres", "redis", "api", "proxy", "worker", "worker-gpu"}
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +80,33 @@ def test_no_container_has_privileges_and_ours_have_a_read_only_root(services):
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
-def test_only_the_api_is_published_and_by_default_on_loopback(services):
+def test_only_the_proxy_is_published_and_by_default_on_loopback(services):
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"api": ["${LIVERSEG_PUBLISH:-127.0.0.1:8421}:8421"]}
+    assert published == {"proxy": ["${LIVERSEG_PUBLISH:-127.0.0.1:8421}:8421"]}
 
 
-def test_data_lies_in_named_volumes(compose, services):
+def test_the_proxy_stands_before_two_nodes_at_least(services):
+    assert services["api"]["deploy"] == {"replicas": 2}
+    assert services["proxy"]["depends_on"] == {"api": {"condition": "service_healthy"}}
+    assert re.search(r"^ *server-template \w+ \d+ api:8421 check ", PROXY.read_text(), re.MULTILINE)
+
+
+def test_haproxy_accepts_its_file():
+    found = shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
+    if found is None:
+        pytest.skip("haproxy is not installed (Debian: apt-get install haproxy)")
+    done = subprocess.run([found, "-c", "-f", PROXY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_data_lies_in_named_volumes_and_nothing_else_of_the_host_but_a_file_to_read(compose, services):
     mounts = {name: service["volumes"] for name, service in services.items() if "volumes" in service}
     home = ["home:/var/lib/liverseg"]
     assert mounts == {
         "postgres": ["postgres:/var/lib/postgresql"],  # the path of the images since Postgres 18
         "redis": ["redis:/data"],
         "api": home,
+        "proxy": ["./docker/haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro"],
         "worker": home,
         "worker-gpu": home,
     }
@@ -107,7 +123,7 @@ def test_no_secret_is_written_down(services):
 
 def test_images_of_others_are_pinned_and_run_as_their_own_users(services):
     others = {name: service for name, service in services.items() if "build" not in service}
-    assert set(others) == {"postgres", "redis"}
+    assert set(others) == {"postgres", "redis", "proxy"}
     for service in others.values():
         assert re.fullmatch(r"[a-z/]+:\d[\w.-]*", service["image"])
         assert service["user"] not in ("root", "0")
@@ -136,7 +152,7 @@ def test_images_do_not_run_as_root(path):
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_everything_installed_is_locked(path):
-    installs = re.findall(r"pip install (.*)", path.read_text())
+    installs = re.findall(r"pip (?:--python \S+ )?install (.*)", path.read_text())
     assert installs
     for words in installs:
         assert "--require-hashes" in words or "--no-index" in words
