@@ -3,6 +3,7 @@
 Every method returns the JSON that the API answers with; lists are unwrapped.
 """
 
+import contextlib
 import json
 import re
 import tempfile
@@ -474,12 +475,16 @@ class Client:
         return self._try(lambda: self._http.request(method, path, **rest), again=again)
 
     def _try(self, send: Callable[[], httpx.Response], *, again: bool) -> httpx.Response:
-        """One answer; where ``again`` says that repeating is harmless, lost connections are tried anew."""
+        """One answer; where ``again`` says that repeating is harmless, lost connections are tried anew.
+
+        Behind a proxy a connection to a node that ended is lost as well: the proxy says so by a 502, the API never.
+        """
         for pause in PAUSES_S if again else ():
-            try:
-                return _checked(_when_allowed(send))
-            except httpx.TransportError:
-                time.sleep(pause)
+            with contextlib.suppress(httpx.TransportError):
+                answer = _when_allowed(send)
+                if answer.status_code != httpx.codes.BAD_GATEWAY:
+                    return _checked(answer)
+            time.sleep(pause)
         try:
             return _checked(_when_allowed(send))
         except httpx.TransportError as error:
