@@ -14,7 +14,7 @@ endif
 export LIVERSEG_HOME ?= $(CURDIR)/.home
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test fuzz resume-kills check bench migration lock chaos mutations outages hosts
+.PHONY: help setup demo up test fuzz resume-kills check bench migration lock chaos mutations outages hosts test-compose
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ outages: setup ## Stop Valkey for five minutes and Postgres for two while runs t
 hosts: setup ## Three hosts as network namespaces, 50 ms away, one of them cut off for 30 s (root; SEED=: the same stalls and resets)
 	LIVERSEG_HOSTS=1 LIVERSEG_HOSTS_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_hosts.py
 
+test-compose: setup containers ## Run docker-compose.yml, kill a worker and an API node, show the table (the first time a quarter of an hour)
+	LIVERSEG_COMPOSE=1 $(BIN)/python -m pytest -q -s tests/compose
+
 resume-kills: setup ## Kill a training at ten random steps and compare it, bit for bit, with one that nobody touched (SEED=: the same steps)
 	LIVERSEG_KILLS=10 LIVERSEG_KILL_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_resume.py
 
@@ -71,6 +74,16 @@ chromium:
 	  echo "installing chromium for the browser tests"; \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null \
 	    || echo "chromium could not be installed; the browser tests will be skipped"; fi
+
+# Where there is no Docker: podman, and what stand-ins for images are made with.
+CONTAINERS := podman runc netavark aardvark-dns iptables uidmap mmdebstrap
+.PHONY: containers
+containers:
+	@if ! docker info >/dev/null 2>&1 && ! { command -v podman && command -v mmdebstrap; } >/dev/null \
+	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing $(CONTAINERS)"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CONTAINERS); } >/dev/null \
+	    || echo "they could not be installed; the compose file will not be run"; fi
 
 bench: setup ## Measure speed and memory, side by side with the ways they are compared to
 	@failed=; for script in benchmarks/*.py; do \

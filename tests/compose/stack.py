@@ -1,0 +1,88 @@
+"""The containers of the compose file, as one project of a test."""
+
+import secrets
+import socket
+from dataclasses import dataclass, field
+
+from tests.compose import stand_ins
+from tests.compose.engine import ROOT, Engine
+from tests.processes import wait_for
+
+PROJECT = "liverseg-test"
+FILES = (str(ROOT / "docker-compose.yml"), str(ROOT / "tests" / "compose" / "workers.yml"))
+LONG_RUNNING = ("postgres", "redis", "api", "proxy", "worker")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Postgres, Valkey, two API nodes behind their proxy, and two workers."""
+
+    engine: Engine
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    password: str = field(default_factory=lambda: secrets.token_hex(32))
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def build(self) -> None:
+        """The images of this repository."""
+        mounted = () if self.engine.has_registry else (f"--podman-build-args={stand_ins.MOUNTED}",)
+        self._compose("build", first=mounted)
+
+    def up(self) -> None:
+        """Start everything, in the order of its conditions."""
+        if self.engine.command == "podman":  # whose compose waits for no health check before podman 4.6
+            self._compose("up", "--no-build", "-d", "postgres", "redis")
+            self.wait_until_healthy("postgres", "redis")
+        self._compose("up", "--no-build", "-d")
+        self.wait_until_healthy(*LONG_RUNNING)
+
+    def down(self) -> None:
+        """End and remove everything, volumes too."""
+        self._compose("down", "--volumes")
+
+    def _compose(self, *words: str, first: tuple[str, ...] = ()) -> str:
+        files = [word for file in FILES for word in ("-f", file)]
+        return self.engine.composed(
+            *first, *files, "-p", PROJECT, *words,
+            LIVERSEG_TOKEN=self.token, POSTGRES_PASSWORD=self.password, LIVERSEG_PUBLISH=f"127.0.0.1:{self.port}",
+        )  # fmt: skip
+
+    def containers(self, service: str) -> list[str]:
+        """Names of the running containers of a service."""
+        return self.listed("--filter", f"label=com.docker.compose.service={service}")
+
+    def listed(self, *words: str) -> list[str]:
+        """Names of containers of this project; running ones, unless ``words`` ask for others."""
+        mine = f"label=com.docker.compose.project={PROJECT}"
+        return sorted(self.engine.run("ps", "--filter", mine, *words, "--format", "{{.Names}}").split())
+
+    def wait_until_healthy(self, *services: str) -> None:
+        def all_healthy() -> bool:
+            names = [name for service in services for name in self.containers(service)]
+            return len(names) >= len(services) and all(map(self.engine.is_healthy, names))
+
+        wait_for(f"{', '.join(services)} to be healthy", all_healthy, 180)
+
+    def on_host(self, host: str) -> str:
+        """The running container whose host name this is."""
+        found = [name for name in self.listed() if self.inside(name, "cat", "/etc/hostname") == host]
+        assert len(found) == 1, (host, found)
+        return found[0]
+
+    def inside(self, container: str, *words: str) -> str:
+        """What a command prints that runs in a container."""
+        return self.engine.run("exec", container, *words).strip()
+
+    def kill(self, container: str) -> None:
+        """SIGKILL to everything in it, as a power cut would."""
+        self.engine.run("kill", container)

