@@ -22,6 +22,9 @@ LOCKS = ("build", "base", "worker")
 PIP_CONF = "[global]\nno-index = true\nfind-links = /packages\nbreak-system-packages = true\n"
 """In the stand-in for Python: packages come out of a mounted folder, so that a build needs no network."""
 
+OLDER_PYTHON = " ; python_full_version < '3.11.3'"
+"""What a lock says of a package that Debian's Python 3.11.2 needs, and pip would leave out for a newer one."""
+
 MOUNTED = f"--volume={WHEELS}:/packages:ro"
 """What a build is given, beside its context."""
 
@@ -74,7 +77,9 @@ def _download(say: Say) -> None:
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(WHEELS), "--require-hashes"]
     words += ["--python-version", "3.11", "--only-binary", ":all:"]
     for name in LOCKS:
-        said(*words, "-r", str(_lock(name)), environment={})
+        unmarked = STORE / f"{name}.txt"
+        unmarked.write_text(_lock(name).read_text().replace(OLDER_PYTHON, ""))
+        said(*words, "-r", str(unmarked), environment={})
     done.write_text(mark)
 
 
