@@ -57,7 +57,7 @@ hosts: setup ## Three hosts as network namespaces, 50 ms away, one of them cut o
 	LIVERSEG_HOSTS=1 LIVERSEG_HOSTS_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_hosts.py
 
 test-compose: setup containers ## Run docker-compose.yml, kill a worker and an API node, show the table (the first time a quarter of an hour)
-	LIVERSEG_COMPOSE=1 $(BIN)/python -m pytest -q -s tests/compose
+	LIVERSEG_COMPOSE=1 $(BIN)/python -m pytest -q -s -x tests/compose
 
 resume-kills: setup ## Kill a training at ten random steps and compare it, bit for bit, with one that nobody touched (SEED=: the same steps)
 	LIVERSEG_KILLS=10 LIVERSEG_KILL_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_resume.py

@@ -36,7 +36,7 @@ class Stack:
     def build(self) -> None:
         """The images of this repository."""
         mounted = () if self.engine.has_registry else (f"--podman-build-args={stand_ins.MOUNTED}",)
-        self._compose("build", first=mounted)
+        self._compose("build", "api", "worker", first=mounted)  # without names, podman builds one for each container
 
     def up(self) -> None:
         """Start everything, in the order of its conditions."""

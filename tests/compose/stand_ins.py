@@ -69,17 +69,17 @@ def _is_made_of(engine: Engine, image: str, recipe: str) -> bool:
 
 def _download(say: Say) -> None:
     """Every wheel of the locks, checked by its hash, into a folder that later runs find again."""
-    mark = hashlib.sha256(b"".join(_lock(name).read_bytes() for name in LOCKS)).hexdigest()
+    wanted = {name: _lock(name).read_text().replace(OLDER_PYTHON, "") for name in LOCKS}
+    mark = hashlib.sha256("".join(wanted.values()).encode()).hexdigest()
     done = WHEELS / ".done"
     if done.exists() and done.read_text() == mark:
         return
     say("downloading the wheels of the locks")
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(WHEELS), "--require-hashes"]
     words += ["--python-version", "3.11", "--only-binary", ":all:"]
-    for name in LOCKS:
-        unmarked = STORE / f"{name}.txt"
-        unmarked.write_text(_lock(name).read_text().replace(OLDER_PYTHON, ""))
-        said(*words, "-r", str(unmarked), environment={})
+    for name, lock in wanted.items():
+        (STORE / f"{name}.txt").write_text(lock)
+        said(*words, "-r", str(STORE / f"{name}.txt"), environment={})
     done.write_text(mark)
 
 
