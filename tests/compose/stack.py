@@ -40,11 +40,28 @@ class Stack:
 
     def up(self) -> None:
         """Start everything, in the order of its conditions."""
-        if self.engine.command == "podman":  # whose compose waits for no health check before podman 4.6
-            self._compose("up", "--no-build", "-d", "postgres", "redis")
-            self.wait_until_healthy("postgres", "redis")
-        self._compose("up", "--no-build", "-d")
+        if self.engine.command == "docker":
+            self._compose("up", "--no-build", "-d")
+        else:
+            self._step_by_step()
         self.wait_until_healthy(*LONG_RUNNING)
+
+    def _step_by_step(self) -> None:
+        """Podman before 4.6 waits for no health check, and does not find what a container requires."""
+        self._start("postgres", "redis")
+        self.wait_until_healthy("postgres", "redis")
+        self._start("migrate")
+        wait_for("the migrations", self._is_migrated, 180)
+        self._start("api")
+        self.wait_until_healthy("api")
+        self._start("proxy", "worker")
+
+    def _is_migrated(self) -> bool:
+        ended = ("--all", "--filter", "label=com.docker.compose.service=migrate", "--filter", "status=exited")
+        return bool(self.listed(*ended, "--filter", "exited=0"))
+
+    def _start(self, *services: str) -> None:
+        self._compose("up", "--no-build", "--no-deps", "-d", *services)
 
     def down(self) -> None:
         """End and remove everything, volumes too."""
