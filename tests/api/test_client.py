@@ -3,7 +3,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -65,25 +65,35 @@ def test_nobody_there(tmp_path: Path):
 
 
 class Flaky(http.server.BaseHTTPRequestHandler):
-    """Takes the first request and hangs up; answers the second."""
+    """Lets ``lost`` requests go without an answer of its own, by ``loses``; answers the next one."""
 
-    seen: ClassVar[list[tuple[str | None, Any]]] = []
+    seen: ClassVar[list[tuple[str | None, bytes]]] = []
+    lost: ClassVar[int] = 1
+    loses: ClassVar[str] = ""
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = self.rfile.read(int(self.headers["content-length"]))
         self.seen.append((self.headers["idempotency-key"], body))
-        if len(self.seen) > 1:
+        if len(self.seen) > self.lost:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b'{"id": 1, "runs": []}')
+        elif self.loses == BY_A_PROXY:
+            self.send_response(502)
+            self.end_headers()
+            self.wfile.write(b'{"status": 502, "detail": "the node ended"}')
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-@pytest.fixture
-def flaky() -> Iterator[str]:
+HANGING_UP, BY_A_PROXY = "a connection that is hung up", "a proxy that lost its node"
+
+
+@pytest.fixture(params=[HANGING_UP, BY_A_PROXY])
+def flaky(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Flaky.seen.clear()
+    monkeypatch.setattr(Flaky, "loses", request.param)
     with http.server.HTTPServer(("127.0.0.1", 0), Flaky) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -98,11 +108,29 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(flaky: str):
     (first, body), (second, again) = Flaky.seen
     assert first == second is not None
     assert len(first) == 36
-    assert body == again
+    assert json.loads(body) == json.loads(again) == {"spec": {"dataset": {"id": "x"}}}
+
+
+def test_a_data_set_whose_answer_was_lost_is_sent_again_from_its_first_byte(flaky: str, tmp_path: Path):
+    draw_phantom(tmp_path / "slices", subjects=2, slices=4, size=32)
+    with Client(flaky) as client:
+        client.import_dataset(tmp_path / "slices", "phantom")
+    (_, sent), (_, again) = Flaky.seen
+    assert sent == again
+    assert sent.startswith(b"PK")
 
 
 def test_what_may_not_be_repeated_is_not(flaky: str):
-    Flaky.seen.clear()
     with Client(flaky) as client, pytest.raises((Unreachable, ApiError)):
         client._json("POST", "/v1/runs/1/requeue", json={})
     assert len(Flaky.seen) == 1
+
+
+@pytest.mark.parametrize("flaky", [BY_A_PROXY], indirect=True)
+def test_an_answer_that_stays_lost_ends_in_the_words_of_the_proxy(flaky: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Flaky, "lost", 99)
+    monkeypatch.setattr("api.client.PAUSES_S", (0.01, 0.01))
+    with Client(flaky) as client, pytest.raises(ApiError, match="the node ended") as caught:
+        client.cancel(1)
+    assert caught.value.status == 502
+    assert len(Flaky.seen) == 3
