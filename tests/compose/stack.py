@@ -9,8 +9,9 @@ from tests.compose.engine import ROOT, Engine
 from tests.processes import wait_for
 
 PROJECT = "liverseg-test"
-FILES = (str(ROOT / "docker-compose.yml"), str(ROOT / "tests" / "compose" / "workers.yml"))
-LONG_RUNNING = ("postgres", "redis", "api", "proxy", "worker")
+FILE = ROOT / "docker-compose.yml"
+LONG_RUNNING = {"postgres": 1, "redis": 1, "api": 2, "proxy": 1, "worker": 2}
+"""Service -> how many containers of it."""
 
 
 def free_port() -> int:
@@ -68,9 +69,8 @@ class Stack:
         self._compose("down", "--volumes")
 
     def _compose(self, *words: str, first: tuple[str, ...] = ()) -> str:
-        files = [word for file in FILES for word in ("-f", file)]
         return self.engine.composed(
-            *first, *files, "-p", PROJECT, *words,
+            *first, "-f", str(FILE), "-p", PROJECT, *words,
             LIVERSEG_TOKEN=self.token, POSTGRES_PASSWORD=self.password, LIVERSEG_PUBLISH=f"127.0.0.1:{self.port}",
         )  # fmt: skip
 
@@ -85,8 +85,9 @@ class Stack:
 
     def wait_until_healthy(self, *services: str) -> None:
         def all_healthy() -> bool:
-            names = [name for service in services for name in self.containers(service)]
-            return len(names) >= len(services) and all(map(self.engine.is_healthy, names))
+            found = {service: self.containers(service) for service in services}
+            complete = all(len(names) == LONG_RUNNING[service] for service, names in found.items())
+            return complete and all(self.engine.is_healthy(name) for names in found.values() for name in names)
 
         wait_for(f"{', '.join(services)} to be healthy", all_healthy, 180)
 

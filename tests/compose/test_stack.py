@@ -108,6 +108,16 @@ def test_the_image_of_the_api_is_small_and_has_no_tensorflow(stack: Stack) -> No
     assert stack.inside(stack.containers("worker")[0], "python", "-c", looks) == "['tensorflow', 'keras']"
 
 
+def test_nothing_is_missed_that_the_image_of_the_api_leaves_out(
+    stack: Stack, client: Client, dataset: str, tmp_path: Path
+) -> None:
+    assert client.check_dataset(dataset)["similarity"]["compared"] == 28  # SciPy's images, pairs of 8 scans
+    picture = client.figure(f"datasets/{dataset}/figures/histogram.png", tmp_path / "histogram.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    loads = "import h5py, obstore, liverseg_core.scoring, scipy.sparse.csgraph"
+    assert stack.inside(stack.containers("api")[0], "python", "-c", loads) == ""
+
+
 def test_only_the_proxy_is_reached_and_it_asks_for_the_token(stack: Stack) -> None:
     assert httpx.get(f"{stack.url}/readyz").json()["ready"]
     assert httpx.get(f"{stack.url}/v1/runs").status_code == 401

@@ -91,6 +91,11 @@ def test_the_proxy_stands_before_two_nodes_at_least(services):
     assert re.search(r"^ *server-template \w+ \d+ api:8421 check ", PROXY.read_text(), re.MULTILINE)
 
 
+def test_a_worker_may_end_while_another_goes_on(services):
+    assert services["worker"]["deploy"] == {"replicas": 2}
+    assert "replicas" not in services["worker-gpu"]["deploy"]  # one for all devices of the host
+
+
 def test_haproxy_accepts_its_file():
     found = shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
     if found is None:
