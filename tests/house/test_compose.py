@@ -86,13 +86,13 @@ def test_only_the_proxy_is_published_and_by_default_on_loopback(services):
 
 
 def test_the_proxy_stands_before_two_nodes_at_least(services):
-    assert services["api"]["deploy"] == {"replicas": 2}
+    assert services["api"]["deploy"] == {"mode": "replicated", "replicas": 2}
     assert services["proxy"]["depends_on"] == {"api": {"condition": "service_healthy"}}
     assert re.search(r"^ *server-template \w+ \d+ api:8421 check ", PROXY.read_text(), re.MULTILINE)
 
 
 def test_a_worker_may_end_while_another_goes_on(services):
-    assert services["worker"]["deploy"] == {"replicas": 2}
+    assert services["worker"]["deploy"] == {"mode": "replicated", "replicas": 2}
     assert "replicas" not in services["worker-gpu"]["deploy"]  # one for all devices of the host
 
 
