@@ -56,7 +56,7 @@ outages: setup ## Stop Valkey for five minutes and Postgres for two while runs t
 hosts: setup ## Three hosts as network namespaces, 50 ms away, one of them cut off for 30 s (root; SEED=: the same stalls and resets)
 	LIVERSEG_HOSTS=1 LIVERSEG_HOSTS_SEED=$(SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_hosts.py
 
-test-compose: setup containers ## Run docker-compose.yml, kill a worker and an API node, show the table (the first time a quarter of an hour)
+test-compose: setup containers ## Run docker-compose.yml, kill a worker and an API node, show the table (the first time it makes images, for half an hour and more)
 	LIVERSEG_COMPOSE=1 $(BIN)/python -m pytest -q -s -x tests/compose
 
 resume-kills: setup ## Kill a training at ten random steps and compare it, bit for bit, with one that nobody touched (SEED=: the same steps)

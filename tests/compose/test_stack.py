@@ -1,6 +1,6 @@
 """The compose file, run for real: a study goes on when a worker and an API node are killed.
 
-``make test-compose`` runs it and prints what happened; the first time it builds images for a quarter of an hour.
+``make test-compose`` runs it and prints what happened; the first time it makes images, for half an hour and more on two cores.
 """
 
 import json
