@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.compose import engine
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 PROXY = ROOT / "docker" / "haproxy.cfg"
@@ -187,3 +189,21 @@ def test_hadolint(path):
     hadolint = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([hadolint, "--failure-threshold", "style", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("commands", "missing"),
+    [
+        ({}, "neither Docker with a registry nor podman is here"),
+        ({"podman": "exit 1"}, "podman does not run here"),
+        ({"podman": '[ "$1" = info ]'}, "without mmdebstrap there are no stand-ins"),
+    ],
+)
+def test_where_it_cannot_be_run_the_reason_is_told(commands, missing, tmp_path, monkeypatch):
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(engine, "STORE", tmp_path / "store")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(engine.NoEngine, match=f"{missing}.* podman, runc, netavark"):
+        engine.find()
