@@ -1,6 +1,6 @@
 """The compose file, run for real: a study goes on when a worker and an API node are killed.
 
-``make test-compose`` runs it and prints what happened; the first time it makes images, for half an hour and more on two cores.
+``make test-compose`` runs it and prints what happened; the first time it makes images, for half an hour and more.
 """
 
 import json
