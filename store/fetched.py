@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from liverseg_core.data import cache
 from liverseg_core.errors import DISK_FULL
 from store.stored import HASH
 
@@ -99,6 +98,8 @@ class Fetched:
     def _kept(self) -> Iterator[Kept]:
         for one in _seen(self._files()):
             yield Kept(*one, _removed)
+        from liverseg_core.data import cache  # NumPy is loaded when somebody asks
+
         for one in cache.built(self.decoded) if self.decoded else ():
             yield Kept(*one, cache.remove)
 
