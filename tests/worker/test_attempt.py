@@ -191,11 +191,11 @@ def test_a_run_that_kills_its_trainer_every_time_is_dead_after_three(database: P
     assert [once(), once(), once(), once()] == [run_id, run_id, run_id, None]
     run = processes.get_run(run_id)
     assert (run.state, run.reason, run.crashes) == ("dead", "crashed-too-often", 3)
-    assert "FileExistsError" in run.message
+    assert "NotADirectoryError" in run.message
     assert outcomes(run_id) == ["crashed"] * 3
     with transaction() as session:  # the message is one line, the log has the trace, also of a dead run
         kept = [views.attempt_log(session, run_id, number) for number in (1, 2, 3, None)]
-    assert all(log.count("Traceback (most recent call last)") == 1 and "FileExistsError" in log for log in kept)
+    assert all(log.count("Traceback (most recent call last)") == 1 and "NotADirectoryError" in log for log in kept)
 
 
 def test_a_damaged_data_set_fails_the_run_with_the_reason(database: Path, tmp_path: Path) -> None:
