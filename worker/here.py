@@ -116,6 +116,7 @@ class Here:
         elif not self._handed_on:  # a beat later nothing is under way to us any more
             self._handed_on = True
             hand_on()
+            log.info("what waits is announced to others")
         with attempts.claiming:  # no run is between its claim and its being counted
             done = not attempts.running
         if done or wish == Leave.NOW:

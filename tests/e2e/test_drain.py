@@ -95,14 +95,15 @@ def test_now_gives_the_run_back(dataset: Dataset, tmp_path: Path, start: Callabl
 def test_a_worker_that_is_to_leave_takes_no_announcement_from_others(
     dataset: Dataset, tmp_path: Path, start: Callable[..., processes.Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has a slot to spare meanwhile, and nothing is announced a second time."""
+    """It has a slot to spare meanwhile; what is submitted once it has let go is not announced a second time."""
     monkeypatch.setenv("LIVERSEG_REANNOUNCE_S", "600")
     settings.cache_clear()
     long, log = submit(epochs=100_000), tmp_path / "leaving.log"
     leaving = start(log, "--slots", "2")
     processes.wait_for_epoch(long, 1)
     assert command("drain", f"{os.uname().nodename}:{leaving.pid}").returncode == 0
-    processes.wait_for("it to take nothing more", lambda: "takes no more runs" in log.read_text())
+    # A beat after it has been asked, so that what was under way to it by then is announced again.
+    processes.wait_for("it to let go", lambda: "what waits is announced to others" in log.read_text())
     with processes.worker(tmp_path / "other.log", LIVERSEG_DEVICE="other") as other:
         for seed in range(4):
             run = submit_short(seed)
