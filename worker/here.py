@@ -18,6 +18,7 @@ from store.settings import settings
 from worker.attempt import hand_on, worker_name
 from worker.load import attempts
 from worker.patience import closing, draining
+from worker.transport import LETS_GO_S
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Here:
         self._helpers: list[threading.Thread] = []
         self._stop = threading.Event()
         self._known = self._handed_on = False
+        self._lets_go = 0.0
         self._idle_since: float | None = None
         self._swept: float | None = None
         self._thread = threading.Thread(target=self._loop, name="here", daemon=True)
@@ -113,7 +115,8 @@ class Here:
         if not closing.is_set():
             log.warning("asked to leave (%s): this worker takes no more runs", wish)
             closing.set()
-        elif not self._handed_on:  # a beat later nothing is under way to us any more
+            self._lets_go = time.monotonic() + LETS_GO_S
+        elif not self._handed_on and time.monotonic() > self._lets_go:
             self._handed_on = True
             hand_on()
             log.info("what waits is announced to others")

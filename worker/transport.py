@@ -13,6 +13,10 @@ from worker.patience import closing, draining
 log = logging.getLogger(__name__)
 
 
+LETS_GO_S = redis.Transport.brpop_timeout + 0.5
+"""After so long a worker that asks for nothing more is given no message either: its last request has ended."""
+
+
 class QoS(redis.QoS):  # type: ignore[misc]
     """Asks for no announcement where this worker leaves, which are for others; what is told to all is still heard."""
 

@@ -102,7 +102,7 @@ def test_a_worker_that_is_to_leave_takes_no_announcement_from_others(
     leaving = start(log, "--slots", "2")
     processes.wait_for_epoch(long, 1)
     assert command("drain", f"{os.uname().nodename}:{leaving.pid}").returncode == 0
-    # A beat after it has been asked, so that what was under way to it by then is announced again.
+    # What was under way to it until then is announced again.
     processes.wait_for("it to let go", lambda: "what waits is announced to others" in log.read_text())
     with processes.worker(tmp_path / "other.log", LIVERSEG_DEVICE="other") as other:
         for seed in range(4):
