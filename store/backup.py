@@ -12,7 +12,6 @@ the same folder copies what it lacks.
 Checkpoints, caches, logs and the broker's messages are in no backup: they are made again.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 
 from sqlalchemy import delete, make_url, select, text
 
+from liverseg_core.disk import sync
 from liverseg_core.errors import DataError, InputError, LiversegError
 from store import artifacts, bundled, database, endings, schema, usage
 from store.database import looking, snapshot, transaction
@@ -34,6 +34,7 @@ from store.models import Run, Worker
 from store.queue import Claim
 from store.settings import settings
 from store.states import OWNED
+from store.stored import copied
 from store.tidy import LOCK
 
 ABOUT = "backup.json"
@@ -123,7 +124,7 @@ def _dump(to: Path) -> tuple[str, set[str]]:
         _postgres(
             "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={moment}", "-f", str(to)
         )
-    _sync(to)
+    sync(to)
     return str(number), names
 
 
@@ -135,8 +136,8 @@ def _copied(sha256: str, folder: Path) -> bool:
     place.parent.mkdir(exist_ok=True)
     new = place.with_name(f".new-{sha256}")
     try:
-        with artifacts.held(sha256) as source:
-            if _copy(source, new) != sha256:
+        with artifacts.held(sha256) as source, source.open("rb") as origin, new.open("wb") as copy:
+            if copied(origin, copy).sha256 != sha256:
                 return False
         new.replace(place)
     except (DataError, FileNotFoundError):
@@ -146,32 +147,12 @@ def _copied(sha256: str, folder: Path) -> bool:
     return True
 
 
-def _copy(source: Path, to: Path) -> str:
-    """Copy a file to the disk; the SHA-256 of what was written."""
-    digest = hashlib.sha256()
-    with source.open("rb") as origin, to.open("wb") as copy:
-        while block := origin.read(1 << 20):
-            digest.update(block)
-            copy.write(block)
-        copy.flush()
-        os.fsync(copy.fileno())
-    return digest.hexdigest()
-
-
 def _write_whole(place: Path, content: bytes) -> None:
     new = place.with_name(f"{place.name}.new")
     new.write_bytes(content)
-    _sync(new)
+    sync(new)
     new.replace(place)
-    _sync(place.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(place.parent)
 
 
 # ---- restoring -----------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """A store in a folder: ``artifacts/ab/abcdef...``."""
 
-import hashlib
 import os
 import re
 import tempfile
@@ -11,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from liverseg_core.disk import sync
 from liverseg_core.errors import DISK_FULL
-from store.stored import HASH, Away, Found, Stored, place_of, sha256_of
+from store.stored import HASH, Away, Found, Stored, copied, place_of, sha256_of
 
 NAMED = "the artifact folder of LIVERSEG_HOME"
 """What it is called where users see it; where it lies is the operator's to know."""
@@ -55,15 +55,15 @@ class Folder:
         descriptor, name = tempfile.mkstemp(dir=self._root, prefix=".new-")
         try:
             with os.fdopen(descriptor, "wb") as copy:
-                stored = _copy(origin, copy)
+                stored = copied(origin, copy)
             place = self.locate(stored.sha256)
             place.parent.mkdir(exist_ok=True)
             Path(name).replace(place)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync(place.parent)
-        _sync(self._root)
+        sync(place.parent)
+        sync(self._root)
         return stored
 
     @contextmanager
@@ -112,28 +112,9 @@ def _away_or_full() -> Iterator[None]:
         raise Away(f"{NAMED} cannot be used ({error.strerror or error.errno})") from error
 
 
-def _copy(origin: BinaryIO, copy: BinaryIO) -> Stored:
-    """What is hashed is what is written."""
-    digest, size = hashlib.sha256(), 0
-    while block := origin.read(1 << 20):
-        digest.update(block)
-        size += copy.write(block)
-    copy.flush()
-    os.fsync(copy.fileno())
-    return Stored(digest.hexdigest(), size)
-
-
 def _found(path: Path) -> Found | None:
     try:
         seen = path.stat()
     except FileNotFoundError:
         return None
     return Found(path.name, seen.st_size, time.time() - seen.st_mtime)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

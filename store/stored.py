@@ -1,9 +1,11 @@
 """What is said of a file in the store, wherever that lies."""
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from liverseg_core.errors import LiversegError
 
@@ -52,3 +54,14 @@ def place_of(sha256: str) -> str:
     if not HASH.fullmatch(sha256):
         raise ValueError(f"no SHA-256 in hex. Received: {sha256!r}")
     return f"{sha256[:2]}/{sha256}"
+
+
+def copied(origin: BinaryIO, copy: BinaryIO) -> Stored:
+    """Copy to the disk; what is hashed is what was written."""
+    digest, size = hashlib.sha256(), 0
+    while block := origin.read(1 << 20):
+        digest.update(block)
+        size += copy.write(block)
+    copy.flush()
+    os.fsync(copy.fileno())
+    return Stored(digest.hexdigest(), size)

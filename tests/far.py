@@ -7,11 +7,12 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from tests.relay import Relay, to_unix
 
-class FarServer:
+
+class FarServer(Relay):
     """Forwards TCP connections to ``server``; every byte is ``late_s`` late each way.
 
     Args:
@@ -21,20 +22,18 @@ class FarServer:
     """
 
     def __init__(self, server: Path, address: tuple[str, int], late_s: float) -> None:
-        self.address, self._server, self._late_s = address, server, late_s
-        self._open: set[socket.socket] = set()
+        self.address, self._late_s = address, late_s
         self._stalled_until = 0.0
         self.resets = self.stalls = 0
-        self._listener = socket.create_server(address, backlog=50)
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(socket.create_server(address, backlog=50), to_unix(server))
 
     def stall(self, seconds: float) -> None:
         """Deliver nothing for a while; what is sent meanwhile comes later, in order."""
         self.stalls += 1
         self._stalled_until = time.monotonic() + seconds
 
-    def reset(self) -> None:
-        """End every open connection with RST, as a middlebox does that has lost its table."""
+    def cut(self) -> None:
+        """With RST, as a middlebox does that has lost its table."""
         self.resets += 1
         while self._open:
             one = self._open.pop()
@@ -43,32 +42,12 @@ class FarServer:
                 one.shutdown(socket.SHUT_RDWR)  # wakes who reads it
             one.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.close()
-        self.reset()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                front, _ = self._listener.accept()
-                back = socket.socket(socket.AF_UNIX)
-                try:
-                    back.connect(str(self._server))
-                except OSError:
-                    front.close()
-                    back.close()
-                    continue
-                front.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._open |= {front, back}
-                for source, sink in ((front, back), (back, front)):
-                    line: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-                    threading.Thread(target=self._read, args=(source, line), daemon=True).start()
-                    threading.Thread(target=self._write, args=(line, sink), daemon=True).start()
+    def _carry(self, front: socket.socket, back: socket.socket) -> None:
+        front.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for source, sink in ((front, back), (back, front)):
+            line: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+            threading.Thread(target=self._read, args=(source, line), daemon=True).start()
+            threading.Thread(target=self._write, args=(line, sink), daemon=True).start()
 
     def _read(self, source: socket.socket, line: "queue.SimpleQueue[tuple[float, bytes]]") -> None:
         with contextlib.suppress(OSError):
@@ -115,4 +94,4 @@ class Weather:
             if self._random.random() < 0.5:
                 server.stall(self._random.uniform(0.5, 3))
             else:
-                server.reset()
+                server.cut()

@@ -8,10 +8,11 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+
+from tests.relay import Relay, to_unix
 
 
-class Proxy:
+class Proxy(Relay):
     """Forwards every connection to ``server``; ``stalled``: it takes bytes and forwards none, as a dead network does.
 
     Args:
@@ -23,14 +24,12 @@ class Proxy:
         self.folder = Path(tempfile.mkdtemp(prefix="lvp-", dir="/tmp"))
         self.path = self.folder / name
         self.delay_s = 0.0
-        self._server = server
         self._forward = threading.Event()
         self._forward.set()
-        self._open: set[socket.socket] = set()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.path))
-        self._listener.listen(50)
-        threading.Thread(target=self._accept, daemon=True).start()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.path))
+        listener.listen(50)
+        super().__init__(listener, to_unix(server))
 
     def stall(self) -> None:
         self._forward.clear()
@@ -38,37 +37,16 @@ class Proxy:
     def go_on(self) -> None:
         self._forward.set()
 
-    def cut(self) -> None:
-        """Close every connection that is open now."""
-        for one in list(self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.go_on()
-        self._listener.close()
-        self.cut()
+        super().__exit__(kind, error, trace)
         shutil.rmtree(self.folder)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                front, _ = self._listener.accept()
-                back = socket.socket(socket.AF_UNIX)
-                try:
-                    back.connect(str(self._server))
-                except OSError:
-                    front.close()
-                    back.close()
-                    continue
-                self._open |= {front, back}
-                for source, sink in ((front, back), (back, front)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+    def _carry(self, front: socket.socket, back: socket.socket) -> None:
+        for source, sink in ((front, back), (back, front)):
+            threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -13,10 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests import processes
+from tests.relay import Relay
 
 KEY, SECRET = "AKIDLIVERSEGTESTS", "a-secret-that-must-be-seen-nowhere-3f9c"
 BUCKET, PREFIX = "lab-files", "liver"
@@ -89,7 +88,7 @@ class Server:
         return False
 
 
-class Wire:
+class Wire(Relay):
     """A TCP proxy before a server.
 
     Attributes:
@@ -104,39 +103,13 @@ class Wire:
         self.up: Callable[[bytes], bytes | None] = lambda piece: piece
         self.requests: list[str] = []
         self.came_down = 0
-        self._server = port
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        super().__init__(listener, lambda: socket.create_connection(("127.0.0.1", port), 5))
 
-    def cut(self) -> None:
-        """Reset every connection that is open now."""
-        for one in list(self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.close()
-        self.cut()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                front, _ = self._listener.accept()
-                try:
-                    back = socket.create_connection(("127.0.0.1", self._server), 5)
-                except OSError:
-                    front.close()
-                    continue
-                self._open |= {front, back}
-                threading.Thread(target=self._pump, args=(front, back, self._went), daemon=True).start()
-                threading.Thread(target=self._pump, args=(back, front, self._came), daemon=True).start()
+    def _carry(self, front: socket.socket, back: socket.socket) -> None:
+        threading.Thread(target=self._pump, args=(front, back, self._went), daemon=True).start()
+        threading.Thread(target=self._pump, args=(back, front, self._came), daemon=True).start()
 
     def _went(self, piece: bytes) -> bytes | None:
         self.requests += [found.decode() for found in re.findall(rb"(?:GET|PUT|POST|HEAD|DELETE) /\S*", piece)]

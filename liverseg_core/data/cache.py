@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from liverseg_core.data.manifest import Manifest
 from liverseg_core.data.pixels import image_of, labels_of, open_archive
 from liverseg_core.data.png import MASK_VALUES
+from liverseg_core.disk import sync
 from liverseg_core.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -252,19 +253,11 @@ def _new(path: Path, shape: tuple[int, ...], dtype: type) -> Any:
 def _publish(folder: Path, target: Path) -> None:
     """Put a finished folder in its place, its bytes on disk first."""
     for path in [*folder.iterdir(), folder]:
-        _sync(path)
+        sync(path)
     if target.exists():
         shutil.rmtree(target)
     folder.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target.parent)
 
 
 @contextlib.contextmanager
