@@ -126,10 +126,13 @@ def dataset(database: Path, times: None, tmp_path: Path) -> Dataset:
 
 
 def carried() -> dict[str, list[int]]:
-    """Host -> the runs that its worker has now."""
+    """Each host whose worker is heard of -> the runs that it has now."""
     with transaction() as session:
-        hosts = {one.name: one.host for one, _, _ in presence.workers(session, settings().lease_s)}
-        return {hosts.get(name, name): [run.id for run in runs] for name, runs in presence.carried(session).items()}
+        busy = presence.carried(session)
+        return {
+            one.host: [run.id for run in busy.get(one.name, [])]
+            for one, _, _ in presence.workers(session, settings().lease_s)
+        }
 
 
 def test_three_far_hosts_finish_every_run_once(
@@ -144,10 +147,12 @@ def test_three_far_hosts_finish_every_run_once(
             for host in hosts
             for port, server in behind.items()
         ]
-        runs = [submit(epochs=EPOCHS) for _ in range(6)]
         workers = {host: host.start_worker(tmp_path / f"{host.name}.log") for host in hosts}
         stack.callback(end, list(workers.values()))
-        processes.wait_for("each host to carry a run", lambda: {one.name for one in hosts} <= carried().keys())
+        # First all of them, then the work: else two hosts may have done all of it before the third one has joined.
+        processes.wait_for("the hosts to join", lambda: {one.name for one in hosts} == carried().keys())
+        runs = [submit(epochs=EPOCHS) for _ in range(6)]
+        processes.wait_for("each host to carry a run", lambda: all(carried().get(one.name) for one in hosts))
         stack.enter_context(Weather(servers, SEED))
         victim = hosts[0]
         (run, *_) = processes.wait_for("a run on the host that is cut off", lambda: carried().get(victim.name))

@@ -129,8 +129,8 @@ def test_a_second_backup_copies_what_is_new_and_the_first_stays_good_until_then(
     first = back_up(kept, quiet)
     finish_one(tmp_path, 1)
     copied: list[str] = []
-    whole = backup._copy
-    monkeypatch.setattr(backup, "_copy", lambda source, to: (copied.append(source.name), whole(source, to))[1])
+    whole = backup.copied
+    monkeypatch.setattr(backup, "copied", lambda origin, to: (copied.append(Path(to.name).name), whole(origin, to))[1])
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -141,7 +141,7 @@ def test_a_second_backup_copies_what_is_new_and_the_first_stays_good_until_then(
             back_up(kept, quiet)
     assert backup.read_about(kept) == first
     second = back_up(kept, quiet)
-    assert copied == [artifacts.sha256_of(tmp_path / "weights")]
+    assert copied == [f".new-{artifacts.sha256_of(tmp_path / 'weights')}"]
     assert (second.files, len(list(kept.glob("*.dump")))) == (first.files + 1, 1)
 
 
