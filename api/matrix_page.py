@@ -19,9 +19,11 @@ from store.matrix import Asked, Line, Matrix, columns, matrix
 
 router = APIRouter(include_in_schema=False)
 
-WINDOW = 100
-WINDOWS = (10, 25, WINDOW, 500)
+WINDOWS = (10, 25, 50, 100, 500)
 """How many rows the page offers to show at a time: ten of the worst, say."""
+
+USUAL_CELLS = 2500
+"""The rows that it shows unasked hold no more; a browser takes a tenth of a second for a thousand cells."""
 
 NOTHING = "\N{EN DASH}"
 
@@ -44,7 +46,7 @@ def matrix_page(
     scan: SomeScan = None,
     subject: SomeSubject = None,
     part: SomePart = None,
-    limit: Annotated[int, Query(ge=1, le=WINDOWS[-1])] = WINDOW,
+    limit: Annotated[int | None, Query(ge=1, le=WINDOWS[-1])] = None,
     offset: Offset = 0,
 ) -> Response:
     """Where runs differ, worst first."""
@@ -54,7 +56,8 @@ def matrix_page(
         if len(ids) == 1 and sort == "difference":  # from nothing
             sort = "value"
         asked = Asked(ids, column, by, baseline or None, sort, of, descending, scan, subject, part)
-        found = matrix(session, project, asked, limit, offset)
+        usual = _usual(len(ids))
+        found = matrix(session, project, asked, limit or usual, offset)
     found.warnings = left_out(lost)
 
     state: dict[str, Any] = {
@@ -69,7 +72,7 @@ def matrix_page(
         "scan": "" if scan is None else str(scan),
         "subject": subject,
         "part": part,
-        "limit": "" if limit == WINDOW else limit,
+        "limit": limit or "",
     }
 
     def link(**changes: Any) -> str:
@@ -83,14 +86,19 @@ def matrix_page(
         columns={key: one.label for key, one in columns().items()},
         link=link,
         first=offset,
-        window=limit,
+        window=limit or usual,
         windows=WINDOWS,
-        usual=WINDOW,
+        usual=usual,
         exported=MOST_ROWS,
         sorted_by=_sorted_by(asked, found),
         cells=_cells(found),
         state=state,
     )
+
+
+def _usual(runs: int) -> int:
+    """How many rows of so many runs are shown unasked: 25, 50 or 100."""
+    return max(many for many in WINDOWS if many <= 25 or (many <= 100 and many * runs <= USUAL_CELLS))
 
 
 def _sorted_by(asked: Asked, found: Matrix) -> int | str | None:

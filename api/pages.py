@@ -1,7 +1,8 @@
 """Pages for people: runs, one run, data sets, and what the API takes. They work without scripts."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -22,6 +23,7 @@ from store.comparison import OVERVIEW
 from store.database import transaction
 from store.measure import Measure
 from store.models import Epoch, Run
+from store.run_settings import described
 from store.standing import standing
 from store.states import FINAL, RETRIED, State, target
 from store.tokens import Scope
@@ -30,6 +32,7 @@ router = APIRouter(include_in_schema=False)
 
 PAGE_SIZE = 50
 WORST = 12
+MOST_APART = 4
 
 SomeState = Annotated[State | Literal[""], Query()]
 SomeName = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
@@ -47,11 +50,15 @@ BUTTONS = {
 
 @dataclass(frozen=True)
 class Standing:
-    """A run in the list: how far it is (0..1, None where that says nothing) and in words."""
+    """A run in the list: how far it is (0..1, None where that says nothing) and in words.
+
+    ``apart``: settings in which it differs from the listed runs of its experiment that are named like it.
+    """
 
     run: RunOut
     share: float | None
     words: str
+    apart: Sequence[tuple[str, Any]] = ()
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------
@@ -89,7 +96,8 @@ def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
     project = caller_of(request).project
     with transaction() as session:
         found = list(views.runs(session, project, wanted, PAGE_SIZE))
-        standing = [_standing(session, run) for run in found]
+        apart = _told_apart(found)
+        standing = [replace(_standing(session, run), apart=apart.get(run.id, ())) for run in found]
         counts = views.counts_by_state(session, project, wanted)
         newer = views.newer(session, project, wanted, PAGE_SIZE) if wanted.before else None
     asked = {"state": wanted.state, "experiment": wanted.experiment, "name": wanted.name, "before": wanted.before}
@@ -106,6 +114,21 @@ def _runs(request: Request, template: str, wanted: views.RunFilter) -> Response:
         newer=_query(kept, before=newer) if wanted.before else None,
         older=_query(kept, before=older) if (older := next_page(found, PAGE_SIZE)) else None,
     )
+
+
+def _told_apart(runs: Sequence[Run]) -> dict[int, list[tuple[str, Any]]]:
+    """Of each run that shares its experiment and name with another one the first settings that differ among them."""
+    alike: defaultdict[tuple[int, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        alike[run.experiment_id, run.name].append(run)
+    found = {}
+    for group in alike.values():
+        settings = [described(run).settings for run in group] if len(group) > 1 else []
+        every = {text for one in settings for text in one.texts}
+        differing = {path for one in settings for path, _ in every - one.texts}
+        for run, one in zip(group, settings, strict=False):
+            found[run.id] = [(path, value) for path, value in one.items() if path in differing][:MOST_APART]
+    return found
 
 
 def _query(kept: dict[str, str], **changes: int | None) -> str:

@@ -58,7 +58,7 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
         port,
         log_config=None if logs.as_json() else uvicorn.config.LOGGING_CONFIG,
         loop="asyncio",  # the same everywhere, whatever else is installed
-        http="h11",
+        http="httptools",  # C, where h11 is Python
         ws="none",
         log_level="warning",
         access_log=False,

@@ -327,3 +327,9 @@ def test_a_bad_idempotency_key(web: httpx.Client, phantom: dict[str, Any], count
     answer = web.post("/v1/experiments", json=spec(), headers={"Idempotency-Key": key})
     check(answer, "Idempotency-Key", key if len(key) < 200 else None, "")
     assert count_rows() == before
+
+
+def test_what_is_not_http_is_refused_before_the_app_sees_it(web: httpx.Client):
+    answer = web.request("BREW", "/v1/runs")
+    assert (answer.status_code, answer.text) == (400, "Invalid HTTP request received.")
+    assert web.get("/v1/runs").status_code == 200

@@ -37,14 +37,23 @@ def test_the_runs_page_shows_state_and_progress(
     submit(spec={"name": "first"}, seeds=2)
     html = page(web, "/")
     assert rows(html)[1:] == [
-        "2 first queued 1 run ahead in pool default phantom 1",
-        "1 first queued next in pool default; waits for a free worker phantom 1",
+        "2 first seed 1 queued 1 run ahead in pool default phantom 1",
+        "1 first seed 0 queued next in pool default; waits for a free worker phantom 1",
     ]
     assert 'href="/comparisons?experiment=1"' in html
     assert rows(page(web, "/fragments/runs")) == rows(html)
     assert len(rows(page(web, "/?state=succeeded"))) == 0
     assert len(rows(page(web, "/?name=FIR&state=queued&experiment=1"))) == 3
     assert len(rows(page(web, "/?name=&state="))) == 3
+
+
+def test_runs_of_one_name_are_told_apart_by_what_differs(web: httpx.Client, submit: Callable[..., list[int]]):
+    submit(spec={"name": "rate"}, grid={"training.learning_rate": [0.001, 0.01], "model.filters": [4]})
+    submit(spec={"name": "rate"})  # another experiment, alone in it
+    submit(variants=[{"name": f"{count} filters", "model.filters": count} for count in (4, 8)])
+    assert [row.split(" queued")[0] for row in rows(page(web, "/"))[1:]] == [
+        "5 8 filters", "4 4 filters", "3 rate", "2 rate learning rate 0.01", "1 rate learning rate 0.001",
+    ]  # fmt: skip
 
 
 def test_states_are_counted_as_the_list_is(web: httpx.Client, submit: Callable[..., list[int]]):

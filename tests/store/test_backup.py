@@ -130,7 +130,9 @@ def test_a_second_backup_copies_what_is_new_and_the_first_stays_good_until_then(
     finish_one(tmp_path, 1)
     copied: list[str] = []
     whole = backup.copied
-    monkeypatch.setattr(backup, "copied", lambda origin, to: (copied.append(Path(to.name).name), whole(origin, to))[1])
+    monkeypatch.setattr(
+        backup, "copied", lambda origin, to: (copied.append(Path(to.name).name), whole(origin, to))[1]
+    )
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
