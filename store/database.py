@@ -1,5 +1,6 @@
 """One engine a process, and transactions whose commit belongs to the edge that opened them."""
 
+import select
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -50,9 +51,8 @@ def dialect(url: str) -> str:
 @cache
 def engine() -> Engine:
     """The engine of this process; connects on first use."""
-    return create_engine(
+    made = create_engine(
         url(),
-        pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
         pool_timeout=5,  # who asks is told to come again, rather than kept waiting
@@ -60,6 +60,26 @@ def engine() -> Engine:
         hide_parameters=True,  # what people sent in does not belong in a log
         json_deserializer=from_json,  # a comparison of 100 runs reads 300 documents, at half the time of json.loads
     )
+    event.listen(made, "checkout", _need_alive)
+    return made
+
+
+def _need_alive(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
+    """Read what the server sent to a connection of the pool while nobody used it, which is how it says that it ends.
+
+    This asks the server nothing, where ``pool_pre_ping`` waits for an answer before each transaction. One that is
+    gone without a word is found out by the first statement.
+
+    Raises:
+        DisconnectionError: the connection has ended; the pool makes another one.
+    """
+    told = select.poll()
+    told.register(connection.pgconn.socket, select.POLLIN)
+    try:
+        while told.poll(0):
+            connection.pgconn.consume_input()
+    except psycopg.OperationalError as error:
+        raise DisconnectionError(str(error)) from error
 
 
 def among(column: InstrumentedAttribute[int], ids: Collection[int]) -> ColumnElement[bool]:

@@ -1,5 +1,7 @@
 """What counts as an outage (worth retrying), asked of real errors of a real server."""
 
+from contextlib import ExitStack
+
 import psycopg
 import pytest
 from sqlalchemy import create_engine, text
@@ -9,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from store import bundled
 from store import database as db
 from store.database import is_outage, transaction
+from store.settings import settings
 from tests.conftest import forget_caches
 from tests.proxy import Proxy
 
@@ -53,6 +56,23 @@ def test_the_next_transaction_after_a_lost_connection_works():
     assert is_outage(error_of("SELECT pg_terminate_backend(pg_backend_pid())"))
     with transaction() as session:
         assert session.scalar(text("SELECT 1")) == 1
+
+
+def test_a_connection_that_ended_while_nobody_used_it_is_replaced_unnoticed(database):
+    """As after a restart of Postgres; every connection of the pool, since any may be the next."""
+    with ExitStack() as together:
+        for session in [together.enter_context(transaction()) for _ in range(5)]:
+            session.execute(text("SELECT 1"))
+    name = bundled.database_url(settings().home).replace("+psycopg", "")
+    with psycopg.connect(name, autocommit=True) as other:
+        ended = other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database() AND backend_type = 'client backend'"
+        ).fetchall()
+    assert len(ended) >= 5
+    for _ in range(len(ended)):
+        with transaction() as session:
+            assert session.scalar(text("SELECT 1")) == 1
 
 
 def test_a_server_that_is_not_there_is_an_outage(tmp_path):
