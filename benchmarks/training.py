@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -49,16 +50,23 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, CHILDREN)
     parser.add_argument("--full", action="store_true", help="every slice instead of a subset")
+    options = parser.parse_args()
+    options.slices = {} if options.full else dict(zip(("train", "val"), options.slices, strict=True))
+    return options
+
+
+def options_of(doc: str | None, children: Iterable[str]) -> argparse.ArgumentParser:
+    """What every script takes that measures trainings, each in a child process of its own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, nargs=2, default=(96, 16), metavar=("TRAIN", "VAL"))
     parser.add_argument("--rounds", type=int, default=2, help="how often each way is measured")
     parser.add_argument("--epochs", type=int, default=3, help="the first, which traces, is not counted")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--child", choices=list(CHILDREN), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=list(children), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    options.slices = {} if options.full else {"train": 96, "val": 16}
-    return options
+    return parser
 
 
 def prepare(folder: Path, slices: dict[str, int]) -> tuple[int, int]:
@@ -84,12 +92,14 @@ def prepare(folder: Path, slices: dict[str, int]) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def measure(what: str, options: argparse.Namespace, **environment: str) -> dict[str, Any]:
-    """What a child process of this file prints."""
-    command = [sys.executable, __file__, "--child", what, "--folder", options.folder]
+def measure(
+    what: str, options: argparse.Namespace, script: str = __file__, python: str | Path = sys.executable, **around: str
+) -> dict[str, Any]:
+    """What a child process of ``script`` prints; ``around`` is added to its environment, an empty value removes."""
+    command = [python, script, "--child", what, "--folder", options.folder]
     command += ["--epochs", str(options.epochs), "--batch", str(options.batch)]
     variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    variables = {name: value for name, value in {**variables, **environment}.items() if value}
+    variables = {name: value for name, value in {**variables, **around}.items() if value}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
