@@ -49,7 +49,12 @@ WAYS = {
     "MONAI UNet": "strided",
     "MONAI UNet, channels last": "strided-last",
 }
-RIVALS = {"faster_fit": "the study", "faster_pytorch": "PyTorch", "faster_monai": "MONAI"}
+RIVALS = {
+    "faster_fit": "the study",
+    "faster_pytorch": "PyTorch",
+    "faster_basic": "MONAI BasicUNet",
+    "faster_strided": "MONAI UNet",
+}
 """Target and how the names of its ways begin; the fastest of them counts."""
 
 Found = dict[str, list[dict[str, Any]]]

@@ -9,7 +9,8 @@ caches, one submission over HTTP, until all runs have succeeded and their scores
 optimizer and data are the same. The ways are measured one after the other, ``--rounds`` times in turn.
 
 Also: how long it takes from one run's ``succeeded`` to the next run's training call in the same slot, and on to the
-end of its first step, which includes tracing the graph.
+end of its first step, which includes tracing the graph; and how long the finished study takes when it is submitted
+again, which must train nothing.
 Slices: LIVERSEG_STUDY_DIR/liver_ct where it is, else a drawn phantom.
 """
 
@@ -67,12 +68,13 @@ def report(folder: Path, slots: list[int], rounds: int) -> None:
         theirs.append(study(folder))
         mention("the study's own way", theirs[-1], "s")
         for count in slots:
-            seconds, gaps = service(folder, count)
+            seconds, gaps, again = service(folder, count)
             ours[count].append(seconds)
             mention(
                 f"liverseg with {count} slots", seconds, "s", f"{seconds / theirs[-1]:.3f} of the study's own way"
             )
             report_gaps(count, gaps)
+            tell("resubmit", again, f"{RUNS} runs, each with the result of the one before")
     best = min(median(values) for values in ours.values())
     tell("makespan", best / median(theirs), f"medians of {rounds}: {best:.0f} s, {median(theirs):.0f} s")
 
@@ -109,19 +111,36 @@ def study_run(folder: Path) -> None:
 # --- ours ---------------------------------------------------------------------------------------------------------
 
 
-def service(folder: Path, slots: int) -> tuple[float, list[tuple[float, float]]]:
-    """Seconds from the submission to the last score, and the gaps between two runs of a slot."""
+def service(folder: Path, slots: int) -> tuple[float, list[tuple[float, float]], float]:
+    """Seconds from the submission to the last score, the gaps between two runs of a slot, :func:`resubmitted`."""
     with throw_away_home(), up(slots) as client:
         client.import_dataset(folder / "data", "slices")
         began = time.monotonic()
         made = client.submit(submission())
         wanted = [run["id"] for run in made["runs"]]
-        while len(client.runs(state="succeeded", limit=500)) < len(wanted):
-            if broken := [*client.runs(state="failed"), *client.runs(state="dead")]:
-                sys.exit(f"run {broken[0]['id']} did not succeed:\n{client.logs(broken[0]['id'])}")
-            time.sleep(0.1)
+        finished(client, wanted)
         seconds = time.monotonic() - began
-        return seconds, list(gaps_of(client, wanted))
+        return seconds, list(gaps_of(client, wanted)), resubmitted(client, wanted)
+
+
+def finished(client: Client, runs: list[int]) -> None:
+    """Wait until all of them have succeeded."""
+    wanted = set(runs)
+    while not wanted <= {run["id"] for run in client.runs(state="succeeded", limit=500)}:
+        if broken := [*client.runs(state="failed"), *client.runs(state="dead")]:
+            sys.exit(f"run {broken[0]['id']} did not succeed:\n{client.logs(broken[0]['id'])}")
+        time.sleep(0.1)
+
+
+def resubmitted(client: Client, done: list[int]) -> float:
+    """Seconds until the finished study, submitted again, has been answered with every result; nothing was trained."""
+    began = time.monotonic()
+    made = client.submit(submission())
+    seconds = time.monotonic() - began
+    assert [run["reused_from"] for run in made["runs"]] == done, made["runs"]
+    details = [client.run(run["id"]) for run in made["runs"]]
+    assert all(run["state"] == "succeeded" and not run["attempts"] for run in details), details
+    return seconds
 
 
 def submission() -> dict[str, Any]:
