@@ -13,6 +13,7 @@ Slices: LIVERSEG_STUDY_DIR/liver_ct where it is, else a drawn phantom.
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -213,17 +214,16 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def operations(trace: Path) -> Iterator[tuple[str, float]]:
-    """(kind, ms) of everything that TensorFlow's executor ran; a kind is e.g. ``_FusedConv2D``."""
+    """(kind, ms) of every operation that TensorFlow's executor ran; a kind is e.g. ``_FusedConv2D``."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space = xplane_pb2.XSpace.FromString(trace.read_bytes())
     for plane in space.planes:
         names = {number: one.name for number, one in plane.event_metadata.items()}
-        for line in plane.lines:
-            for event in line.events:
-                name = names[event.metadata_id]
-                if ":" in name and plane.name.startswith("/host:CPU"):
-                    yield name.rpartition(":")[2], event.duration_ps / 1e9
+        for event in (one for line in plane.lines for one in line.events):
+            # "layer/operation:Kind"; what calls functions, and the executor itself, are called otherwise.
+            if kind := re.fullmatch(r"[^:]+:(_?[A-Z]\w*)", names[event.metadata_id]):
+                yield kind[1], event.duration_ps / 1e9
 
 
 def xla() -> None:
@@ -250,16 +250,27 @@ def channels_first() -> None:
 
 
 def bfloat16() -> None:
-    """All but the loss, which needs the digits."""
-    from liverseg_core import networks
+    """All but the loss, which needs the digits; said as the network is built, since a run clears it at its start."""
+    from liverseg_core import networks, training
 
-    head = networks._head
-    networks.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    as_float32 = networks.keras.layers.Activation("linear", dtype="float32")
-    networks._head = lambda made, x, options: as_float32(head(made, x, options))
+    keras, head, build = networks.keras, networks._head, training.build_network
+
+    def built(*arguments: Any) -> Any:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+        return build(*arguments)
+
+    training.build_network = built
+    networks._head = lambda *given: keras.layers.Activation("linear", dtype="float32")(head(*given))
+
+
+def one_at_a_time() -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 PROFILE, STEPS = "profile", 3
+ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 KEPT = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -268,8 +279,10 @@ KEPT = {
 VARIANTS = {
     DEFAULT: Variant("as a worker trains, on all cores"),
     "no-onednn": Variant("without oneDNN", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
+    "avx2": Variant("oneDNN with vectors of 8, not 16", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "bfloat16-dnn": Variant("oneDNN may multiply in bfloat16", {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}),
     "one-thread": Variant("one thread", threads=1),
-    "inter-1": Variant("one operation at a time, on all cores", {"TF_NUM_INTEROP_THREADS": "1"}),
+    "inter-1": Variant("one operation at a time, on all cores", ONEDNN, one_at_a_time),
     "twice-threads": Variant("twice as many threads as cores", threads=2 * len(os.sched_getaffinity(0))),
     "two-pinned": Variant("two processes, each on half of the cores", at_once=2),
     "xla": Variant("compiled by XLA", change=xla),
