@@ -1,6 +1,6 @@
 """How near training is to what this machine can multiply: images/s beside the limit of its matrix products.
 
-    python benchmarks/ceiling.py             under a minute on 2 idle cores
+    python benchmarks/ceiling.py             about a minute on 2 idle cores
 
 A convolution is a product of matrices: patches [places, k k in] times kernel [k k in, out], and so are its two
 gradients. The rate of ``tf.matmul`` in float32 is measured before and after a training of f = 4, 256 x 256, batch 32;
