@@ -444,3 +444,63 @@ class Announcement(Base):
     pool: Mapped[str]
     number: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Webhook(Base):
+    """Where a project is told of ends of runs and experiments; see ``store.webhooks``."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (UniqueConstraint("project_id", "idempotency_key"),)
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    url: Mapped[str]
+    secret: Mapped[str]
+    """As it is, since every message is signed with it."""
+    events: Mapped[list[str]]
+    states: Mapped[list[str]]
+    """Which ends of runs are told, where ``run.ended`` is one of ``events``."""
+    created_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str]
+    off_at: Mapped[datetime | None]
+    off_by: Mapped[str | None]
+    """Who switched it off: a token's name, or the service."""
+    off_reason: Mapped[str | None]
+    seen: Mapped[int]
+    """Moves of runs with this id or a smaller one have become deliveries, or are none."""
+    failures: Mapped[int] = mapped_column(Integer, server_default="0")
+    """In a row."""
+    due_at: Mapped[datetime | None]
+    """Not to be tried before; null: at once."""
+    claimed_until: Mapped[datetime | None]
+    """Some process is sending; when it must have ended, or when the last one did."""
+
+
+class Delivery(Base):
+    """A message for a webhook, written before it is sent and kept for a while."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "event", "move_id"),
+        Index(None, "webhook_id", "id"),
+        Index("ix_webhook_deliveries_waiting", "webhook_id", "id", postgresql_where=text("done_at IS NULL")),
+        Index(None, "created_at"),
+    )
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    webhook_id: Mapped[int] = mapped_column(ForeignKey("webhooks.id"))
+    event: Mapped[str]
+    move_id: Mapped[int | None]
+    """The ``run_events`` row that it tells of, which may be deleted since; null: a test."""
+    message: Mapped[str]
+    """Its id for the receiver, the same each time it is sent."""
+    body: Mapped[str]
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    attempted_at: Mapped[datetime | None]
+    status: Mapped[int | None] = mapped_column(Integer)
+    """HTTP status of the last answer; null: there was none."""
+    error: Mapped[str | None]
+    """Why the last attempt failed."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    done_at: Mapped[datetime | None]
+    """When the receiver took it, or a test was over."""

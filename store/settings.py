@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -56,7 +57,10 @@ class Settings(BaseSettings):
         description="of the API: an administrator's token of the default project, which makes every request need "
         "one; of commands: the token to send",
     )
-    url: str = Field("http://127.0.0.1:8421", description="where commands find the API")
+    url: str = Field(
+        "http://127.0.0.1:8421",
+        description="where commands find the API; of the API: what links in webhooks' messages begin with",
+    )
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="the pool of runs a worker takes from")
     device: str | None = Field(
         None,
@@ -87,6 +91,11 @@ class Settings(BaseSettings):
     statement_s: float = Field(30, gt=0, description="how long the API lets the database work on one statement")
     stream_s: float = Field(60, gt=0, description="how long the API streams events before a client connects again")
     max_upload_mb: int = Field(4096, ge=1, description="largest data set or weights upload")
+    webhook_private: str = Field(
+        "",
+        description="of the API: networks that webhooks may be sent to though they are not public, with commas "
+        "between, e.g. 10.1.0.0/16,127.0.0.1/32",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="how API and workers log: as text, or one JSON object a line with the ids it is about"
     )
@@ -103,6 +112,15 @@ class Settings(BaseSettings):
             raise ValueError("must look like http://127.0.0.1:8421")
         return url
 
+    @field_validator("webhook_private")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        try:
+            _networks(networks)
+        except ValueError as error:
+            raise ValueError(f"must be networks with commas between, such as 10.1.0.0/16 ({error})") from None
+        return networks
+
     @model_validator(mode="after")
     def _fit_each_other(self) -> Self:
         if 3 * self.heartbeat_s > self.lease_s:
@@ -111,6 +129,10 @@ class Settings(BaseSettings):
                 f"({self.heartbeat_s:g}), so that one late heartbeat loses no run"
             )
         return self
+
+    @property
+    def webhook_networks(self) -> list[IPv4Network | IPv6Network]:
+        return _networks(self.webhook_private)
 
     @property
     def artifacts(self) -> Path:
@@ -131,6 +153,10 @@ class Settings(BaseSettings):
     @property
     def scratch(self) -> Path:
         return self.home / "scratch"
+
+
+def _networks(text: str) -> list[IPv4Network | IPv6Network]:
+    return [ip_network(word.strip()) for word in text.split(",") if word.strip()]
 
 
 @cache

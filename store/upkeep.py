@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from liverseg_core.crash_points import crash_point
-from store import broker, endings, queue, summaries, waiting
+from store import broker, deliveries, endings, queue, summaries, waiting
 from store.database import is_outage, transaction
 from store.models import Announcement
 from store.settings import settings
@@ -93,11 +93,12 @@ class Upkeep:
             self._do(step)
         if time.monotonic() >= self._tidy_from:
             self._tidy_from = time.monotonic() + TIDY_EVERY_S
-            _attempt(tidy)
+            attempt(tidy)
+            attempt(forget_messages)
         if not self._summarised:
-            _attempt(self._summarise)
+            attempt(self._summarise)
         if time.monotonic() >= self._look_from:
-            _attempt(self._look)
+            attempt(self._look)
             self._look_from = time.monotonic() + LOOK_EVERY_S
 
     def _do(self, step: Callable[[], int | Sized]) -> None:
@@ -106,7 +107,7 @@ class Upkeep:
             done = step()
             self.counts[step.__name__] += done if isinstance(done, int) else len(done)
 
-        if not _attempt(counted):
+        if not attempt(counted):
             # While the database was away, living workers could not renew their leases either.
             self._reap_from = time.monotonic() + settings().lease_s
 
@@ -128,7 +129,13 @@ def summarise() -> int:
         return len(runs)
 
 
-def _attempt(step: Callable[[], object]) -> bool:
+def forget_messages() -> None:
+    """Remove old messages of webhooks."""
+    with transaction() as session:
+        deliveries.forget(session)
+
+
+def attempt(step: Callable[[], object]) -> bool:
     """One step; whatever goes wrong is logged and the thread lives on. False: the database is away."""
     try:
         step()

@@ -1,6 +1,7 @@
 """Settings come from LIVERSEG_ variables; what makes no sense is refused at the start."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -57,13 +58,20 @@ def test_without_a_home_the_users_data_folder(monkeypatch, tmp_path):
     ("name", "value"),
     [
         ("POOL", "Not a pool"), ("POOL", ""), ("LEASE_S", "0"), ("HEARTBEAT_S", "-1"), ("MAX_CRASHES", "0"),
-        ("LEASE_S", "soon"), ("UPKEEP_S", "0"),
+        ("LEASE_S", "soon"), ("UPKEEP_S", "0"), ("WEBHOOK_PRIVATE", "the lab"), ("WEBHOOK_PRIVATE", "10.0.0.1/8"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"LIVERSEG_{name}", value)
     with pytest.raises(InputError, match=f"LIVERSEG_{name}.*{value}"):
         settings()
+
+
+def test_networks_that_webhooks_may_go_to(monkeypatch):
+    assert settings().webhook_networks == []
+    monkeypatch.setenv("LIVERSEG_WEBHOOK_PRIVATE", "10.1.0.0/16, fd00::/8,127.0.0.1,")
+    forget_caches()
+    assert settings().webhook_networks == [*map(ip_network, ("10.1.0.0/16", "fd00::/8", "127.0.0.1/32"))]
 
 
 def test_a_lease_must_outlive_late_heartbeats(monkeypatch):
