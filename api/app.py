@@ -48,10 +48,12 @@ from api.routes import (
     scorings,
     tokens,
     uploads,
+    webhooks,
     workers,
 )
 from api.security import Guard
 from api.watching import Watched
+from store.courier import Courier
 from store.database import limit_replies, limit_statements
 from store.settings import settings
 from store.upkeep import Upkeep
@@ -67,7 +69,7 @@ def create_app(local: bool = False) -> FastAPI:
         title="liverseg", summary="Experiments on liver and lesion segmentation", version="1", docs_url=None,
         redoc_url=None, lifespan=_lifespan,
     )  # fmt: skip
-    app.state.upkeep = Upkeep()
+    app.state.upkeep, app.state.courier = Upkeep(), Courier()
     rooms = (
         experiments,
         runs,
@@ -84,6 +86,7 @@ def create_app(local: bool = False) -> FastAPI:
         matrices,
         printed,
         nnunet,
+        webhooks,
         workers,
         queues,
         health,
@@ -119,7 +122,7 @@ def create_app(local: bool = False) -> FastAPI:
         rates=Rates(settings().rate),
         max_upload_bytes=settings().max_upload_mb << 20,
     )
-    app.state.metrics, requests = metrics.registry(app.state.upkeep)
+    app.state.metrics, requests = metrics.registry(app.state.upkeep, app.state.courier)
     app.add_middleware(Watched, requests=requests)  # around the guard: what it refuses counts too
     return app
 
@@ -127,6 +130,8 @@ def create_app(local: bool = False) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.upkeep.start()
+    app.state.courier.start()
     app.state.closing = asyncio.Event()
     yield
     await run_in_threadpool(app.state.upkeep.stop)
+    await run_in_threadpool(app.state.courier.stop)

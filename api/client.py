@@ -418,6 +418,43 @@ class Client:
         """End the token with this id."""
         return self._json("POST", f"/v1/tokens/{token}/revoke", again=True)
 
+    # ---- webhooks --------------------------------------------------------------------------------------------
+
+    def add_webhook(
+        self,
+        url: str,
+        events: Sequence[str] | None = None,
+        states: Sequence[str] | None = None,
+        key: str | None = None,
+    ) -> Json:
+        """A new webhook with its ``secret``; as safe to send again as :meth:`submit`.
+
+        ``events``: of ``run.ended`` and ``experiment.ended``; ``states``: in which runs end that are told of.
+        """
+        body = _given({"url": url, "events": events and list(events), "states": states and list(states)})
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        return self._json("POST", "/v1/webhooks", again=True, json=body, headers=headers)
+
+    def webhooks(self, limit: int = 50, before: int | None = None) -> list[Json]:
+        """Webhooks without secrets, newest first."""
+        return self._list("/v1/webhooks", limit=limit, before=before)
+
+    def webhook(self, webhook: int, limit: int = 20) -> Json:
+        """One webhook with its last messages and what became of them."""
+        return self._get(f"/v1/webhooks/{webhook}", limit=limit)
+
+    def switch_webhook(self, webhook: int, active: bool) -> Json:
+        """Switch a webhook on or off; what ends while it is off is not told later."""
+        return self._json("PATCH", f"/v1/webhooks/{webhook}", again=True, json={"active": active})
+
+    def remove_webhook(self, webhook: int) -> Json:
+        """Remove a webhook and its messages."""
+        return self._json("DELETE", f"/v1/webhooks/{webhook}")
+
+    def test_webhook(self, webhook: int) -> Json:
+        """Send a message of type ``test`` now: its ``status`` and ``error``."""
+        return self._json("POST", f"/v1/webhooks/{webhook}/test")
+
     # ---- the service -----------------------------------------------------------------------------------------
 
     def ready(self) -> Json:

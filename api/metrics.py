@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from store import vitals
+from store.courier import Courier
 from store.database import engine, is_outage, looking
 from store.settings import settings
 from store.states import FINAL, Outcome
@@ -37,7 +38,7 @@ MEASURED_EVERY_S = 60.0
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-def registry(upkeep: Upkeep) -> tuple[CollectorRegistry, Histogram]:
+def registry(upkeep: Upkeep, courier: Courier) -> tuple[CollectorRegistry, Histogram]:
     """What ``/metrics`` shows, and where requests are counted."""
     made = CollectorRegistry()
     requests = Histogram(
@@ -48,7 +49,7 @@ def registry(upkeep: Upkeep) -> tuple[CollectorRegistry, Histogram]:
         registry=made,
     )
     ProcessCollector(registry=made)
-    made.register(Here(upkeep))
+    made.register(Here(upkeep, courier))
     made.register(Everywhere())
     return made, requests
 
@@ -56,8 +57,8 @@ def registry(upkeep: Upkeep) -> tuple[CollectorRegistry, Histogram]:
 class Here(Collector):
     """What this process did and holds."""
 
-    def __init__(self, upkeep: Upkeep) -> None:
-        self._upkeep = upkeep
+    def __init__(self, upkeep: Upkeep, courier: Courier) -> None:
+        self._upkeep, self._courier = upkeep, courier
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -67,6 +68,14 @@ class Here(Collector):
             counter = CounterMetricFamily(f"liverseg_upkeep_{name}", f"This process: {what}.")
             counter.add_metric((), self._upkeep.counts[STEPS[name]])
             yield counter
+        sent = CounterMetricFamily(
+            "liverseg_webhook_attempts",
+            "This process: messages sent to webhooks, by whether the receiver took them.",
+            labels=("result",),
+        )
+        for result in ("taken", "failed"):
+            sent.add_metric((result,), self._courier.counts[result])
+        yield sent
         yield _gauge("broker_up", "This process: 1 where the broker answered last.", float(not self._upkeep.degraded))
         pool = engine().pool
         assert isinstance(pool, QueuePool)

@@ -25,6 +25,7 @@ POINTS = {
     "announced": (API, "an announcement is sent, its row is still in the outbox"),
     "reaped": (API, "a run is taken back from a lost worker, nothing is announced"),
     "reconciled": (API, "lost announcements are made again, nothing is sent"),
+    "message-sent": (API, "a webhook's receiver has taken a message, the ledger does not know"),
     "wished": (API, "a cancel or pause is committed and not answered"),
 }
 """Which process dies at each, and what is true then."""

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+from liverseg_core.crash_points import crash_point
 from store import deliveries, receivers
 from store.database import transaction
 from store.deliveries import Claimed, Mark
@@ -77,6 +78,7 @@ class Courier:
         if not deliveries.in_time(time.monotonic() - since):
             return
         answer = receivers.post(one.url, one.secret, one.message, one.body)
+        crash_point("message-sent")
         with transaction() as session:
             deliveries.settle(session, one, answer)
         self.counts["taken" if answer.error is None else "failed"] += 1

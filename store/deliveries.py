@@ -29,14 +29,14 @@ from store.webhooks import Event
 CHUNK = 200
 """Ends that are read at once."""
 
-LEASE_S = 60.0
-"""How long a process that claimed a message has for it. When it has not sent it ``SEND_S`` before, it must not."""
+LEASE_S = 30.0
+"""How long a process that claimed a message has for it; see :func:`in_time`."""
 
 FIRST_S, LONGEST_S = 5.0, 86_400.0
 """Waits after the first failure, and at most; each is four times the one before."""
 
 MOST_FAILURES = 10
-"""In a row, after which a webhook is switched off: about a day and a half after the first."""
+"""In a row, after which a webhook is switched off: one to two days after the first."""
 
 KEPT_S = 30 * 86_400.0
 """How long messages are kept, sent or not."""

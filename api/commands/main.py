@@ -26,6 +26,7 @@ from api.commands import (
     scoring,
     services,
     study,
+    webhooks,
 )
 from liverseg_core.errors import InputError, LiversegError
 
@@ -123,6 +124,7 @@ for _module in (
     study,
     disk,
     access,
+    webhooks,
     backups,
 ):
     for _command in _module.COMMANDS:

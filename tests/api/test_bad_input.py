@@ -191,6 +191,10 @@ QUERIES = [
     ("/v1/comparisons?runs=1&profile=modern&profile=nnunet", "profile", "['modern', 'nnunet']", "keep one"),
     ("/v1/profiles?key=modern", "key", "modern", "none"),
     ("/v1/datasets?sort=name", "sort", "name", "this address takes: before, limit"),
+    ("/v1/webhooks?limit=0", "limit", "0", "greater than or equal to 1"),
+    ("/v1/webhooks?active=yes", "active", "yes", "this address takes: before, limit"),
+    ("/v1/webhooks/0", "webhook", "0", "greater than or equal to 1"),
+    ("/v1/webhooks/1?limit=1001", "limit", "1001", "less than or equal to 1000"),
     ("/healthz?x=1", "x", "1", "none"),
 ]
 

@@ -26,6 +26,7 @@ from tests.api.test_predictions import zipped
 
 PASSWORD = "canary-password-5fb1"
 BOOTSTRAP = "canary-bootstrap-9e37"
+HOOK = "canary-hook-77aa"
 PERSON = "Mustermann_Erika_1955"
 PAGE = {"accept": "text/html"}
 
@@ -101,6 +102,7 @@ def test_no_secret_reaches_anything_that_can_be_read(
         secret = client.post("/v1/tokens", json={"name": "anna", "scope": "admin"}).json()["secret"]
         client.headers["authorization"] = f"Bearer {secret}"
         assert client.post("/v1/datasets?name=phantom", content=archive.read_bytes()).status_code == 201
+        hook = client.post("/v1/webhooks", json={"url": f"http://127.0.0.1:9/{HOOK}"}).json()
         # Reference predictors are scored by the worker itself, which leaves artifacts, scores and a log.
         (first, *_) = client.post("/v1/references", json={"spec": factories.tiny_spec()}).json()["runs"]
         for name, value in surroundings.items():
@@ -108,6 +110,13 @@ def test_no_secret_reaches_anything_that_can_be_read(
         with processes.worker(home / "worker.log"):
             monkeypatch.undo()
             assert processes.wait_for_end(first["id"]).state == "succeeded"
+        assert client.post(f"/v1/webhooks/{hook['id']}/test").json()["error"]  # nobody is there
+        body = {"spec": factories.tiny_spec(), "references": False}
+        (told_of,) = client.post("/v1/experiments", json=body).json()["runs"]
+        assert client.post(f"/v1/runs/{told_of['id']}/cancel").status_code == 200
+        path = f"/v1/webhooks/{hook['id']}"
+        processes.wait_for("a failure", lambda: client.get(path).json()["failures"], 20)
+        told.append(client.get(path).text)
         told.append(everything_told(client))
         told += refusals(client, secret, home)
         told += commands(liverseg, url, secret, monkeypatch)
@@ -119,6 +128,9 @@ def test_no_secret_reaches_anything_that_can_be_read(
     assert "anna" in sinks["rows"]
     assert "anna" in sinks["answers"]
     assert {name: word for name, text in sinks.items() for word in secrets if word in text} == {}
+    # A webhook's secret must be kept, since messages are signed with it; its address is shown to its project.
+    assert [name for name, text in sinks.items() if hook["secret"] in text] == ["rows"]
+    assert {name for name, text in sinks.items() if HOOK in text} == {"rows", "answers"}
 
 
 def refusals(client: httpx.Client, secret: str, home: Path) -> list[str]:

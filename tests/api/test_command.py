@@ -251,7 +251,7 @@ def test_help_lists_every_command_and_every_field() -> None:
     wanted = (
         "backup cancel compare dataset delete deletions demo disk edit export figure first frozen images logs nnunet"
         " pause predict project references requeue rescore restore resume retry runs show study submit sweep table"
-        " token up verify watch weights workers"
+        " token up verify watch webhook weights workers"
     )
     assert re.findall(r"^  (\w+) {2,}\S", told.partition("Commands:")[2], re.MULTILINE) == wanted.split()
     assert "3  the API cannot be reached" in told

@@ -95,6 +95,7 @@ LISTINGS = {
     ("GET", "/v1/comparisons/frozen"): "frozen",
     ("GET", "/v1/deletions"): "deletions",
     ("GET", "/v1/disk"): "datasets",
+    ("GET", "/v1/webhooks"): "webhooks",
     ("GET", "/submit"): "",
     ("GET", "/comparisons/frozen"): "",
     ("GET", "/"): "",
@@ -130,8 +131,11 @@ NUMBERS = {("GET", "/metrics")}
 STREAMS = {("GET", "/v1/events")}
 """Go on for a minute, telling what happens in a project."""
 
-MAKING = {("POST", "/v1/datasets"), ("POST", "/v1/tables")}
+MAKING = {("POST", "/v1/datasets"), ("POST", "/v1/tables"), ("POST", "/v1/webhooks")}
 """Make something that may have the name of another project's."""
+
+HOOK = {"url": f"http://127.0.0.1:9/{CANARY}"}
+"""Nobody listens there."""
 
 
 def is_admins(one: Operation) -> bool:
@@ -171,6 +175,9 @@ class Worlds:
     run: int
     experiment: int
     frozen: str
+    webhook: int
+    spare: int
+    """Another one, to be removed."""
     admins: dict[str, httpx.Client]
     """By project: what they may and others may not is asked of them."""
 
@@ -182,6 +189,7 @@ class Worlds:
         """The path with A's own things in it."""
         known = {"run": self.run, "experiment": self.experiment, "kind": "weights", **PLACE}
         known["key"] = self.frozen
+        known["webhook"] = self.spare if one.method == "DELETE" else self.webhook
         known |= {
             "pair": "0-2",
             "name": f"{CANARY}-table" if "/tables/" in one.path else f"{CANARY}-slices",
@@ -190,20 +198,18 @@ class Worlds:
 
     def miss(self, one: Operation) -> str:
         """The path with things that nobody has in it."""
-        return (
+        path = (
             self.fill(one)
             .replace(f"/{self.run}", f"/{NOBODY}")
             .replace(CANARY, "nobody")
             .replace(self.frozen, NO_KEY)
         )
+        return re.sub(r"/webhooks/\d+", f"/webhooks/{NOBODY}", path)
 
     def unnamed(self, answer: httpx.Response) -> str:
         """What an answer says beside the ids and names that it was asked about."""
-        return re.sub(
-            rf"\b({self.run}|{self.experiment}|{NOBODY})\b|{CANARY}|nobody|{self.frozen}|{NO_KEY}",
-            "ASKED",
-            answer.text,
-        )
+        ids = f"{self.run}|{self.experiment}|{self.webhook}|{self.spare}|{NOBODY}"
+        return re.sub(rf"\b({ids})\b|{CANARY}|nobody|{self.frozen}|{NO_KEY}", "ASKED", answer.text)
 
 
 @pytest.fixture
@@ -225,8 +231,9 @@ def worlds(member: Member, archive: Path, tmp_path: Path) -> Worlds:
     frozen = a.post("/v1/comparisons/frozen", json={"runs": [run], "tables": [f"{CANARY}-table"]})
     assert frozen.status_code == 201, frozen.text
     lose()
+    hooks = [a.post("/v1/webhooks", json=HOOK).json()["id"] for _ in range(2)]
     admins = {name: member(name, "admin") for name in ("a", "b")}
-    return Worlds(a, b, run, experiment, frozen.json()["key"], admins)
+    return Worlds(a, b, run, experiment, frozen.json()["key"], *hooks, admins)
 
 
 def lose() -> None:
@@ -263,7 +270,7 @@ def ask(client: httpx.Client, one: Operation, path: str, **more: Any) -> httpx.R
     if path.endswith("/predictions"):
         more["content"] = SLICES
     if one.method == "PATCH":
-        more["json"] = {"notes": CANARY}
+        more["json"] = {"active": True} if "/webhooks/" in path else {"notes": CANARY}
     if one.is_page:
         more["headers"] = {"accept": "text/html"}
     return client.request(one.method, path, **more)
@@ -295,7 +302,8 @@ def test_what_a_path_names_is_there_for_its_own_project(worlds: Worlds):
     """Without this the test above could pass because of a wrong path."""
     found = {}
     for one in of_sort("path"):
-        more = {"params": {"dry_run": "true"}} if one.method == "DELETE" else {}
+        dry = one.method == "DELETE" and "webhook" not in one.parameters
+        more = {"params": {"dry_run": "true"}} if dry else {}
         found[f"{one.method} {one.path}"] = ask(worlds.asking("a", one), one, worlds.fill(one), **more).status_code
     # The run has ended, so that it can be moved no more; slices of 32 pixels are too small to check.
     expected = dict.fromkeys(found, 200)
@@ -436,6 +444,7 @@ def test_both_projects_may_use_one_name(worlds: Worlds, archive: Path):
             "params": {"name": f"{CANARY}-table"},
             "json": {"files": [{"name": "x", "text": "Name  Loss  Dice Coef.\nx  3.663%  96.337%\n"}]},
         },
+        "/v1/webhooks": {"json": HOOK},
     }
     assert {("POST", path) for path in with_name} == MAKING
     for path, more in with_name.items():

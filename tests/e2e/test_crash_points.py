@@ -4,6 +4,7 @@ Every point of ``POINTS`` is tried, so a new one is too; one that its day never 
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from store.verify import verify
 from tests import factories, processes
 from tests.conftest import broker_client
 from tests.e2e.test_resume import recorded
+from tests.receiver import Receiver
 from tests.store import ledger
 
 SPEC = factories.tiny_spec()
@@ -139,7 +141,8 @@ def a_day_of_orders(home: Path, log: Path) -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    with kept(lambda: start_api(port, log)):
+    with Receiver() as receiver, kept(lambda: start_api(port, log)):
+        call(port, "/v1/webhooks", "hook", {"url": receiver.url, "events": ["run.ended"]})
         run_id = call(port, "/v1/experiments", "first", order(SPEC))["runs"][0]["id"]
         processes.wait_for("its announcement", lambda: ledger.rows("SELECT 1 FROM outbox") == [])
         broker_client(home).flushall()
@@ -152,6 +155,11 @@ def a_day_of_orders(home: Path, log: Path) -> int:
         assert call(port, "/v1/experiments", "first", order(SPEC))["runs"][0]["id"] == run_id
         with kept(lambda: processes.start_worker(log)):
             processes.wait_for_end(run_id)
+        taken = "SELECT count(*) FROM webhook_deliveries WHERE done_at IS NOT NULL"
+        processes.wait_for("both ends to be told", lambda: ledger.rows(taken) == [(2,)])
+        told = {one.id: (one.data["run"], one.data["state"]) for one in receiver.got}
+        assert sorted(told.values()) == [(run_id, "succeeded"), (second, "cancelled")]
+        assert len(receiver.got) == (3 if os.environ["LIVERSEG_CRASH_AT"].startswith("message-sent") else 2)
     assert ledger.rows("SELECT count(idempotency_key) FROM experiments") == [(2,)]
     return run_id
 
