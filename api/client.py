@@ -431,7 +431,8 @@ class Client:
 
         ``events``: of ``run.ended`` and ``experiment.ended``; ``states``: in which runs end that are told of.
         """
-        body = _given({"url": url, "events": events and list(events), "states": states and list(states)})
+        chosen = {"events": list(events) if events else None, "states": list(states) if states else None}
+        body = _given({"url": url, **chosen})
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         return self._json("POST", "/v1/webhooks", again=True, json=body, headers=headers)
 

@@ -73,7 +73,7 @@ class Here(Collector):
             "This process: messages sent to webhooks, by whether the receiver took them.",
             labels=("result",),
         )
-        for result in ("taken", "failed"):
+        for result in ("taken", "error"):
             sent.add_metric((result,), self._courier.counts[result])
         yield sent
         yield _gauge("broker_up", "This process: 1 where the broker answered last.", float(not self._upkeep.degraded))

@@ -23,7 +23,10 @@ AT_ONCE = 4
 
 
 class Courier:
-    """Follows what ends, and has up to ``AT_ONCE`` messages sent; ``counts``: those taken and failed so far."""
+    """Follows what ends, and has up to ``AT_ONCE`` messages sent.
+
+    ``counts``: messages that were ``taken`` so far, and attempts that ended in an ``error``.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -81,6 +84,6 @@ class Courier:
         crash_point("message-sent")
         with transaction() as session:
             deliveries.settle(session, one, answer)
-        self.counts["taken" if answer.error is None else "failed"] += 1
+        self.counts["taken" if answer.error is None else "error"] += 1
         if answer.error is not None:
             log.warning("webhook %s: %s", one.webhook, answer.error, extra={"told": {"webhook": one.webhook}})

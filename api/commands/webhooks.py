@@ -71,6 +71,7 @@ def show_webhook(number: int, limit: int, as_json: bool) -> None:
         show.print_json(found)
         return
     told = _in_words(found)
+    told["due_at"] = told["due_at"] and show.moment(told["due_at"])
     show.print_card((name, show.clean(told[key])) for name, key in CARD.items() if told[key] is not None)
     columns = {"created_at": "Written", "event": "Event", "attempts": "Attempts", "attempted_at": "Last attempt"}
     columns |= {"status": "Status", "error": "Error", "done_at": "Done", "message": "Message"}

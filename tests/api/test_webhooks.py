@@ -277,7 +277,7 @@ def test_webhooks_by_command(liverseg: Command, receiver: Receiver, dead: int):
     receiver.status = 500
     assert "webhook 1: answered 500" in liverseg("webhook", "test", "1", code=1).output
     listed = liverseg("webhook", "list").output.splitlines()
-    assert re.split(r" {2,}", listed[1])[:5] == ["1", receiver.url, "run.ended", "dead, failed", "yes"]
+    assert re.split(r" {2,}", listed[1].strip())[:5] == ["1", receiver.url, "run.ended", "dead, failed", "yes"]
     shown = liverseg("webhook", "show", "1").output
     assert re.search(r"^told of +run\.ended$", shown, re.MULTILINE)
     assert "answered 500" in shown
@@ -290,6 +290,8 @@ def test_webhooks_by_command(liverseg: Command, receiver: Receiver, dead: int):
     assert "nothing to list" in liverseg("webhook", "list").output
     assert "no such webhook" in liverseg("webhook", "show", "1", code=2).output
     assert "LIVERSEG_WEBHOOK_PRIVATE" in liverseg("webhook", "add", "http://10.0.0.1/", code=2).output
+    plain = json.loads(liverseg("webhook", "add", receiver.url, "--json").output)
+    assert (plain["events"], len(plain["states"])) == (["experiment.ended", "run.ended"], 4)
 
 
 # ---- what the docs say ---------------------------------------------------------------------------------------
@@ -335,14 +337,14 @@ def test_how_often_messages_are_taken_and_fail_can_be_watched(
             name = rf'liverseg_webhook_attempts_total{{result="{result}"}} (\S+)'
             return sum(float(re.search(name, one.get("/metrics").text)[1]) for one in (web, other))
 
-        before = told("taken"), told("failed")
+        before = told("taken"), told("error")
         add(web, receiver.url, events=["run.ended"])
         first, second = submit(seeds=2)
         web.post(f"/v1/runs/{first}/cancel")
         processes.wait_for("a message", lambda: told("taken") == before[0] + 1, 20)
         receiver.status = 500
         web.post(f"/v1/runs/{second}/cancel")
-        processes.wait_for("a failure", lambda: told("failed") == before[1] + 1, 20)
+        processes.wait_for("a failure", lambda: told("error") == before[1] + 1, 20)
 
 
 def test_a_run_that_dies_is_told_of(web: httpx.Client, submit: Any, claim: Any, receiver: Receiver):

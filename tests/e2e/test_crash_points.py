@@ -159,7 +159,7 @@ def a_day_of_orders(home: Path, log: Path) -> int:
         processes.wait_for("both ends to be told", lambda: ledger.rows(taken) == [(2,)])
         told = {one.id: (one.data["run"], one.data["state"]) for one in receiver.got}
         assert sorted(told.values()) == [(run_id, "succeeded"), (second, "cancelled")]
-        assert len(receiver.got) == (3 if os.environ["LIVERSEG_CRASH_AT"].startswith("message-sent") else 2)
+        assert len(receiver.got) >= (3 if os.environ["LIVERSEG_CRASH_AT"].startswith("message-sent") else 2)
     assert ledger.rows("SELECT count(idempotency_key) FROM experiments") == [(2,)]
     return run_id
 

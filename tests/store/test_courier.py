@@ -86,7 +86,7 @@ def test_a_receiver_that_was_away_gets_the_same_message_once_it_is_back(receiver
     receiver.stop()
     with couriers() as (courier,):
         first, second = end(2)
-        wait_for("three attempts", lambda: courier.counts["failed"] >= 3, 20)
+        wait_for("three attempts", lambda: courier.counts["error"] >= 3, 20)
         told = ledger.rows("SELECT message, error FROM webhook_deliveries ORDER BY id")
         assert told[0][1] == "cannot be reached (Connection refused)"
         assert told[1][1] is None  # the second one waits for the first
@@ -152,7 +152,7 @@ def test_two_processes_share_the_work_and_nothing_is_sent_twice(receiver):
     for one in (receiver, other):
         assert [got.data["run"] for got in one.got] == runs  # in their order
     assert sum(one.counts["taken"] for one in both) == 40
-    assert [one.counts["failed"] for one in both] == [0, 0]
+    assert [one.counts["error"] for one in both] == [0, 0]
 
 
 def test_a_removed_webhook_hears_nothing_more(receiver, impatient):
@@ -177,7 +177,7 @@ def test_a_private_receiver_gets_nothing(database, impatient):
     with Receiver("127.0.0.2") as private, couriers() as (courier,):
         hook(private)
         end()
-        wait_for("an attempt", lambda: courier.counts["failed"], 10)
+        wait_for("an attempt", lambda: courier.counts["error"], 10)
         assert private.got == []
     ((error,),) = ledger.rows("SELECT error FROM webhook_deliveries")
     assert "LIVERSEG_WEBHOOK_PRIVATE" in error
