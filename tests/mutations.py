@@ -61,6 +61,33 @@ MUTATIONS = (
             "tests/worker/test_lost_replies.py",
         ),
     ),
+    Mutation(
+        "the wait for ends that commit late",
+        "store/deliveries.py",
+        "    settled = session.scalars(OLDEST_RUNNING).one() >= mark.transaction\n",
+        "    settled = True\n",
+        ("tests/store/test_deliveries.py::test_an_end_that_commits_after_later_ones_is_not_missed",),
+    ),
+    Mutation(
+        "the claim of a message",
+        "store/deliveries.py",
+        " AND coalesce(claimed_until <= clock_timestamp(), true)",
+        "",
+        (
+            "tests/store/test_deliveries.py::test_several_processes_claim_a_message_once",
+            "tests/store/test_courier.py::test_two_processes_share_the_work_and_nothing_is_sent_twice",
+        ),
+    ),
+    Mutation(
+        "the check of a receiver's address",
+        "store/receivers.py",
+        " if reachable(str(address[0]))]",
+        "]",
+        (
+            "tests/store/test_receivers.py::test_what_was_looked_at_is_what_is_connected_to",
+            "tests/store/test_courier.py::test_a_private_receiver_gets_nothing",
+        ),
+    ),
 )
 
 

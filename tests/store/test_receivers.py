@@ -82,9 +82,9 @@ def test_a_message_arrives_with_its_signature(receiver):
     assert not got.is_signed_with("whsec_" + base64.b64encode(bytes(32)).decode())
 
 
-@pytest.mark.parametrize("status", [199, 300, 404, 410, 500])
+@pytest.mark.parametrize("status", [300, 404, 410, 500])
 def test_every_other_status_is_a_failure(receiver, status):
-    receiver.status = 500 if status == 199 else status
+    receiver.status = status
     answer = post(receiver.url, SECRET, "msg_1", "{}")
     assert answer.status == receiver.status
     assert answer.error.startswith(f"answered {receiver.status}")
