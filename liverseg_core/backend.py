@@ -17,9 +17,9 @@ import keras as keras
 import numpy as np
 from numpy.typing import NDArray
 
-from liverseg_core.errors import TrainingFailed
+from liverseg_core.errors import SpecError, TrainingFailed
 from liverseg_core.origin import processor
-from liverseg_core.spec import ExperimentSpec
+from liverseg_core.spec import ExperimentSpec, Precision
 
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}
 
@@ -56,12 +56,42 @@ def _prepare_tensorflow(deterministic: bool, threads: int | None) -> None:
 def compile_model(model: keras.Model, spec: ExperimentSpec, loss: Any, metrics: Sequence[Any] = ()) -> None:
     """Compile ``model`` with the spec's optimizer, its variables made, so that they can be restored.
 
-    TensorFlow runs without XLA: on CPUs it gained nothing and cost ten seconds at the start.
+    TensorFlow runs without XLA: on CPUs it gained nothing and cost ten seconds at the start. In float16 gradients of
+    single pixels would vanish, so the loss is scaled for them: twofold again after 2,000 steps, by half where a
+    gradient overflows, and that step changes no weight.
     """
     optimizer = OPTIMIZERS[spec.training.optimizer](learning_rate=spec.training.learning_rate)
+    if spec.training.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     jit = keras.backend.backend() != "tensorflow"
     model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), jit_compile=jit)
     optimizer.build(model.trainable_variables)
+
+
+def check_precision(spec: ExperimentSpec) -> None:
+    """Refuse to train in float16 where no GPU is: processors compute it by way of float32, many times slower.
+
+    Raises:
+        SpecError: that is asked for.
+    """
+    if spec.training.precision == "mixed_float16" and device().startswith("cpu"):
+        raise SpecError(
+            "training.precision",
+            "is for GPUs, and this worker trains on the processor, which would be many times slower; choose float32, "
+            "or label the workers with GPUs and say so in `needs`",
+            spec.training.precision,
+        )
+
+
+@contextmanager
+def computing_in(precision: Precision) -> Iterator[None]:
+    """Layers that are made meanwhile compute so; their variables are float32 in any case."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def batch_normalization(momentum: float, name: str) -> keras.layers.Layer:
@@ -80,16 +110,18 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore
     def call(self, inputs: Any, training: bool | None = None, mask: None = None) -> Any:  # noqa: ARG002
         from tensorflow.compat.v1.nn import fused_batch_norm
 
+        # In float32, as Keras does it: on CPUs the operation takes three times as long for numbers of 16 bits.
+        given, inputs = inputs.dtype, keras.ops.cast(inputs, "float32")
         own = {"scale": self.gamma.value, "offset": self.beta.value, "epsilon": self.epsilon}
         if not training:
             known = {"mean": self.moving_mean.value, "variance": self.moving_variance.value}
-            return fused_batch_norm(inputs, **own, **known, is_training=False)[0]
+            return keras.ops.cast(fused_batch_norm(inputs, **own, **known, is_training=False)[0], given)
         result, mean, variance = fused_batch_norm(inputs, **own, is_training=True)
         count = keras.ops.cast(keras.ops.size(inputs[..., 0]), variance.dtype)
         unscaled = variance * (count - 1) / count  # TensorFlow divides by n - 1, Keras by n
         for running, new in ((self.moving_mean, mean), (self.moving_variance, unscaled)):
             running.assign(running * self.momentum + new * (1 - self.momentum))
-        return result
+        return keras.ops.cast(result, given)
 
 
 Sums = NDArray[np.float64]
@@ -103,6 +135,9 @@ class Pieces(Protocol):
 
     def gradient(self, x: Any, y: Any, slopes: Sums) -> list[Any]:
         """Gradient of ``slopes . sums(y, model(x))`` by each trainable variable, for one piece in training."""
+
+    def apply(self, gradient: list[Any]) -> None:
+        """One step of the optimizer."""
 
 
 def pieces_of(model: keras.Model, sums: Callable[[Any, Any], Any]) -> Pieces:
@@ -124,7 +159,7 @@ class _TensorFlowPieces:
 
         # Pieces differ in size: without a free axis each size would be traced anew.
         self._forward, self._gradient = (tf.function(step, reduce_retracing=True) for step in (forward, gradient))
-        self._tensor = tf.convert_to_tensor
+        self._tensor, self._model = tf.convert_to_tensor, model
 
     def sums(self, x: Any, y: Any, training: bool) -> Sums:
         return np.asarray(self._forward(self._tensor(x), self._tensor(y), training), np.float64)
@@ -132,6 +167,9 @@ class _TensorFlowPieces:
     def gradient(self, x: Any, y: Any, slopes: Sums) -> list[Any]:
         found: list[Any] = self._gradient(self._tensor(x), self._tensor(y), self._tensor(slopes, "float32"))
         return found
+
+    def apply(self, gradient: list[Any]) -> None:
+        self._model.optimizer.apply(gradient, self._model.trainable_variables)
 
 
 class _JaxPieces:
@@ -156,6 +194,14 @@ class _JaxPieces:
         found, (_, fixed) = self._gradient(*self._state(), x, y, slopes.astype(np.float32), training=True)
         self._keep(fixed)
         return list(found)
+
+    def apply(self, gradient: list[Any]) -> None:
+        # Whether a step is left out is decided within JAX, where nothing may be assigned.
+        optimizer, weights = self._model.optimizer, self._model.trainable_variables
+        before = [v.value for v in optimizer.variables], gradient, [v.value for v in weights]
+        for variables, values in zip((weights, optimizer.variables), optimizer.stateless_apply(*before), strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
 
     def _state(self) -> tuple[list[Any], list[Any]]:
         model = self._model

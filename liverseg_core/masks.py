@@ -53,7 +53,7 @@ def predict_masks(
     resized = workdir / "images.npy"
     with out_of_memory_named():
         cache = read_resized(images, manifest, spec.data.image_size, resized, between)
-        model = build_network(spec.data.image_size, spec.model, spec.training.seed)
+        model = build_network(spec.data.image_size, spec.model, spec.training.seed, spec.training.precision)
         model.set_weights(arrays)
         events.phase("predicting")
         grey = np.array(MASK_VALUES, np.uint8)

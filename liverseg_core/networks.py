@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from liverseg_core.backend import batch_normalization, keras
-from liverseg_core.spec import ModelOptions
+from liverseg_core.backend import batch_normalization, computing_in, keras
+from liverseg_core.spec import ModelOptions, Precision
 
 ops = keras.ops
 
@@ -62,7 +62,9 @@ class Orthogonal:
         return start
 
 
-def build_network(image_size: int | None, options: ModelOptions, seed: int = 0) -> keras.Model:
+def build_network(
+    image_size: int | None, options: ModelOptions, seed: int = 0, precision: Precision = "float32"
+) -> keras.Model:
     """The network that ``options`` describe: [B, S, S, window] grey in 0..1 to [B, S, S, channels] in 0..1.
 
     ``image_size`` None: of any S that is divisible by subpixel * 2**depth; not for convlstm-unet.
@@ -81,22 +83,24 @@ def build_network(image_size: int | None, options: ModelOptions, seed: int = 0) 
       from the middle slice.
     - Subpixel r: the network sees [S/r, S/r, r * r * window], and the head gives r * r channels for each of its own,
       arranged as [S, S] before the activation (sub-pixel convolution, Shi et al. 2016). With 1 nothing changes.
+    - Precision: what the layers compute in; the last one (its activation too) computes in float32 from what it gets.
 
     The layer names and their order are those of :func:`liverseg_core.weights.network_shapes`. The same seed gives the
     same start and the same dropout draws. About one seed in three starts the study's network with both channels of
     the last block pushing every pixel the same way; such a run learns next to nothing for 30 epochs, here as in the
     study.
     """
-    layers = _Layers(seed, options.normalization)
-    image = keras.Input((image_size, image_size, options.window), name="image")
-    if options.network == "convlstm-unet":
-        x, skips = _encode(layers, _gathered(_as_batch(image), options.subpixel), options)
-        x = layers.memory(_as_sequence(x, options.window), "bottom_lstm")
-        skips = [_as_sequence(skip, options.window)[:, options.window // 2] for skip in skips]
-    else:
-        x, skips = _encode(layers, _gathered(image, options.subpixel), options)
-    x = layers.dropout(x, "bottom_dropout", options.dropout)
-    return keras.Model(image, _head(layers, _decode(layers, x, skips, options.filters), options), name="unet")
+    with computing_in(precision):
+        layers = _Layers(seed, options.normalization)
+        image = keras.Input((image_size, image_size, options.window), name="image")
+        if options.network == "convlstm-unet":
+            x, skips = _encode(layers, _gathered(_as_batch(image), options.subpixel), options)
+            x = layers.memory(_as_sequence(x, options.window), "bottom_lstm")
+            skips = [_as_sequence(skip, options.window)[:, options.window // 2] for skip in skips]
+        else:
+            x, skips = _encode(layers, _gathered(image, options.subpixel), options)
+        x = layers.dropout(x, "bottom_dropout", options.dropout)
+        return keras.Model(image, _head(layers, _decode(layers, x, skips, options.filters), options), name="unet")
 
 
 def _encode(layers: "_Layers", x: Any, options: ModelOptions) -> tuple[Any, list[Any]]:
@@ -127,8 +131,8 @@ def _head(layers: "_Layers", x: Any, options: ModelOptions) -> Any:
     channels = within * (3 if options.head == "softmax" else 1)
     if within == 1:
         return layers.output(x, channels, activation)
-    x = _Spread(options.subpixel, name="output_spread")(layers.output(x, channels, "linear"))
-    return keras.layers.Activation(activation, name="output_activation")(x)
+    x = _Spread(options.subpixel, name="output_spread", dtype="float32")(layers.output(x, channels, "linear"))
+    return keras.layers.Activation(activation, name="output_activation", dtype="float32")(x)
 
 
 def _gathered(image: Any, side: int) -> Any:
@@ -138,8 +142,8 @@ def _gathered(image: Any, side: int) -> Any:
 class _Gather(keras.layers.Layer):  # type: ignore[misc]
     """Squares of ``side`` pixels as channels of one place: [B, h, w, c] to [B, h/side, w/side, side * side * c]."""
 
-    def __init__(self, side: int, name: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, side: int, name: str, dtype: str | None = None) -> None:
+        super().__init__(name=name, dtype=dtype)
         self.side = side
 
     def call(self, x: Any) -> Any:
@@ -204,13 +208,15 @@ class _Layers:
         return keras.layers.ReLU(name=f"{name}_relu")(x)
 
     def output(self, x: Any, channels: int, activation: str) -> Any:
-        return self._convolution(x, "output", channels, 1, activation)
+        return self._convolution(x, "output", channels, 1, activation, "float32")
 
-    def _convolution(self, x: Any, name: str, filters: int, size: int, activation: str) -> Any:
+    def _convolution(
+        self, x: Any, name: str, filters: int, size: int, activation: str, dtype: str | None = None
+    ) -> Any:
         self.made += 1
         start = HeNormal(self.made, self.seed)
         layer = keras.layers.Conv2D(
-            filters, size, padding="same", activation=activation, kernel_initializer=start, name=name
+            filters, size, padding="same", activation=activation, kernel_initializer=start, name=name, dtype=dtype
         )
         return layer(x)
 

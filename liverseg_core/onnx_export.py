@@ -42,6 +42,7 @@ def export_onnx(spec: ExperimentSpec, weights: Path, out: Path, told: Mapping[st
         WeightsError: the weights do not fit ``spec.model``.
     """
     arrays = read_weights(weights, spec.model)
+    # In float32 whatever it was trained in: few runtimes know bfloat16, and on processors both others are slow.
     model = build_network(spec.data.image_size, spec.model, spec.training.seed)
     model.set_weights(arrays)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary, _without_remarks():

@@ -41,6 +41,10 @@ FOLD_KINDS = ("subject-folds", "leave-one-subject-out")
 """Kinds of split whose lists follow from the subjects of the data set."""
 
 
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+"""Dtype policies, as Keras calls them: of the mixed ones variables are float32."""
+
+
 class Section(BaseModel):
     """Base of every part of a spec: frozen, unknown keys refused, NaN and infinity refused."""
 
@@ -304,6 +308,12 @@ class TrainingOptions(Section):
     seed: int = Field(0, strict=True, ge=0, lt=2**31)
     deterministic: bool = Field(
         True, strict=True, description="the same bits from the same seed, a few percent slower"
+    )
+    precision: Precision = Field(
+        "float32",
+        description="in what the layers compute, as Keras calls its dtype policies; weights, output and loss are "
+        "float32 throughout. mixed_bfloat16: faster on GPUs and processors that compute it (AVX512_BF16), slower on "
+        "others; mixed_float16: with a scaled loss, on GPUs alone",
     )
 
     @model_validator(mode="after")

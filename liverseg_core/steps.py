@@ -81,11 +81,12 @@ class PieceSteps:
         except Interrupted:
             checkpoints.assign(generators, before)  # as it was between two steps
             raise
-        self.model.optimizer.apply(gradient, self.model.trainable_variables)
+        self.pieces.apply(gradient)
         return self._value(sums)
 
     def _gradient(self, pieces: Iterator[Batch], count: int, sums: Sums) -> list[Any]:
         slopes = np.concatenate([self.loss.slopes(sums[: self.loss.size]), np.zeros(self.study.size)])
+        slopes = np.asarray(self.model.optimizer.scale_loss(slopes))  # which the optimizer undoes
         gradient = self.pieces.gradient(*next(pieces), slopes)
         for piece in islice(pieces, count - 1):
             more = self.pieces.gradient(*piece, slopes)

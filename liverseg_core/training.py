@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from liverseg_core import checkpoints
-from liverseg_core.backend import changed_from, keras, out_of_memory_named, provenance
+from liverseg_core.backend import changed_from, check_precision, keras, out_of_memory_named, provenance
 from liverseg_core.backend import prepare_backend as prepare_backend
 from liverseg_core.crash_points import crash_point
 from liverseg_core.data.cache import SliceCache
@@ -65,12 +65,13 @@ def run_experiment(
         keep_every_s: how often that state is kept, seconds; it is kept too when ``events`` asked to stop.
 
     Raises:
-        SpecError: spec and data do not fit, e.g. no lesion to balance.
+        SpecError: spec and data do not fit, e.g. no lesion to balance, or the device does not fit the spec.
         WeightsError: ``resume_from`` is damaged or belongs to another experiment.
         TrainingFailed: ``loss-not-finite`` or ``device-out-of-memory``.
         Interrupted: ``events`` asked to stop.
     """
     check_runnable(spec, manifest)
+    check_precision(spec)
     with out_of_memory_named():
         training = _Training(spec, manifest, cache, workdir, events, keep_every_s)
         training.resume(resume_from, begun)
@@ -91,7 +92,7 @@ def evaluate_weights(
     arrays = read_weights(weights, spec.model)
     with out_of_memory_named():
         events.phase("building")
-        model = build_network(spec.data.image_size, spec.model, spec.training.seed)
+        model = build_network(spec.data.image_size, spec.model, spec.training.seed, spec.training.precision)
         model.set_weights(arrays)
         return _score(spec, manifest, cache, workdir, events, model, ())
 
@@ -173,7 +174,7 @@ class _Training:
         self.val_part = ValPart(spec, manifest, cache, chosen["val"])
         self.training_hash = training_hash(spec, manifest)
         size = None if spec.data.crop else spec.data.image_size  # val slices are whole
-        self.model = build_network(size, spec.model, spec.training.seed)
+        self.model = build_network(size, spec.model, spec.training.seed, spec.training.precision)
         self.steps = steps_for(self.model, spec)
         self.provenance = provenance()
         self.history: list[EpochRecord] = []

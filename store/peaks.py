@@ -23,6 +23,8 @@ COSTLY = {
 def cost_key(kind: str, spec: Mapping[str, Any]) -> str:
     """What runs must have in common for one to tell what the other takes."""
     kept = {section: {name: spec[section].get(name) for name in names} for section, names in COSTLY.items()}
+    if (precision := spec["training"].get("precision", "float32")) != "float32":
+        kept["training"]["precision"] = precision  # it came later: what was learnt before under this key still counts
     return json.dumps([kind, kept], sort_keys=True)
 
 

@@ -49,6 +49,8 @@ def test_content_and_every_setting_are_inside_the_hash():
 
 def test_a_default_written_out_changes_no_hash():
     assert spec(training={"seed": 0, "batch_size": 32}).training_hash("c") == spec().training_hash("c")
+    assert spec(training={"precision": "float32"}).training_hash("c") == spec().training_hash("c")
+    assert spec(training={"precision": "mixed_bfloat16"}).training_hash("c") != spec().training_hash("c")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Labels, memory, and workers that are asked to leave: who takes which run, and why nobody does."""
 
+import copy
+
 import pytest
 
-from store import endings, experiments, forecast, presence, queue, waiting
+from store import endings, experiments, forecast, peaks, presence, queue, waiting
 from store.database import transaction
 from store.endings import Ending
 from store.models import Run
@@ -136,6 +138,15 @@ def test_a_claim_tells_what_is_expected():
     ledger.submit(seeds=[7], reuse=False)
     assert ledger.claim().memory_mb == 5400
     assert ledger.run(1).cost == ledger.run(2).cost
+
+
+def test_a_setting_that_came_later_leaves_what_is_known_as_it_is():
+    """A spec stored before there was a precision stays alike to one that says the default, and to no other."""
+    (now, mixed) = ledger.submit(grid={"training.precision": ["float32", "mixed_bfloat16"]}, reuse=False)
+    before = copy.deepcopy(ledger.run(now).spec)
+    del before["training"]["precision"]
+    assert peaks.cost({"kind": "train", "spec": before}) == ledger.run(now).cost
+    assert ledger.run(mixed).cost != ledger.run(now).cost
 
 
 def test_what_is_known_of_memory():
