@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import bindparam, func, literal_column, or_, select, text, tuple_
+from sqlalchemy import Connection, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from store import marks
+from store.marks import Mark
 from store.models import Epoch, Run, RunEvent
 from store.states import FINAL
 
@@ -90,44 +92,53 @@ def since(session: Session, run_id: int, seen: Position) -> Changes | None:
     return Changes(news, now.progress, now.state in FINAL)
 
 
-SETTLED = or_(
-    literal_column("age(run_events.xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid)"),
-    RunEvent.at < func.clock_timestamp() - text("interval '1 day'"),
-)
-"""Moves that no move with a smaller id can follow any more.
+@dataclass(frozen=True)
+class Followed:
+    """How far somebody has followed the moves of a project.
 
-Ids are drawn before their transactions commit, so a smaller id may be seen after a larger one. A transaction has its
-number before it draws ids (it has written a run by then): whatever was written by transactions older than all that
-still run is complete. Ages of numbers are right for two billion transactions, so old moves count as complete.
-"""
+    Attributes:
+        after: the id up to which everything has been told; None: it is not known yet from where on.
+        mark: up to where it goes on, as soon as all of that can be seen.
+    """
+
+    after: int | None = None
+    mark: Mark | None = None
+
+
+def marked(connection: Connection, followed: Followed) -> Followed:
+    """With a mark where something has happened since; each question a transaction of its own."""
+    newest = marks.newest(connection)
+    if followed.mark is not None or (followed.after is not None and newest <= followed.after):
+        return followed
+    return replace(followed, mark=marks.drawn(connection, newest))
+
 
 OF_PROJECT = (
     select(RunEvent, Run.name)
     .join(Run, Run.id == RunEvent.run_id)
-    .where(Run.project_id == bindparam("project"), RunEvent.id > bindparam("after"), SETTLED)
+    .where(
+        Run.project_id == bindparam("project"),
+        RunEvent.id > bindparam("after"),
+        RunEvent.id <= bindparam("newest"),
+    )
     .order_by(RunEvent.id)
     .limit(bindparam("limit"))
 )
 
+Moves = Sequence[tuple[RunEvent, str]]
+"""Each with its run's name."""
 
-def of_project(session: Session, project_id: int, after: int, limit: int = 500) -> Sequence[tuple[RunEvent, str]]:
-    """Moves of the project's runs after the one with the id ``after``, each with its run's name.
 
-    Whoever asks again with the last id misses none: moves are held back while one with a smaller id may still come.
+def of_project(session: Session, project_id: int, followed: Followed, limit: int = 500) -> tuple[Moves, Followed]:
+    """Moves of the project's runs between where somebody is and their mark, and where they are then.
+
+    Whoever goes on from there, or asks again with the last id, misses none.
     """
-    wanted = {"project": project_id, "after": after, "limit": limit}
-    return [(move, name) for move, name in session.execute(OF_PROJECT, wanted)]
-
-
-NEWEST = (
-    select(RunEvent.id)
-    .join(Run, Run.id == RunEvent.run_id)
-    .where(Run.project_id == bindparam("project"), SETTLED)
-    .order_by(RunEvent.id.desc())
-    .limit(1)
-)
-
-
-def newest(session: Session, project_id: int) -> int:
-    """The id after which whatever happens in the project from now on comes; 0 where nothing has happened."""
-    return session.scalar(NEWEST, {"project": project_id}) or 0
+    mark = followed.mark
+    if mark is None or not marks.complete(session, mark):
+        return [], followed
+    if followed.after is None:
+        return [], Followed(mark.newest)
+    wanted = {"project": project_id, "after": followed.after, "newest": mark.newest, "limit": limit}
+    moves = [(move, name) for move, name in session.execute(OF_PROJECT, wanted)]
+    return moves, replace(followed, after=moves[-1][0].id) if len(moves) == limit else Followed(mark.newest)

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from liverseg_core.crash_points import crash_point
 from store import deliveries, receivers
 from store.database import transaction
-from store.deliveries import Claimed, Mark
+from store.deliveries import Claimed
+from store.marks import Mark
 from store.settings import settings
 from store.upkeep import attempt
 

@@ -17,7 +17,8 @@ from sqlalchemy import Row, delete, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import results, views
+from store import marks, results, views
+from store.marks import Mark
 from store.measure import Measure
 from store.models import Delivery, Experiment, Project, Run, RunEvent, Webhook
 from store.queue import seconds_from_now
@@ -48,19 +49,6 @@ PROFILE = "overview"
 # ---- from moves to messages ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How far the moves had come when somebody looked.
-
-    Ids are drawn before their transactions commit, so a smaller one may be seen after a larger one. Whoever draws an
-    id has its number as a transaction by then (it has written a run): once all transactions before ``transaction``,
-    which was drawn after ``newest`` had been seen, have ended, no move up to ``newest`` can come any more.
-    """
-
-    newest: int
-    transaction: int
-
-
 def gather(session: Session, mark: Mark | None) -> Mark | None:
     """Write a delivery for each end of a run or an experiment that a webhook wants and has none for yet.
 
@@ -75,11 +63,11 @@ def gather(session: Session, mark: Mark | None) -> Mark | None:
     if not session.scalar(text("SELECT pg_try_advisory_xact_lock(815001, 5)")):
         return mark
     least = session.scalar(select(func.min(Webhook.seen)).where(Webhook.off_at.is_(None)))
-    newest = session.scalar(select(func.max(RunEvent.id))) or 0
+    newest = marks.newest(session)
     if least is None or least >= newest:
         return None
-    mark = mark or Mark(newest, session.scalars(text("SELECT pg_current_xact_id()::text::bigint")).one())
-    settled = session.scalars(OLDEST_RUNNING).one() >= mark.transaction
+    mark = mark or marks.drawn(session, newest)
+    settled = marks.complete(session, mark)
     on = select(Webhook).where(Webhook.off_at.is_(None))
     # One that is just being removed is passed over; the others stay until this is committed.
     hooks = session.scalars(on.with_for_update(read=True, key_share=True, skip_locked=True)).all()
@@ -91,9 +79,6 @@ def gather(session: Session, mark: Mark | None) -> Mark | None:
     session.execute(passed.values(seen=mark.newest), execution_options={"synchronize_session": False})
     return None
 
-
-OLDEST_RUNNING = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-"""Transactions with smaller numbers have ended, but our own, which counts as running."""
 
 End = Row[int, datetime, str, Run, str, str]
 """Of a run: id and time of the move, the state reached, the run, and the names of its experiment and project."""

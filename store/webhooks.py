@@ -13,7 +13,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from liverseg_core.errors import InputError, SpecError
-from store.models import Delivery, RunEvent, Webhook
+from store import marks
+from store.models import Delivery, Webhook
 from store.receivers import PREFIX
 from store.states import FINAL
 
@@ -65,7 +66,7 @@ def add(
         if session.scalar(select(func.count()).where(Webhook.project_id == project_id)) == MOST:
             raise InputError("url", f"would be webhook {MOST + 1} of this project; remove one first")
         values = {"project_id": project_id, "created_by": actor, "idempotency_key": key, "request_hash": digest}
-        values |= {**asdict(wanted), "secret": new_secret(), "seen": _newest(session)}
+        values |= {**asdict(wanted), "secret": new_secret(), "seen": marks.newest(session)}
         values |= {"events": list(wanted.events), "states": list(wanted.states)}
         # A second request with the key waits here until the first has committed, then finds its row.
         made = session.scalar(insert(Webhook).values(**values).on_conflict_do_nothing().returning(Webhook))
@@ -80,10 +81,6 @@ def add(
 def new_secret() -> str:
     """256 random bits as the specification writes them."""
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
-def _newest(session: Session) -> int:
-    return session.scalar(select(func.max(RunEvent.id))) or 0
 
 
 def listed(session: Session, project_id: int, limit: int, before: int | None = None) -> Sequence[Webhook]:
@@ -118,7 +115,7 @@ def switch(session: Session, webhook: Webhook, on: bool, actor: str) -> None:
     While it is off nothing is sent, and what ends is not told later. What waited before goes on when it is on again.
     """
     if on and webhook.off_at is not None:
-        webhook.seen = _newest(session)
+        webhook.seen = marks.newest(session)
         webhook.off_at = webhook.off_by = webhook.off_reason = webhook.due_at = None
         webhook.failures = 0
     elif not on and webhook.off_at is None:

@@ -3,14 +3,13 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.callers import Project
@@ -18,8 +17,8 @@ from api.parameters import RunId
 from api.routes.runs import known_run
 from api.schemas import EpochOut, EventOut, ProjectEventOut
 from store import changes
-from store.changes import Changes, Position
-from store.database import is_outage, snapshot, transaction
+from store.changes import Changes, Followed, Moves, Position
+from store.database import is_outage, looking, snapshot, transaction
 from store.models import Epoch, RunEvent
 from store.settings import settings
 
@@ -36,7 +35,6 @@ AfterMove = Annotated[
 ]
 LastEventId = Annotated[str | None, Header(max_length=200, description="the same; what browsers send, counts more")]
 
-Moves = Sequence[tuple[RunEvent, str]]
 Found = TypeVar("Found")
 Place = TypeVar("Place")
 
@@ -63,8 +61,9 @@ async def events(
     """
     progress = None
 
-    def look(session: Session, seen: Position) -> tuple[Changes, Position] | None:
-        found = changes.since(session, run, seen)
+    def look(seen: Position) -> tuple[Changes, Position] | None:
+        with snapshot() as session:
+            found = changes.since(session, run, seen)
         return None if found is None else (found, found.news[-1][1] if found.news else seen)
 
     start = _position(last_event_id) or _position(after) or Position()
@@ -90,18 +89,18 @@ async def project_events(
     ``Last-Event-ID``, as browsers do by themselves. The first event, ``begin``, tells where the stream begins.
     """
 
-    def look(session: Session, seen: int | None) -> tuple[Moves, int]:
-        if seen is None:
-            return [], changes.newest(session, project)
-        found = changes.of_project(session, project, seen)
-        return found, found[-1][0].id if found else seen
+    def look(seen: Followed) -> tuple[Moves, Followed]:
+        with looking() as connection:
+            seen = changes.marked(connection, seen)
+        with transaction() as session:
+            return changes.of_project(session, project, seen)
 
     known = [int(text) for text in (last_event_id, after) if text and re.fullmatch(MOVE_ID, text, re.ASCII)]
     begun = False
-    async for found, seen in _looks(look, known[0] if known else None, request.app.state.closing):
-        if not begun:
+    async for found, seen in _looks(look, Followed(known[0] if known else None), request.app.state.closing):
+        if not begun and seen.after is not None:
             begun = True
-            start = known[0] if known else seen
+            start = known[0] if known else seen.after
             yield ServerSentEvent(event="begin", data={}, id=str(start), retry=RECONNECT_MS)
         for move, name in found:
             data = ProjectEventOut(**EventOut.model_validate(move).model_dump(), run=move.run_id, name=name)
@@ -114,7 +113,7 @@ def _position(text: str | None) -> Position | None:
 
 
 async def _looks(
-    look: Callable[[Session, Place], tuple[Found, Place] | None], seen: Place, closing: asyncio.Event
+    look: Callable[[Place], tuple[Found, Place] | None], seen: Place, closing: asyncio.Event
 ) -> AsyncIterator[tuple[Found, Place]]:
     """What ``look`` finds after a place, and the place after it, again and again.
 
@@ -124,8 +123,7 @@ async def _looks(
 
     def once() -> tuple[Found, Place] | None:
         try:
-            with snapshot() as session:
-                return look(session, seen)
+            return look(seen)
         except (DBAPIError, PoolTimeout) as error:
             if not is_outage(error):
                 raise

@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
-from sqlalchemy.orm import Session
+from sqlalchemy import text
 
 from store import changes, wishes
-from store.database import snapshot, transaction
+from store.changes import Followed, Moves
+from store.database import looking, transaction
 from store.models import DEFAULT_PROJECT
 from tests.store import ledger
 
@@ -21,14 +22,20 @@ def runs() -> list[int]:
     return ledger.submit(seeds=3)
 
 
+def look(place: Followed, limit: int = 500, project: int = DEFAULT_PROJECT) -> tuple[Moves, Followed]:
+    with looking() as connection:
+        place = changes.marked(connection, place)
+    with transaction() as session:
+        return changes.of_project(session, project, place, limit)
+
+
 def told(after: int = 0) -> list[tuple[int, str]]:
-    with snapshot() as session:
-        return [(move.run_id, move.move) for move, _ in changes.of_project(session, DEFAULT_PROJECT, after)]
+    return [(move.run_id, move.move) for move, _ in look(Followed(after))[0]]
 
 
-def newest() -> int:
-    with snapshot() as session:
-        return changes.newest(session, DEFAULT_PROJECT)
+def begun() -> Followed:
+    """Where somebody is who follows from now on."""
+    return look(Followed())[1]
 
 
 @contextmanager
@@ -57,27 +64,43 @@ def test_a_move_waits_for_one_with_a_smaller_id_that_is_not_committed_yet(runs):
     first, second, _ = runs
     submitted = [(run, "submit") for run in runs]
     assert told() == submitted
-    seen = newest()
+    place = begun()
     with in_another_transaction(first):
         with transaction() as session:
             wishes.cancel(session, DEFAULT_PROJECT, second)
-        assert told(seen) == []  # else whoever goes on after it would miss the other
-        assert newest() == seen
-    assert told(seen) == [(first, "cancel"), (second, "cancel")]
+        moves, place = look(place)
+        assert moves == []  # else whoever goes on after it would miss the other
+        assert begun().after is None
+    moves, place = look(place)
+    assert [(move.run_id, move.move) for move, _ in moves] == [(first, "cancel"), (second, "cancel")]
+    assert look(place)[0] == []
     assert told() == [*submitted, (first, "cancel"), (second, "cancel")]
-    assert told(newest()) == []
+    assert look(begun())[0] == []
+
+
+def test_a_move_is_not_missed_whose_transaction_is_younger_than_that_of_a_later_one(runs):
+    """The elder has its number first and its move last: it ends while the younger, whose id is smaller, runs on."""
+    first, second, _ = runs
+    place = begun()
+    with ExitStack() as younger:
+        with transaction() as elder:
+            elder.execute(text("SELECT pg_current_xact_id()"))
+            younger.enter_context(in_another_transaction(first))
+            wishes.cancel(elder, DEFAULT_PROJECT, second)
+        before, place = look(place)
+    after, _ = look(place)
+    assert [(move.run_id, move.move) for move, _ in [*before, *after]] == [(first, "cancel"), (second, "cancel")]
 
 
 def test_as_many_as_asked_for_are_told_at_once(runs):
-    def some(session: Session, after: int) -> list[int]:
-        return [move.id for move, _ in changes.of_project(session, DEFAULT_PROJECT, after, limit=2)]
-
-    with snapshot() as session:
-        first = some(session, 0)
-        assert [len(first), len(some(session, first[-1]))] == [2, 1]
+    first, place = look(Followed(0), limit=2)
+    second, place = look(place, limit=2)
+    assert [move.run_id for move, _ in [*first, *second]] == runs
+    assert (len(first), look(place, limit=2)[0]) == (2, [])
 
 
 def test_another_projects_moves_are_not_told(runs):
-    with snapshot() as session:
-        assert changes.of_project(session, DEFAULT_PROJECT + 1, 0) == []
-        assert changes.newest(session, DEFAULT_PROJECT + 1) == 0
+    moves, place = look(Followed(0), project=DEFAULT_PROJECT + 1)
+    assert moves == []
+    assert place == begun()  # and it is not looked through them again
+    assert look(place, project=DEFAULT_PROJECT + 1) == ([], place)

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from liverseg_core.errors import InputError, SpecError
 from store import bundled, deletion, deliveries, endings, experiments, scorings, webhooks, wishes
 from store.database import transaction
-from store.deliveries import Mark
 from store.endings import Ending
+from store.marks import Mark
 from store.models import DEFAULT_PROJECT, Webhook
 from store.queue import Claim
 from store.receivers import Answer
