@@ -40,7 +40,8 @@ class Variant:
     Attributes:
         training: differs in the spec's section of that name.
         threads: of each process; None: TensorFlow's choice, all cores.
-        at_once: processes side by side, each on cores of its own where there are several; their rates add up.
+        at_once: processes side by side; their rates add up.
+        pinned: each of them on cores of its own.
         fused: steps in one call into TensorFlow.
     """
 
@@ -50,6 +51,7 @@ class Variant:
     training: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
     at_once: int = 1
+    pinned: bool = False
     fused: int = 0
 
 
@@ -123,7 +125,7 @@ def report_profile(found: dict[str, Any]) -> None:
 def trained(options: argparse.Namespace) -> dict[str, Any]:
     """Images/s of the epochs after the first."""
     variant = VARIANTS[options.child]
-    if variant.at_once > 1:
+    if variant.pinned:
         own = sorted(os.sched_getaffinity(0))[int(os.environ["BENCH_NUMBER"]) :: variant.at_once]
         os.sched_setaffinity(0, own or os.sched_getaffinity(0))
     variant.change()
@@ -251,20 +253,6 @@ def channels_first() -> None:
     networks._head = lambda made, x, options: layers.Reshape((SIZE, SIZE, 1))(head(made, x, options))
 
 
-def bfloat16() -> None:
-    """All but the loss, which needs the digits; said as the network is built, since a run clears it at its start."""
-    from liverseg_core import networks, training
-
-    keras, head, build = networks.keras, networks._head, training.build_network
-
-    def built(*arguments: Any) -> Any:
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
-        return build(*arguments)
-
-    training.build_network = built
-    networks._head = lambda *given: keras.layers.Activation("linear", dtype="float32")(head(*given))
-
-
 def one_at_a_time() -> None:
     import tensorflow as tf
 
@@ -272,6 +260,7 @@ def one_at_a_time() -> None:
 
 
 PROFILE, STEPS = "profile", 3
+HALF = max(1, len(os.sched_getaffinity(0)) // 2)
 ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 KEPT = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -286,10 +275,11 @@ VARIANTS = {
     "one-thread": Variant("one thread", threads=1),
     "inter-1": Variant("one operation at a time, on all cores", ONEDNN, one_at_a_time),
     "twice-threads": Variant("twice as many threads as cores", threads=2 * len(os.sched_getaffinity(0))),
-    "two-pinned": Variant("two processes, each on half of the cores", at_once=2),
+    "two-free": Variant("two processes, of half as many threads", threads=HALF, at_once=2),
+    "two-pinned": Variant("the same, each on half of the cores", threads=HALF, at_once=2, pinned=True),
     "xla": Variant("compiled by XLA, not deterministic", change=xla, training={"deterministic": False}),
     "nchw": Variant("channels first", change=channels_first),
-    "bfloat16": Variant("mixed bfloat16", change=bfloat16),
+    "bfloat16": Variant("mixed bfloat16", training={"precision": "mixed_bfloat16"}),
     "fused-3": Variant("three steps in a call", fused=3),
     "free-order": Variant("not deterministic", training={"deterministic": False}),
     "kept-memory": Variant("freed memory is kept by malloc", KEPT),
