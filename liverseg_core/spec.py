@@ -312,8 +312,8 @@ class TrainingOptions(Section):
     precision: Precision = Field(
         "float32",
         description="in what the layers compute, as Keras calls its dtype policies; weights, output and loss are "
-        "float32 throughout. mixed_bfloat16: faster on processors that compute it (AVX512_BF16), slower on others, not "
-        "measured on GPUs; mixed_float16: with a scaled loss, on GPUs alone",
+        "float32 throughout. mixed_bfloat16: faster on processors that compute it (AVX512_BF16), slower on others, "
+        "not measured on GPUs; mixed_float16: with a scaled loss, on GPUs alone",
     )
 
     @model_validator(mode="after")
