@@ -97,8 +97,8 @@ def matrix_page(
 
 
 def _usual(runs: int) -> int:
-    """How many rows of so many runs are shown unasked: 25, 50 or 100."""
-    return max(many for many in WINDOWS if many <= 25 or (many <= 100 and many * runs <= USUAL_CELLS))
+    """How many rows of so many runs are shown unasked: 10 to 100."""
+    return max(many for many in WINDOWS if many <= 10 or (many <= 100 and many * runs <= USUAL_CELLS))
 
 
 def _sorted_by(asked: Asked, found: Matrix) -> int | str | None:

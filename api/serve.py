@@ -8,6 +8,7 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from liverseg_core.errors import LiversegError
 from store import logs
@@ -15,6 +16,9 @@ from store.settings import settings
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8421
+
+LARGEST_HEAD = 64 * 2**10
+"""Bytes of a request's line and headers; a selection of 500 runs is an address of some 4,000."""
 
 SHORTEST_TOKEN = 32
 """Characters of a LIVERSEG_TOKEN that opens the API to other machines; as hexadecimal digits, 128 random bits."""
@@ -58,7 +62,7 @@ def serve(host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> None:
         port,
         log_config=None if logs.as_json() else uvicorn.config.LOGGING_CONFIG,
         loop="asyncio",  # the same everywhere, whatever else is installed
-        http="httptools",  # C, where h11 is Python
+        http=_BoundedHead,
         ws="none",
         log_level="warning",
         access_log=False,
@@ -95,6 +99,30 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class _BoundedHead(HttpToolsProtocol):
+    """Requests are read by C code, which bounds nothing by itself; too large an address or headers are refused.
+
+    A whole head that arrives at once is read first: what a loop hands on at once has a bound too.
+    """
+
+    _head = 0
+    """Bytes that came since the last request was over; -1 within a body."""
+
+    def data_received(self, data: bytes) -> None:
+        self._head += len(data) if self._head >= 0 else 0
+        super().data_received(data)
+        if self._head > LARGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The address and the headers of a request are too large.")
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        super().on_message_complete()
 
 
 class _Announcing(uvicorn.Server):

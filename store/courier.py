@@ -31,6 +31,7 @@ class Courier:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._mark: Mark | None = None
         self._busy: set[int] = set()
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -85,6 +86,7 @@ class Courier:
         crash_point("message-sent")
         with transaction() as session:
             deliveries.settle(session, one, answer)
-        self.counts["taken" if answer.error is None else "error"] += 1
+        with self._counting:
+            self.counts["taken" if answer.error is None else "error"] += 1
         if answer.error is not None:
             log.warning("webhook %s: %s", one.webhook, answer.error, extra={"told": {"webhook": one.webhook}})

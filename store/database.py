@@ -140,6 +140,11 @@ def transaction() -> Iterator[Session]:
         yield session
 
 
+def alone(session: Session, key: int) -> bool:
+    """Whether this process may do the pass ``key`` now; held until the transaction ends."""
+    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(815001, :key)"), {"key": key}))
+
+
 @contextmanager
 def snapshot() -> Iterator[Session]:
     """A session that reads everything as it was at one moment, whatever others commit meanwhile; it cannot write."""

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store import marks, results, views
+from store.database import alone
 from store.marks import Mark
 from store.measure import Measure
 from store.models import Delivery, Experiment, Project, Run, RunEvent, Webhook
@@ -37,7 +38,7 @@ FIRST_S, LONGEST_S = 5.0, 86_400.0
 """Waits after the first failure, and at most; each is four times the one before."""
 
 MOST_FAILURES = 10
-"""In a row, after which a webhook is switched off: one to two days after the first."""
+"""In a row, after which a webhook is switched off: a day to two and a quarter after the first."""
 
 KEPT_S = 30 * 86_400.0
 """How long messages are kept, sent or not."""
@@ -60,7 +61,7 @@ def gather(session: Session, mark: Mark | None) -> Mark | None:
 
     Returns what the next call of this process needs.
     """
-    if not session.scalar(text("SELECT pg_try_advisory_xact_lock(815001, 5)")):
+    if not alone(session, 5):
         return mark
     least = session.scalar(select(func.min(Webhook.seen)).where(Webhook.off_at.is_(None)))
     newest = marks.newest(session)

@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -35,7 +35,14 @@ PORTS = {"http": 80, "https": 443}
 
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 
+SPECIAL = ip_network("192.0.0.0/24"), ip_network("168.63.129.16/32"), ip_network("3fff::/20")
+"""Not public, though Python 3.11 says so: protocol assignments, with a provider's metadata among them; another one's
+metadata; documentation."""
+
 NOT_PUBLIC = "is at no public address; whoever runs the service may allow its network (LIVERSEG_WEBHOOK_PRIVATE)"
+
+OTHER_NAME = (62, 64)
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
 Address = tuple[socket.AddressFamily, Any]
 """As the system's resolver gives it: family, and what to connect to."""
@@ -134,6 +141,8 @@ def _in_words(error: Exception) -> str:
             return f"no answer within {SEND_S:g} s"
         case socket.gaierror() | UnicodeError():
             return "its name cannot be resolved"
+        case ssl.SSLCertVerificationError(verify_code=code) if code in OTHER_NAME:
+            return "its certificate is for another name"  # OpenSSL's words hold the name
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted ({error.verify_message})"
         case ssl.SSLError():
@@ -156,19 +165,32 @@ def _send(parts: SplitResult, headers: Mapping[str, str], body: bytes, until: fl
 
 def _connected(parts: SplitResult, until: float) -> socket.socket:
     """A connection to the first address that may be reached and answers; its environment's proxies are not asked."""
-    failed: OSError = TimeoutError()
+    failed: OSError | _Refused = TimeoutError()
     for family, address in _addresses(parts):
         line = socket.socket(family, socket.SOCK_STREAM)
         try:
             line.settimeout(_left(until))
             line.connect(address)
+            _need_elsewhere(line)
             if parts.scheme == "https":
+                line.settimeout(_left(until))
                 return ssl.create_default_context().wrap_socket(line, server_hostname=parts.hostname)
             return line
-        except OSError as error:
+        except (OSError, _Refused) as error:
             line.close()
             failed = error
     raise failed
+
+
+def _need_elsewhere(line: socket.socket) -> None:
+    """Refuse what ends on this machine: by its public address too, services are reached that it shows to nobody else.
+
+    Raises:
+        _Refused: both ends have one address, of no network in ``LIVERSEG_WEBHOOK_PRIVATE``.
+    """
+    here, there = (_plain(str(end[0])) for end in (line.getsockname(), line.getpeername()))
+    if here == there and not _allowed(there):
+        raise _Refused
 
 
 def _left(until: float) -> float:
@@ -234,10 +256,18 @@ def _addresses(parts: SplitResult) -> list[Address]:
 
 def reachable(address: str) -> bool:
     """Whether messages may go to an IP address: it is public, or of a network in ``LIVERSEG_WEBHOOK_PRIVATE``."""
+    found = _plain(address)
+    return _public(found) or _allowed(found)
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """Without a zone, and IPv4 as that where IPv6 only writes it."""
     found = ip_address(address.partition("%")[0])
-    if isinstance(found, IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return _public(found) or any(found in network for network in settings().webhook_networks)
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+
+
+def _allowed(address: IPv4Address | IPv6Address) -> bool:
+    return any(address in network for network in settings().webhook_networks)
 
 
 def _public(address: IPv4Address | IPv6Address) -> bool:
@@ -246,4 +276,4 @@ def _public(address: IPv4Address | IPv6Address) -> bool:
         tunnelled = address.sixtofour or address.teredo
         if address not in GLOBAL_UNICAST or tunnelled:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in network for network in SPECIAL)

@@ -14,11 +14,10 @@ from functools import wraps
 from sqlalchemy import delete, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
 
 from liverseg_core.crash_points import crash_point
 from store import broker, deliveries, endings, queue, summaries, waiting
-from store.database import is_outage, transaction
+from store.database import alone, is_outage, transaction
 from store.models import Announcement
 from store.settings import settings
 from store.tidy import tidy
@@ -122,7 +121,7 @@ class Upkeep:
 def summarise() -> int:
     """Make up the summaries of some runs that are without; how many were, 0 also where another process is at it."""
     with transaction() as session:
-        if not _alone(session, 4):
+        if not alone(session, 4):
             return 0
         runs = summaries.missing(session, SUMMARISED)
         summaries.keep(session, runs)
@@ -151,15 +150,10 @@ def attempt(step: Callable[[], object]) -> bool:
     return True
 
 
-def _alone(session: Session, key: int) -> bool:
-    """Whether this process may do the pass ``key`` now; held until the transaction ends."""
-    return bool(session.scalar(text("SELECT pg_try_advisory_xact_lock(815001, :key)"), {"key": key}))
-
-
 def reap() -> list[int]:
     """Take back runs whose lease ran out; the ids taken."""
     with transaction() as session:
-        if not _alone(session, 1):
+        if not alone(session, 1):
             return []
         taken = endings.reap(session, settings().lease_s, settings().max_crashes)
     if taken:
@@ -172,7 +166,7 @@ def reconcile() -> int:
     """Announce again what waits with an old announcement and no message in the broker for it."""
     count = 0
     with transaction() as session:
-        if not _alone(session, 2):
+        if not alone(session, 2):
             return 0
         for pool, runs in waiting.queued(session).items():
             stale = waiting.stale_announcements(session, pool, settings().reannounce_s, BATCH)

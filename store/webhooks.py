@@ -53,7 +53,7 @@ def add(
 ) -> tuple[Webhook, bool]:
     """A new webhook with a new secret, and whether it is new: its idempotency key may have been used before.
 
-    It is told of what ends from now on.
+    It is told of what ends from now on, but perhaps not of what is being written just now.
 
     Raises:
         SpecError: the key was used with another request.
@@ -63,7 +63,7 @@ def add(
     same = select(Webhook).where(Webhook.project_id == project_id, Webhook.idempotency_key == key)
     found = session.scalar(same) if key is not None else None
     if found is None:
-        if session.scalar(select(func.count()).where(Webhook.project_id == project_id)) == MOST:
+        if session.scalars(select(func.count()).where(Webhook.project_id == project_id)).one() >= MOST:
             raise InputError("url", f"would be webhook {MOST + 1} of this project; remove one first")
         values = {"project_id": project_id, "created_by": actor, "idempotency_key": key, "request_hash": digest}
         values |= {**asdict(wanted), "secret": new_secret(), "seen": marks.newest(session)}

@@ -1,5 +1,7 @@
 """Webhooks: a project's receivers of ends of runs and experiments."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import BoundedSemaphore
 from typing import Annotated
 
@@ -29,14 +31,25 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 WebhookId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="id of a webhook")]
 Last = Annotated[int, Query(ge=1, le=1000, description="most messages to tell, newest first")]
 
-_testing = BoundedSemaphore(4)
-"""Tests at once: each holds a thread that answers requests for as long as its receiver takes."""
+_asking = BoundedSemaphore(4)
+"""Receivers that are asked something at once: each holds a thread that answers requests for as long as it takes."""
+
+
+@contextmanager
+def one_of_few() -> Iterator[None]:
+    if not _asking.acquire(blocking=False):
+        raise Problem(409, "too many receivers are being asked; ask again in a few seconds")
+    try:
+        yield
+    finally:
+        _asking.release()
 
 
 @router.post("", status_code=201, responses={200: {"description": "the key was seen before"}})
 def create(response: Response, caller: Asking, body: WebhookBody, key: Key = None) -> NewWebhookOut:
     """A new webhook with its secret; the same Idempotency-Key and body give the same one."""
-    receivers.check(body.url)
+    with one_of_few():  # it may wait for a name server
+        receivers.check(body.url)
     with transaction() as session:
         hook, new = webhooks.add(session, caller.project, body.wanted, caller.actor, key)
         answer = NewWebhookOut.of(hook, secret=hook.secret)
@@ -80,7 +93,7 @@ def remove(project: Project, webhook: WebhookId) -> WebhookOut:
         return answer
 
 
-@router.post("/{webhook}/test", responses={409: {"description": "too many tests are running"}})
+@router.post("/{webhook}/test", responses={409: {"description": "too many receivers are being asked"}})
 def test(caller: Asking, webhook: WebhookId) -> DeliveryOut:
     """Send a signed message of type `test` now, whether the webhook is on or off, and tell what became of it."""
     with transaction() as session:
@@ -88,14 +101,10 @@ def test(caller: Asking, webhook: WebhookId) -> DeliveryOut:
         project = session.get_one(models.Project, hook.project_id).name
         data = {"webhook": hook.id, "project": project, "asked_by": caller.actor}
         made = deliveries.test_message(session, data)
-    if not _testing.acquire(blocking=False):
-        raise Problem(409, "too many tests are running; ask again in a few seconds")
-    try:
+    with one_of_few():
         answer = receivers.post(hook.url, hook.secret, **made)
-    finally:
-        _testing.release()
     with transaction() as session:
-        hook = known_webhook(session, caller.project, webhook)
+        hook = known_webhook(session, caller.project, webhook, hold=True)
         return DeliveryOut.of(deliveries.record_test(session, hook, made, answer))
 
 

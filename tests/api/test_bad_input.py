@@ -1,7 +1,10 @@
 """What cannot be used is refused with path, what was received and what to do; and nothing is written."""
 
+import contextlib
 import io
 import json
+import socket
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -337,3 +340,20 @@ def test_what_is_not_http_is_refused_before_the_app_sees_it(web: httpx.Client):
     answer = web.request("BREW", "/v1/runs")
     assert (answer.status_code, answer.text) == (400, "Invalid HTTP request received.")
     assert web.get("/v1/runs").status_code == 200
+
+
+@pytest.mark.parametrize("sent", ["one endless header", "headers without end", "an endless address"])
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(web: httpx.Client, sent: str):
+    begin, more = {
+        "one endless header": (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ", b"x" * 16_384),
+        "headers without end": (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"X-Many: " + b"x" * 4_086 + b"\r\n"),
+        "an endless address": (b"GET /v1/runs?name=", b"x" * 16_384),
+    }[sent]
+    with socket.create_connection((web.base_url.host, web.base_url.port or 80), 30) as line:
+        line.sendall(begin)
+        with contextlib.suppress(ConnectionError):  # it is closed while we still send
+            for _ in range(400_000 // len(more)):
+                line.sendall(more)
+                time.sleep(0.002)  # a piece at a time, as over a network
+        assert line.recv(12) == b"HTTP/1.1 400"
+    assert web.get("/v1/runs", params={"name": "x" * 200}, headers={"X-Long": "x" * 30_000}).status_code == 200

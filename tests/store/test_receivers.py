@@ -181,7 +181,7 @@ def test_a_certificate_must_be_trusted_and_of_that_name(receiver, secure, monkey
     assert post(url, SECRET, "msg_1", "{}") == Answer(200, None)
     assert receiver.got[-1].is_signed_with(SECRET)
     other = post(url.replace("127.0.0.1", "localhost"), SECRET, "msg_1", "{}")
-    assert other.error.startswith("its certificate is not trusted (Hostname mismatch")
+    assert other.error == "its certificate is for another name"
     assert len(receiver.got) == 1
 
 
@@ -197,7 +197,7 @@ OURS = [
     "169.254.169.254", "169.254.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "192.0.2.1",
     "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "fc00::1", "fec0::1", "ff02::1",
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::",
-    "2001:0:7f00:1::", "2001:db8::1", "::127.0.0.1",
+    "2001:0:7f00:1::", "2001:db8::1", "::127.0.0.1", "192.0.0.192", "168.63.129.16", "3fff::1",
 ]  # fmt: skip
 PUBLIC = ["8.8.8.8", "172.32.0.1", "100.128.0.1", "193.0.0.1", "2a00:1450:4001:80b::200e", "::ffff:8.8.8.8"]
 
@@ -216,6 +216,15 @@ def test_whoever_runs_the_service_may_allow_networks(private):
     private(" 10.1.0.0/16, fd00::/8,127.0.0.1 ")
     assert all(map(reachable, ["10.1.2.3", "::ffff:10.1.2.3", "fd00::5", "127.0.0.1"]))
     assert not any(map(reachable, ["10.2.0.1", "127.0.0.2", "169.254.169.254", "fe80::1"]))
+
+
+def test_this_machine_is_out_of_reach_by_its_public_address_too(receiver, private, monkeypatch):
+    """Here 127.0.0.1 stands for it, which counts as public meanwhile."""
+    monkeypatch.setattr(receivers, "_public", lambda _: True)
+    assert post(receiver.url, SECRET, "msg_1", "{}") == Answer(None, NOT_PUBLIC)
+    assert receiver.got == []
+    private("127.0.0.1/32")
+    assert post(receiver.url, SECRET, "msg_1", "{}") == Answer(200, None)
 
 
 SPELLINGS = ["127.0.0.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "[::ffff:127.0.0.1]"]
