@@ -98,7 +98,8 @@ def services() -> Iterator[Path]:
 TABLES = [table.name for table in reversed(Base.metadata.sorted_tables) if table.name != "projects"]
 NUMBERED = [name for name in TABLES if "id" in Base.metadata.tables[name].columns]
 EMPTY = ";".join(
-    [f"DELETE FROM {name}" for name in TABLES]
+    ["SELECT FROM webhooks FOR UPDATE"]  # else an API may write a message between the two deletions
+    + [f"DELETE FROM {name}" for name in TABLES]
     + ["DELETE FROM projects WHERE id <> 1", "UPDATE projects SET name = 'default' WHERE id = 1"]
     + [f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), 1, false)" for name in NUMBERED]
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import LIVERSEG, Up, environment, processes_of
+from tests.processes import wait_for
 
 
 def modes(folder: Path) -> dict[Path, int]:
@@ -55,5 +56,5 @@ def test_an_interrupted_demo_says_so_and_leaves_nothing(home: Path) -> None:
     demo = Up(home, "demo", "--tiny")
     demo.told("data set phantom")
     assert demo.stop(signal.SIGTERM) == 130
-    assert processes_of(home) == []
+    wait_for("everything to be gone", lambda: processes_of(home) == [], 10)  # a killed process takes its time
     assert [path for path in home.iterdir() if path.name.startswith("liverseg")] == []

@@ -17,6 +17,7 @@ from store.marks import Mark
 from store.models import DEFAULT_PROJECT, Webhook
 from store.queue import Claim
 from store.receivers import Answer
+from store.settings import settings
 from store.states import FINAL
 from store.webhooks import Wanted
 from tests import factories
@@ -104,7 +105,7 @@ def test_an_end_is_written_once_and_says_what_was_scored(database):
         "experiment": 1,
         "experiment_name": "Größe",
         "project": "default",
-        "link": f"http://127.0.0.1:8421/runs/{run}",
+        "link": f"{settings().url}/runs/{run}",
     }
 
 
