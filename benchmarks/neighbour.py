@@ -4,7 +4,8 @@
 
 MLflow is installed once, into ``.bench/mlflow``; it runs as ``mlflow server`` starts it, on its own default store,
 liverseg as ``liverseg up --no-worker`` does, with its bundled Postgres and Valkey. Both stores write through to the
-disk at each commit. What is asked for in turn, first of the one, then of the other:
+disk at each commit. What is asked for in turn, first of the one, then of the other; lists and searches ten times in a
+row, as pages that renew themselves ask, and then one by one, each after the other server's work has taken the caches:
 
 - ready: from the command to the first request that is answered, with the folder of an earlier start;
 - create: 1,000 runs of 8 settings each, one after another (MLflow: ``runs/create`` and ``runs/log-batch``; liverseg:
@@ -215,12 +216,14 @@ def prepare(home: Path) -> None:
         postgres.stop()
 
 
-def alternating(work: Callable[[int], None], other: Callable[[int], None], times: int) -> tuple[list[float], ...]:
-    """Milliseconds of the two, in turn."""
+def alternating(
+    work: Callable[[int], None], other: Callable[[int], None], passes: int, each: int = 1
+) -> tuple[list[float], ...]:
+    """Milliseconds of the two, in turn, ``each`` times in a row."""
     found: tuple[list[float], list[float]] = [], []
-    for number in range(times):
+    for number in range(passes):
         for one, taken in zip((work, other), found, strict=True):
-            taken.append(milliseconds(lambda one=one, number=number: one(number)))
+            taken += [milliseconds(lambda one=one, number=number: one(number)) for _ in range(each)]
     return found
 
 
@@ -255,16 +258,16 @@ def compared(servers: tuple[MLflow, Liverseg]) -> None:
         for key, word in (("beside_list", ""), ("beside_search", WORD)):
             counts = [server.runs(client, word) for server, client in ((theirs, their_client), (ours, our_client))]
             assert counts[0] == counts[1] == (RUNS if not word else counts[0]), counts
-            one, two = alternating(
+            ask = (
                 lambda _, word=word: theirs.runs(their_client, word) and None,
                 lambda _, word=word: ours.runs(our_client, word) and None,
-                REPEATS,
             )
-            middle = [statistics.median(times) for times in (one, two)]
-            told = (
-                f"{counts[0]:,} runs: MLflow {middle[0]:,.0f} ms, liverseg {middle[1]:,.1f} ms, medians of {REPEATS}"
-            )
-            tell(key, middle[0] / middle[1], told)
+            middle = [statistics.median(times) for times in alternating(*ask, CHUNKS, REPEATS)]
+            told = f"{counts[0]:,} runs: MLflow {middle[0]:,.0f} ms, liverseg {middle[1]:,.1f} ms"
+            tell(key, middle[0] / middle[1], f"{told}, medians of {CHUNKS} times {REPEATS} in a row")
+            alone = [statistics.median(times) for times in alternating(*ask, REPEATS)]
+            told = f"MLflow {alone[0]:,.0f} ms, {alone[0] / alone[1]:.1f} times"
+            mention("the same, each request after one of the other, liverseg", alone[1], "ms", told)
             whole = statistics.median(
                 milliseconds(lambda word=word: ours.runs(our_client, word, None) and None) for _ in range(REPEATS)
             )
