@@ -4,8 +4,8 @@
 
 MLflow is installed once, into ``.bench/mlflow``; it runs as ``mlflow server`` starts it, on its own default store,
 liverseg as ``liverseg up --no-worker`` does, with its bundled Postgres and Valkey. Both stores write through to the
-disk at each commit. What is asked for in turn, first of the one, then of the other; lists and searches one by one, each after the other server's work has taken the
-caches, and then ten in a row, as pages that renew themselves ask:
+disk at each commit. What is asked for in turn, first of the one, then of the other; lists and searches one by one,
+each after the other server's work has taken the caches, and then ten in a row, as pages that renew themselves ask:
 
 - ready: from the command to the first request that is answered, with the folder of an earlier start;
 - create: 1,000 runs of 8 settings each, one after another (MLflow: ``runs/create`` and ``runs/log-batch``; liverseg:
