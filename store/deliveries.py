@@ -230,27 +230,31 @@ class Claimed:
     body: str
 
 
+DUE = text("""
+    SELECT id FROM webhooks WHERE off_at IS NULL
+        AND coalesce(due_at <= clock_timestamp(), true) AND coalesce(claimed_until <= clock_timestamp(), true)
+        AND EXISTS (SELECT FROM webhook_deliveries d WHERE d.webhook_id = webhooks.id AND d.done_at IS NULL)
+    ORDER BY claimed_until NULLS FIRST, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED""")
+"""Locks the webhooks that are due, those first that have waited longest since their last message."""
+
 CLAIM = text("""
-    WITH due AS (
-        SELECT id FROM webhooks WHERE off_at IS NULL
-            AND coalesce(due_at <= clock_timestamp(), true) AND coalesce(claimed_until <= clock_timestamp(), true)
-            AND EXISTS (SELECT FROM webhook_deliveries d WHERE d.webhook_id = webhooks.id AND d.done_at IS NULL)
-        ORDER BY claimed_until NULLS FIRST, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
-    ), taken AS (
-        UPDATE webhooks SET claimed_until = clock_timestamp() + make_interval(secs => :lease_s)
-        FROM due WHERE webhooks.id = due.id RETURNING webhooks.*
-    )
-    SELECT taken.id AS webhook, url, secret, claimed_until AS until, first.id AS delivery, message, body
-    FROM taken CROSS JOIN LATERAL (
-        SELECT id, message, body FROM webhook_deliveries d WHERE d.webhook_id = taken.id AND d.done_at IS NULL
-        ORDER BY id LIMIT 1
-    ) first""")
-"""The oldest message of each webhook that is due, those first that have waited longest since their last one."""
+    UPDATE webhooks SET claimed_until = clock_timestamp() + make_interval(secs => :lease_s)
+    FROM (
+        SELECT DISTINCT ON (webhook_id) webhook_id, id, message, body FROM webhook_deliveries
+        WHERE done_at IS NULL AND webhook_id = ANY(:due) ORDER BY webhook_id, id
+    ) first
+    WHERE webhooks.id = first.webhook_id
+    RETURNING webhooks.id AS webhook, url, secret, claimed_until AS until, first.id AS delivery, message, body""")
+"""The oldest message of each. A statement of its own: one that waited to lock a webhook sees it as it is now, but its
+messages as they were, and would send again what has just been taken."""
 
 
 def claim(session: Session, most: int) -> list[Claimed]:
     """Take up to ``most`` messages of as many webhooks; messages of one webhook are sent one after the other."""
-    rows = session.execute(CLAIM, {"most": most, "lease_s": LEASE_S}).mappings()
+    due = session.scalars(DUE, {"most": most}).all()
+    if not due:
+        return []
+    rows = session.execute(CLAIM, {"due": due, "lease_s": LEASE_S}).mappings()
     return [Claimed(**row) for row in rows]
 
 

@@ -46,11 +46,19 @@ def trainers(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in psutil.Process(worker.pid).children(recursive=True) if trains(child)]
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none where it has ended since, even if nobody has asked for its status yet."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a ZombieProcess is one too
+        return []
+
+
 def trains(process: psutil.Process, program: str = "worker.trainer") -> bool:
     """Whether it is a trainer that has a job, not one that waits for it: only then it has a log of its own."""
-    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # gone since, or a zombie
+    with contextlib.suppress(FileNotFoundError):  # gone since, or a zombie
         log = Path(f"/proc/{process.pid}/fd/1").readlink()
-        return program in process.cmdline() and log.name == "trainer.log"
+        return program in words_of(process) and log.name == "trainer.log"
     return False
 
 

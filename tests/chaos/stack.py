@@ -18,7 +18,7 @@ from api.commands.up import free_port
 from store import bundled, schema
 from store.bundled import Service
 from tests.chaos.worker import TRAINER
-from tests.processes import processes_of, trains, wait_for
+from tests.processes import processes_of, trains, wait_for, words_of
 
 SLOTS = (2, 1, 1)
 """Of each worker."""
@@ -161,7 +161,7 @@ class Stack:
         """Processes that live though all of it was stopped."""
         with contextlib.suppress(AssertionError):
             wait_for("every process to end", lambda: not self._others(), 30)
-        return [" ".join(process.cmdline()) for process in self._others()]
+        return [" ".join(words_of(process)) for process in self._others()]
 
     def _others(self) -> list[psutil.Process]:
         return [process for process in processes_of(self.home) if process.pid != os.getpid()]

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from api.commands.up import free_port
-from tests.e2e.conftest import LIVERSEG, Up, environment, processes_of
-from tests.processes import wait_for
+from tests.e2e.conftest import LIVERSEG, Up, environment
+from tests.processes import processes_of, wait_for, words_of
 
 
 def ready(port: int, path: str = "readyz") -> bool:
@@ -23,7 +23,7 @@ def ready(port: int, path: str = "readyz") -> bool:
 
 
 def child(home: Path, words: str) -> psutil.Process | None:
-    return next((process for process in processes_of(home) if words in " ".join(process.cmdline())), None)
+    return next((process for process in processes_of(home) if words in " ".join(words_of(process))), None)
 
 
 def test_up_restarts_what_dies_and_stops_all_of_it(home: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_killed_up_leaves_nothing_and_can_be_started_again(home: Path) -> None
     first.process.wait()
     second = Up(home, "up", "--port", str(port))  # at once: waits until the services of the first are gone
     second.told("liverseg is ready")
-    assert len([p for p in processes_of(home) if "valkey-server" in " ".join(p.cmdline())]) == 1
+    assert len([p for p in processes_of(home) if "valkey-server" in " ".join(words_of(p))]) == 1
     second.process.kill()
     second.process.wait()
     wait_for("every process to end", lambda: not processes_of(home), 20)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -482,6 +483,25 @@ def test_several_processes_claim_a_message_once(database):
         found = [one.webhook for some in threads.map(lambda _: claim(), range(4)) for one in some]
     assert len(found) == len(set(found))
     assert sorted([*found, *(one.webhook for one in claim(8))]) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("messages", [1, 2])
+def test_what_is_taken_while_another_process_looks_is_not_sent_again(database, monkeypatch, messages):
+    """A statement sees messages as they were when it began, and webhooks that it locks as they are by then."""
+    hook(events=("run.ended",))
+    for run in ledger.submit(seeds=messages):
+        cancel(run)
+    gather()
+    due = deliveries.DUE
+    slow = str(due).replace("FROM webhooks WHERE", "FROM webhooks, pg_sleep(1) WHERE")
+    monkeypatch.setattr(deliveries, "DUE", text(slow.replace("UPDATE SKIP", "UPDATE OF webhooks SKIP")))
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(claim)
+        time.sleep(0.5)
+        monkeypatch.setattr(deliveries, "DUE", due)
+        (sent,) = claim()
+        settle(sent, TAKEN)
+        assert [one.delivery for one in other.result()] == [sent.delivery + 1][: messages - 1]
 
 
 def test_a_message_that_failed_waits_with_all_that_follow_and_keeps_its_id(database):

@@ -119,9 +119,10 @@ def test_while_it_goes_on_its_heartbeats_carry_the_last_lines_of_its_log(databas
 
 
 def test_a_paused_run_goes_on_within_the_epoch_that_it_had_begun(database: Path, tmp_path: Path) -> None:
+    """Its epochs take seconds: what it has come to is seen half a second later, and so is the wish."""
     factories.import_phantom(tmp_path, slices=40)
     model, training = {"filters": 8, "depth": 2}, {"batch_size": 1, "epochs": 2}
-    run_id = submit(factories.tiny_spec(data={"image_size": 64}, model=model, training=training))
+    run_id = submit(factories.tiny_spec(data={"image_size": 160}, model=model, training=training))
     working = threading.Thread(target=once)
     working.start()
 

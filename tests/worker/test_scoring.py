@@ -1,6 +1,5 @@
 """Runs that train nothing: carried out in a process that stays, under the same lease and fence as any other."""
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -335,12 +334,7 @@ def test_a_job_that_was_asked_to_end_says_no_more_and_leaves_no_process(
 
 def scorers(worker: int | None = None) -> list[psutil.Process]:
     """The scoring processes of this or another process."""
-    found = []
-    for one in psutil.Process(worker).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # gone since, or a zombie
-            if "worker.scorer" in one.cmdline():
-                found.append(one)
-    return found
+    return [one for one in psutil.Process(worker).children() if "worker.scorer" in processes.words_of(one)]
 
 
 def lives(process: psutil.Process) -> bool:

@@ -27,7 +27,7 @@ def waiting() -> Iterator[Waiting]:
 
 
 def below() -> set[int]:
-    return {child.pid for child in psutil.Process().children() if "time.sleep(600)" in " ".join(child.cmdline())}
+    return {one.pid for one in psutil.Process().children() if "time.sleep(600)" in " ".join(processes.words_of(one))}
 
 
 def test_the_one_that_waits_is_taken_and_no_more_wait_than_were_asked_for(waiting: Waiting) -> None:
@@ -87,7 +87,8 @@ def test_after_the_end_none_is_started(waiting: Waiting) -> None:
 
 def all_trainers(worker: int) -> list[psutil.Process]:
     """Those with a job and those that wait for one."""
-    return [one for one in psutil.Process(worker).children(recursive=True) if "worker.trainer" in one.cmdline()]
+    below = psutil.Process(worker).children(recursive=True)
+    return [one for one in below if "worker.trainer" in processes.words_of(one)]
 
 
 def test_a_run_gets_a_trainer_that_was_there_before_it_was_claimed(upkeep: Upkeep, tmp_path: Path) -> None:
