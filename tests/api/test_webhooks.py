@@ -332,7 +332,7 @@ def test_the_message_of_the_docs_has_the_fields_of_a_real_one(
 def test_how_often_messages_are_taken_and_fail_can_be_watched(
     database: Path, web: httpx.Client, receiver: Receiver, submit: Callable[..., list[int]]
 ):
-    """More messages at once than one process sends: API processes of other tests, which take part, cannot take all."""
+    """More messages at once than one process sends, so that API processes of other tests cannot take them all."""
     messages, receiver.slow_s = courier.AT_ONCE + 2, 1.0
     with serving(database, LIVERSEG_UPKEEP_S="0.05") as url, httpx.Client(base_url=url) as other:
 
