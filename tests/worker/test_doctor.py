@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -463,6 +464,17 @@ def test_a_device_that_is_not_there(installed: Path):
     assert checks["device cpu"]["level"] == "ok"
     assert checks["device 77"]["level"] == "fail"
     assert "sees no GPU by this name" in checks["device 77"]["told"]
+
+
+@pytest.mark.parametrize("onednn", ["", "AVX2"])
+def test_what_bfloat16_takes(installed: Path, onednn: str):
+    """Where oneDNN may not use what a processor has for it, TensorFlow counts on it all the same, and fails."""
+    _, checks = doctor(ONEDNN_MAX_CPU_ISA=onednn or "DEFAULT")
+    assert checks["device"]["level"] == "ok"
+    told = checks["device"]["told"].rpartition("; ")[2]
+    takes = re.fullmatch(r"a convolution in bfloat16 takes (\d+\.\d\d) of its time in float32", told)
+    assert takes or (onednn and told == "it does not compute bfloat16")
+    assert not takes or 0.02 < float(takes[1]) < 50
 
 
 def test_a_trainer_without_tensorflow(installed: Path, tmp_path: Path):
