@@ -89,9 +89,21 @@ def among(column: InstrumentedAttribute[int], ids: Collection[int]) -> ColumnEle
 
 def limit_statements(seconds: float) -> None:
     """From now on the server ends every statement of this process that takes longer; see :func:`took_too_long`."""
+    _limit("statement_timeout", seconds)
 
+
+def limit_silence(seconds: float) -> None:
+    """From now on the server ends every transaction of this process in which nothing is asked for so long.
+
+    Else a process that stands still, on a host that was suspended, say, would keep the rows that it has locked, and
+    nobody could take its runs over.
+    """
+    _limit("idle_in_transaction_session_timeout", seconds)
+
+
+def _limit(setting: str, seconds: float) -> None:
     def limit(connection: psycopg.Connection, _record: object) -> None:
-        connection.execute(f"SET statement_timeout = {round(1000 * seconds)}")
+        connection.execute(f"SET {setting} = {round(1000 * seconds)}")
         connection.commit()  # else the first rollback would take it back
 
     event.listen(engine(), "connect", limit)
@@ -129,8 +141,8 @@ def limit_replies(seconds: float) -> None:
     event.listen(engine(), "do_connect", connect)
 
 
-OUTAGES = ("08", "25006", "40", "53", "55", "57", "58")
-"""SQLSTATEs (or their classes) that pass: connection, read-only, rolled back, resources, in use, operator, system."""
+OUTAGES = ("08", "25006", "25P03", "40", "53", "55", "57", "58")
+"""SQLSTATEs (or their classes) that pass: connection, read-only, silent, rolled back, resources, in use, operator, system."""
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +15,7 @@ import click
 from liverseg_core.errors import InputError
 from liverseg_core.submission import LABEL
 from store import broker, logs
-from store.database import limit_replies
+from store.database import limit_replies, limit_silence
 from store.settings import settings
 from worker.asking import drain, status
 
@@ -126,10 +128,13 @@ def start(
     words += ["--queues", broker.queue_name(settings().pool)]
     words += ["--without-gossip", "--without-mingle", "--loglevel", log_level]
     limit_replies(settings().lease_s * 2 / 3)
+    limit_silence(settings().lease_s)
     if logs.as_json():
         logs.configure("worker", log_level.upper())
         setup_logging.connect(lambda **_: None, weak=False)  # Celery then leaves it as it is
     if settings().warm:
+        # Until Celery has handlers of its own: a process that a signal ends would leave its trainers behind.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         trainers.keep(slots, places.surroundings)
     here = Here(places.total, chosen, devices, lambda: work_off(chosen, places))
     worker_ready.connect(lambda **_: here.start(), weak=False)

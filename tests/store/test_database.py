@@ -1,5 +1,6 @@
 """What counts as an outage (worth retrying), asked of real errors of a real server."""
 
+import time
 from contextlib import ExitStack
 
 import psycopg
@@ -138,6 +139,27 @@ def test_a_server_that_falls_silent_is_away_and_comes_back(proxied):
     proxied.go_on()
     with transaction() as session:
         assert session.scalar(text("SELECT 2")) == 2
+
+
+def test_who_stands_still_in_mid_transaction_keeps_no_rows(database):
+    """What has ended so can be tried again, and what is between two transactions may wait as long as it likes."""
+    forget_caches()
+    db.limit_silence(0.5)
+    try:
+        with pytest.raises(DBAPIError) as caught, transaction() as session:  # noqa: PT012
+            session.execute(text("UPDATE projects SET name = 'held'"))
+            with psycopg.connect(bundled.database_url(database)) as other:
+                other.execute("SET lock_timeout = '30s'")
+                assert other.execute("SELECT name FROM projects FOR UPDATE").fetchall() == [("default",)]
+            session.execute(text("SELECT 1"))
+        assert is_outage(caught.value)
+        with transaction() as session:
+            assert session.scalar(text("SELECT name FROM projects")) == "default"
+        time.sleep(1)
+        with transaction() as session:
+            assert session.scalar(text("SELECT 2")) == 2
+    finally:
+        forget_caches()
 
 
 def test_a_server_that_falls_silent_in_mid_transaction(proxied):

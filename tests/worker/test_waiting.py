@@ -132,3 +132,11 @@ def test_a_trainer_that_waits_ends_with_its_worker(database: Path, tmp_path: Pat
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     processes.wait_for("it to be gone", lambda: not trainer.is_running())
+
+
+def test_a_worker_that_is_asked_to_end_as_it_starts_leaves_no_trainer(database: Path, tmp_path: Path) -> None:
+    process = processes.start_worker(tmp_path / "log")
+    (trainer,) = processes.wait_for("a trainer that waits", lambda: all_trainers(process.pid))
+    process.terminate()
+    process.wait(60)
+    assert not trainer.is_running()
