@@ -54,7 +54,7 @@ from api.routes import (
 from api.security import Guard
 from api.watching import Watched
 from store.courier import Courier
-from store.database import limit_replies, limit_silence, limit_statements
+from store.database import limit_replies, limit_statements
 from store.settings import settings
 from store.upkeep import Upkeep
 
@@ -115,7 +115,6 @@ def create_app(local: bool = False) -> FastAPI:
     description.install(app)
     limit_statements(settings().statement_s)
     limit_replies(settings().statement_s + 10)
-    limit_silence(settings().statement_s + 10)
     app.state.keyring = Keyring(bootstrap_token(), local)
     app.add_middleware(
         Guard,
