@@ -142,7 +142,8 @@ def limit_replies(seconds: float) -> None:
 
 
 OUTAGES = ("08", "25006", "25P03", "40", "53", "55", "57", "58")
-"""SQLSTATEs (or their classes) that pass: connection, read-only, silent, rolled back, resources, in use, operator, system."""
+"""SQLSTATEs (or their classes) that pass: connection, read-only, nothing asked for long, rolled back, resources, in
+use, operator, system."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,17 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def signal_all(every: Iterable[psutil.Process], what: signal.Signals = signal.SIGKILL) -> None:
+    """Send each a signal; one that ends when another one does may be gone by then."""
+    for process in every:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(what)
+
+
 def kill_tree(worker: subprocess.Popen[bytes]) -> None:
     """SIGKILL the worker and everything below it at once, as a power cut would."""
-    for process in [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]:
-        os.kill(process.pid, signal.SIGKILL)
+    parent = psutil.Process(worker.pid)
+    signal_all([*parent.children(recursive=True), parent])
     worker.wait()
 
 

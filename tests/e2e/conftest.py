@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import processes_of, wait_for
+from store.settings import settings
+from tests.processes import processes_of, signal_all, wait_for
 
 LIVERSEG = Path(sys.executable).parent / "liverseg"
 
@@ -21,9 +22,18 @@ def home() -> Iterator[Path]:
     """Short, so that sockets fit; outside the tests' own folders, so that its parents' modes mean something."""
     folder = Path(tempfile.mkdtemp(prefix="lv-up-", dir="/tmp"))
     yield folder
-    for process in processes_of(folder):
-        process.kill()
+    signal_all(processes_of(folder))
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A lease that runs out on no machine, however busy: whoever has a run keeps it."""
+    monkeypatch.setenv("LIVERSEG_LEASE_S", "60")
+    settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    settings.cache_clear()
 
 
 def environment(home: Path) -> dict[str, str]:

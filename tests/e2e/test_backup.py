@@ -15,7 +15,7 @@ from api.commands.up import free_port
 from liverseg_core.phantom import draw_phantom
 from tests import factories
 from tests.e2e.conftest import LIVERSEG, Up, environment
-from tests.processes import processes_of, wait_for
+from tests.processes import processes_of, signal_all, wait_for
 
 SPEC = factories.tiny_spec(training={"batch_size": 4, "epochs": 1})
 ENDLESS = factories.tiny_spec(training={"batch_size": 4, "epochs": 100_000, "early_stopping": {"patience": None}})
@@ -26,8 +26,7 @@ def new_home() -> Iterator[Path]:
     """Another machine's home."""
     folder = Path(tempfile.mkdtemp(prefix="lv-new-", dir="/tmp"))
     yield folder
-    for process in processes_of(folder):
-        process.kill()
+    signal_all(processes_of(folder))
     shutil.rmtree(folder)
 
 
@@ -87,8 +86,7 @@ def test_backup_loss_of_the_machine_restore(home: Path, new_home: Path, tmp_path
     assert json.loads(before)["rows"]
     assert len(list(kept.glob("ledger-*.dump"))) == 1  # the second took the place of the first
 
-    for process in processes_of(home):  # the machine is gone, without a word, and its disk with it
-        process.kill()
+    signal_all(processes_of(home))  # the machine is gone, without a word, and its disk with it
     wait_for("everything to be gone", lambda: not processes_of(home))
     up.process.wait(10)
     for place in home.iterdir():

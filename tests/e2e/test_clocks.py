@@ -49,8 +49,10 @@ def test_the_clock_of_such_a_process_is_off(hours: int) -> None:
         assert abs(seconds - time.time() - 3600 * hours) < 600
 
 
-def test_two_workers_off_by_ten_hours_lose_nothing_to_each_other(dataset: Dataset, tmp_path: Path) -> None:
-    """For longer than a lease both are there, no run is taken from either, and every time is the database's."""
+def test_two_workers_off_by_ten_hours_lose_nothing_to_each_other(
+    dataset: Dataset, tmp_path: Path, unhurried: None
+) -> None:
+    """Both are there, no run is taken from either, and every time is the database's."""
     start, runs, log = now(), [submit() for _ in range(3)], tmp_path / "ahead.log"
     with processes.worker(log, **off_by(5)), processes.worker(tmp_path / "behind.log", **off_by(-5)):
         processes.wait_for("both to work", lambda: len(busy()) == 2)

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from store import experiments, views
+from store import experiments, presence, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Dataset, Run
 from store.settings import settings
@@ -50,12 +51,21 @@ def start() -> Iterator[Callable[..., processes.Worker]]:
         one.wait(60)
 
 
+def drains() -> bool:
+    """Whether the one worker says of itself that it leaves."""
+    with transaction() as session:
+        ((worker, _, _),) = presence.workers(session, settings().lease_s)
+        return worker.draining
+
+
 def test_a_drained_worker_finishes_its_run_and_takes_no_other(
     dataset: Dataset, tmp_path: Path, start: Callable[..., processes.Worker]
 ) -> None:
     first, second, log = submit(epochs=80), submit(epochs=2), tmp_path / "worker.log"
     worker = start(log, "--label", "gpu=none", "--devices", "cpu")
     processes.wait_for_epoch(first, 2)
+    (trainer,) = processes.trainers(worker)
+    trainer.suspend()  # so that its run lasts until the worker has heard
     (told,) = json.loads(command("status", "--json").stdout)["workers"]
     assert (told["labels"], told["devices"], told["slots"], told["standing"]) == (
         {"gpu": "none"},
@@ -67,7 +77,11 @@ def test_a_drained_worker_finishes_its_run_and_takes_no_other(
     assert told["memory_mb"] > 0
     assert f"run {first} (training" in command("status").stdout
     assert command("drain", "somebody").returncode == 1
-    done = command("drain", "--wait")
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(command, "drain", "--wait")
+        processes.wait_for("the worker to heed it", drains)
+        trainer.resume()
+        done = asked.result()
     assert (done.returncode, "finishes what it runs and ends" in done.stdout) == (0, True), done.stderr
     assert worker.wait(30) == 0, log.read_text()
     assert processes.get_run(first).state == "succeeded"
@@ -93,7 +107,11 @@ def test_now_gives_the_run_back(dataset: Dataset, tmp_path: Path, start: Callabl
 
 
 def test_a_worker_that_is_to_leave_takes_no_announcement_from_others(
-    dataset: Dataset, tmp_path: Path, start: Callable[..., processes.Worker], monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset,
+    tmp_path: Path,
+    start: Callable[..., processes.Worker],
+    unhurried: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has a slot to spare meanwhile; what is submitted once it has let go is not announced a second time."""
     monkeypatch.setenv("LIVERSEG_REANNOUNCE_S", "600")
@@ -131,7 +149,7 @@ def submit_short(seed: int, **where: object) -> int:
 
 
 def test_a_labelled_run_finds_its_worker_though_another_took_its_announcement(
-    dataset: Dataset, tmp_path: Path, start: Callable[..., processes.Worker]
+    dataset: Dataset, tmp_path: Path, start: Callable[..., processes.Worker], unhurried: None
 ) -> None:
     """Both workers take from one queue, and the plain one is awake."""
     plain, fit = tmp_path / "plain.log", tmp_path / "fit.log"

@@ -29,8 +29,8 @@ def dataset(database: Path, tmp_path: Path) -> Dataset:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers started now take 20 seconds without a sign of life for a hang (loading Keras takes up to ten)."""
-    monkeypatch.setenv("LIVERSEG_STALL_S", "20")
+    """Workers started now take 30 seconds without a sign of life for a hang; loading Keras takes up to ten."""
+    monkeypatch.setenv("LIVERSEG_STALL_S", "30")
     settings.cache_clear()
     yield
     monkeypatch.undo()
@@ -40,11 +40,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def tree(worker: processes.Worker) -> list[psutil.Process]:
     parent = psutil.Process(worker.pid)
     return [parent, *parent.children(recursive=True)]
-
-
-def send(every: list[psutil.Process], what: signal.Signals) -> None:
-    for one in every:
-        one.send_signal(what)
 
 
 def moves(run_id: int) -> list[str]:
@@ -63,10 +58,10 @@ def test_sigstop_past_the_lease_and_another_worker_goes_on(dataset: Dataset, tmp
     with processes.worker(frozen_log) as frozen:
         processes.wait_for_epoch(run_id, 3)
         everybody = tree(frozen)
-        send(everybody, signal.SIGSTOP)
+        processes.signal_all(everybody, signal.SIGSTOP)
         with processes.worker(log, LIVERSEG_DEVICE="of-another-host"):
             processes.wait_for("a second attempt", lambda: processes.get_run(run_id).fence == 2)
-            send(everybody, signal.SIGCONT)
+            processes.signal_all(everybody, signal.SIGCONT)
             assert assert_succeeded_once(run_id, dataset, log) == ["lost", "succeeded"]
     assert "wrote nothing more" in frozen_log.read_text()
 
@@ -77,9 +72,9 @@ def test_sigstop_past_the_lease_with_nobody_else_there(dataset: Dataset, tmp_pat
     with processes.worker(log) as worker:
         processes.wait_for_epoch(run_id, 3)
         everybody = tree(worker)
-        send(everybody, signal.SIGSTOP)
+        processes.signal_all(everybody, signal.SIGSTOP)
         processes.wait_for("the reaper", lambda: processes.get_run(run_id).state == "queued")
-        send(everybody, signal.SIGCONT)
+        processes.signal_all(everybody, signal.SIGCONT)
         assert assert_succeeded_once(run_id, dataset, log) == ["succeeded"]
     assert "reattach" in moves(run_id)
     assert processes.get_run(run_id).crashes == 0

@@ -32,7 +32,7 @@ def history(run: int) -> list[str]:
         return [one.outcome for one in views.attempts(session, run)]
 
 
-def test_a_rolling_restart_under_load(dataset: Dataset, tmp_path: Path, upkeep: Upkeep) -> None:
+def test_a_rolling_restart_under_load(dataset: Dataset, tmp_path: Path, unhurried: None, upkeep: Upkeep) -> None:
     """Each worker is asked to end as soon as its successor has been started; nothing is burned or done twice."""
     runs, log = [submit(epochs=EPOCHS) for _ in range(4)], tmp_path / "worker.log"
     worker = processes.start_worker(log)

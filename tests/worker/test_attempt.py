@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -247,21 +248,15 @@ def test_a_stubborn_trainer_is_killed_after_the_grace_while_its_lease_is_kept(
     processes.wait_for("the trainer", lambda: log.is_file() and log.read_text() == "deaf\n")
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, run_id)
-    asked, expired = time.monotonic(), 0
+        asked_at = held_until = session.scalar(text("SELECT clock_timestamp()"))
+    asked = time.monotonic()
     while working.is_alive():
-        expired += reaped()
+        held_until = max(held_until, processes.get_run(run_id).lease_until or held_until)
         time.sleep(0.05)
-    assert 3 <= time.monotonic() - asked < 20
-    assert expired == 0
+    assert 3 <= time.monotonic() - asked < 60
+    assert held_until > asked_at + timedelta(seconds=2 * settings().lease_s)
     assert processes.get_run(run_id).state == "cancelled"
     assert outcomes(run_id) == ["cancelled"]
-
-
-def reaped() -> int:
-    """How many leases the reaper would find expired."""
-    with transaction() as session:
-        query = "SELECT count(*) FROM runs WHERE state = 'stopping' AND lease_until < clock_timestamp()"
-        return int(session.scalar(text(query)) or 0)
 
 
 def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(
@@ -309,7 +304,7 @@ def test_heartbeats_tell_what_a_lost_worker_could_not_tell_at_its_end(database: 
 def test_training_goes_on_while_postgres_is_killed_and_comes_back(database: Path, tmp_path: Path) -> None:
     factories.import_phantom(tmp_path)
     run_id = submit(
-        factories.tiny_spec(training={"batch_size": 4, "epochs": 15, "early_stopping": {"patience": None}})
+        factories.tiny_spec(training={"batch_size": 4, "epochs": 80, "early_stopping": {"patience": None}})
     )
     thread = threading.Thread(target=once)
     thread.start()
@@ -317,11 +312,11 @@ def test_training_goes_on_while_postgres_is_killed_and_comes_back(database: Path
     SERVERS["postgres"].process.kill()
     SERVERS["postgres"].process.wait()
     SERVERS["postgres"] = bundled.start_postgres(database)
-    thread.join(120)
+    thread.join(240)
     assert processes.get_run(run_id).state == "succeeded"
     assert outcomes(run_id) == ["succeeded"]
     with transaction() as session:
-        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 16))
+        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 81))
 
 
 def test_a_worker_that_is_asked_to_end_does_not_wait_for_postgres_for_ever(
@@ -349,7 +344,7 @@ def test_a_worker_that_is_asked_to_end_does_not_wait_for_postgres_for_ever(
 
 def test_training_goes_on_while_postgres_only_reads(database: Path, tmp_path: Path) -> None:
     factories.import_phantom(tmp_path)
-    training = {"batch_size": 4, "epochs": 15, "early_stopping": {"patience": None}}
+    training = {"batch_size": 4, "epochs": 80, "early_stopping": {"patience": None}}
     run_id = submit(factories.tiny_spec(training=training))
     thread = threading.Thread(target=once)
     thread.start()
@@ -361,11 +356,11 @@ def test_training_goes_on_while_postgres_only_reads(database: Path, tmp_path: Pa
         after = processes.get_run(run_id)
         assert (after.lease_until, after.checkpoint) == (before.lease_until, before.checkpoint)
         assert after.state == "running"
-    thread.join(120)
+    thread.join(240)
     assert processes.get_run(run_id).state == "succeeded"
     assert outcomes(run_id) == ["succeeded"]
     with transaction() as session:
-        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 16))
+        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 81))
 
 
 def test_a_cancel_that_comes_first_wins_over_the_result(database: Path, tmp_path: Path) -> None:
@@ -412,14 +407,14 @@ def test_no_committed_checkpoint_is_deleted_while_the_database_is_away(
     def hang(*arguments: Any) -> None:
         if processes.get_run(run_id).checkpoint and arguments[2].epochs:
             away.set()
-            dead.wait(60)
+            dead.wait(240)
             raise queue.LeaseLost
         record(*arguments)
 
     monkeypatch.setattr(batches, "record", hang)
     thread = threading.Thread(target=once)
     thread.start()
-    assert away.wait(60)
+    assert away.wait(240)
     processes.wait_for("epochs ahead", lambda: len(checkpoints_on_disk(database, run_id)) > 6)
     dead.set()
     thread.join(30)
@@ -457,7 +452,7 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(
     factories.import_phantom(tmp_path)
     monkeypatch.setenv("LIVERSEG_MAX_CRASHES", "1")
     settings.cache_clear()
-    run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 40}))
+    run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 100}))
     kill_trainer_after(run_id, 2)
     assert processes.get_run(run_id).state == "dead"
     with transaction() as session:
@@ -467,13 +462,13 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(
     with transaction() as session:
         assert views.attempts(session, run_id)[1].resumed_from >= 2
         assert hardware.resumed_elsewhere(session, [run_id]) == {}
-        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 41))
+        assert [row.epoch for row in views.epochs(session, run_id)] == list(range(1, 101))
     settings.cache_clear()
 
 
 def test_a_run_resumed_with_other_threads_is_marked(database: Path, tmp_path: Path) -> None:
     factories.import_phantom(tmp_path)
-    run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 40}))
+    run_id = submit(factories.tiny_spec(training={**LONG, "epochs": 100}))
     kill_trainer_after(run_id, 2)
     assert attempt("default", "test-worker", threads=2) == run_id
     with transaction() as session:

@@ -21,7 +21,7 @@ from tests.conftest import SERVERS
 from worker import attempt as attempts
 from worker.attempt import attempt
 
-EPOCHS = 8
+EPOCHS = 40
 KINDS = ["gone", "not mounted", "a file in its place"]
 
 
