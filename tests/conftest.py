@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -23,6 +24,11 @@ from tests import s3
 STUDY = os.environ.get("LIVERSEG_STUDY_DIR", "")
 TEXLIVE = "apt-get install texlive-latex-base texlive-latex-recommended"
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
+
+patient = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("patient", patient)
+hypothesis.settings.load_profile("patient")
+"""An example that took long says that the machine was busy, not that the code is wrong."""
 
 TEST_SETTINGS = {
     "LIVERSEG_HEARTBEAT_S": "0.5",

@@ -14,10 +14,11 @@ from typing import Any
 import psutil
 from sqlalchemy import func, select
 
-from store import views
+from store import queue, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Announcement, Run
-from store.states import FINAL
+from store.queue import WORK_VERSION, Work
+from store.states import FINAL, State
 
 Worker = subprocess.Popen[bytes]
 
@@ -112,6 +113,18 @@ def wait_for(what: str, ready: Callable[[], Any], timeout: float = 240) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError(f"waited {timeout} s in vain for: {what}")
+
+
+def claim(worker: str = "host-1:1", host: str = "host-1", lease_s: float = 60, version: int = WORK_VERSION) -> Work:
+    """Claim the best queued run, as a worker would."""
+
+    def once() -> Work | None:
+        with transaction() as session:
+            # An API's upkeep may just be looking after the best one, and a claim passes over what somebody holds.
+            session.execute(select(Run.id).where(Run.state == State.QUEUED).with_for_update())
+            return queue.claim(session, "default", worker, host, lease_s, version=version)
+
+    return wait_for("a run to claim", once, 60)
 
 
 def wait_for_end(run_id: int, timeout: float = 300) -> Run:

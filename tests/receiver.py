@@ -42,7 +42,10 @@ class Got:
 
 
 class Receiver:
-    """Listens on ``host``; answers ``status`` after ``slow_s`` seconds, with ``location`` where one is set."""
+    """Listens on ``host``; answers ``status`` after ``slow_s`` seconds, with ``location`` where one is set.
+
+    Between :meth:`hold` and :meth:`go_on` it answers nothing, for two minutes at most.
+    """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.host, self.port = host, 0
@@ -50,8 +53,16 @@ class Receiver:
         self.got: list[Got] = []
         self.begun = threading.Event()
         """Somebody has sent a message, which may not be answered yet."""
+        self._answers = threading.Event()
         self._server: http.server.ThreadingHTTPServer | None = None
+        self.go_on()
         self.start()
+
+    def hold(self) -> None:
+        self._answers.clear()
+
+    def go_on(self) -> None:
+        self._answers.set()
 
     @property
     def url(self) -> str:
@@ -65,6 +76,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 receiver.begun.set()
+                receiver._answers.wait(120)
                 time.sleep(receiver.slow_s)
                 receiver.got.append(Got(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 self.send_response(receiver.status)
@@ -84,6 +96,7 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
+        self.go_on()
         if self._server:
             self._server.shutdown()
             self._server.server_close()

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import text
 
 from api.commands.main import main
 from liverseg_core.data.manifest import SliceEntry
-from store import artifacts, endings, presence, queue, scores
+from store import artifacts, endings, presence, scores
 from store.database import transaction
 from store.endings import Ending
 from store.queue import Work
@@ -143,12 +144,7 @@ def submit(web: httpx.Client, phantom: dict[str, Any]) -> Callable[..., list[int
 def claim(submit: Callable[..., list[int]]) -> Callable[[], Work]:
     """Claims the best queued run, as a worker would."""
 
-    def once() -> Work | None:
-        with transaction() as session:
-            return queue.claim(session, "default", "host-1:1", "host-1", 60)
-
-    # The API's upkeep may just be looking after the run, and a claim passes over what somebody holds.
-    return lambda: processes.wait_for("a run to claim", once, 10)
+    return processes.claim
 
 
 @pytest.fixture
@@ -206,7 +202,8 @@ def liverseg(database: Path, api_url: str, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.fixture
 def worker_there(database: Path) -> None:
-    """A worker of the default pool that has just been seen."""
+    """A worker of the default pool that stays there, however long the test takes."""
     with transaction() as session:
         one = presence.Presence("host-1:1", "host-1", "default", slots=1, threads=2, version="1.2.3")
         presence.here(session, one)
+        session.execute(text("UPDATE workers SET seen_at = clock_timestamp() + interval '1 hour'"))

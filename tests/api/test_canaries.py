@@ -9,16 +9,17 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import func, select
 
 from liverseg_core.phantom import draw_phantom
 from store import bundled
-from store.models import Base
+from store.database import transaction
+from store.models import Base, RunEvent
 from store.settings import settings
 from tests import factories, processes
 from tests.api.conftest import Command, serving
@@ -72,11 +73,17 @@ def everything_told(client: httpx.Client) -> str:
 
 
 def first_of_stream(client: httpx.Client, path: str) -> list[str]:
-    """The lines that come at once; then nothing happens for the rest of a minute."""
+    """The lines up to the end of the newest move; then nothing happens for the rest of a minute."""
+    with transaction() as session:
+        newest = f"id: {session.scalar(select(func.max(RunEvent.id)))}"
     found: list[str] = []
-    with suppress(httpx.ReadTimeout), client.stream("GET", path, timeout=httpx.Timeout(20, read=3)) as answer:
-        found.extend(answer.iter_lines())
+    with client.stream("GET", path) as answer:
+        for line in answer.iter_lines():
+            found.append(line)
+            if not line and newest in found:
+                break
     assert "event: move" in found
+    assert newest in found
     return found
 
 
@@ -96,7 +103,7 @@ def test_no_secret_reaches_anything_that_can_be_read(
     told = []
     with (
         serving(home, **surroundings, LIVERSEG_STATEMENT_S="1") as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         client.headers["authorization"] = f"Bearer {BOOTSTRAP}"
         secret = client.post("/v1/tokens", json={"name": "anna", "scope": "admin"}).json()["secret"]
@@ -204,7 +211,7 @@ def test_the_folder_that_slices_come_from_is_told_nowhere(home: Path, liverseg: 
     (folder / f"{PERSON}.txt").write_text(PERSON)  # other files at the top are left out
     (folder / "subjects.json").unlink(missing_ok=True)
     made = liverseg("dataset", "import", folder, "--name", "phantom", "--json").stdout
-    with httpx.Client(base_url=settings().url) as client:
+    with httpx.Client(base_url=settings().url, timeout=60) as client:
         answers = [client.get(path, headers=PAGE).text for path in ("/datasets", "/datasets/phantom", "/v1/datasets")]
     sinks = {"rows": rows(home), "answers": "\n".join([made, *answers])}
     sinks |= {name: content.decode("latin-1") for name, content in files(home).items()}

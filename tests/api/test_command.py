@@ -15,13 +15,13 @@ from click.testing import CliRunner, Result
 
 from api.commands.main import main
 from liverseg_core.phantom import draw_phantom
-from store import endings, queue, scores
+from store import endings, scores
 from store.database import transaction
 from store.datasets import resolve
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
-from tests import factories
+from tests import factories, processes
 
 Run = Callable[..., Result]
 
@@ -42,18 +42,18 @@ def spec(tmp_path: Path) -> Path:
 
 def succeed(run_id: int) -> None:
     """Carry the first queued run to its end without training: every slice gets the same made-up score."""
+    work = processes.claim("test", "test")
+    assert work.claim.run_id == run_id
     with transaction() as session:
-        work = queue.claim(session, "default", "test", "test", 60)
-        assert work.claim.run_id == run_id
         manifest = resolve(session, DEFAULT_PROJECT, "phantom").manifest
         parts = factories.Manifest.from_json(manifest)
         scores.finish(session, work.claim, factories.scores_for(parts), {}, 1, Ending(0))
 
 
 def fail(run_id: int) -> None:
+    work = processes.claim("test", "test")
+    assert work.claim.run_id == run_id
     with transaction() as session:
-        work = queue.claim(session, "default", "test", "test", 60)
-        assert work.claim.run_id == run_id
         endings.fail(session, work.claim, "loss-not-finite", Ending(3, "the loss is NaN; lower the learning rate"))
 
 
@@ -136,7 +136,7 @@ def test_finished_runs_are_compared(liverseg: Run, phantom: str, spec: Path) -> 
     last = liverseg("compare", 1, 2, *words).stdout.splitlines()[-1]
     address = last.partition("The same as a page: ")[2]
     assert address.endswith("?runs=1,2&profile=modern&sort=lesion_dice&descending=true&filter=grid")
-    assert 'aria-sort="descending"' in httpx.get(address, headers={"accept": "text/html"}).text
+    assert 'aria-sort="descending"' in httpx.get(address, headers={"accept": "text/html"}, timeout=60).text
     found = json.loads(liverseg("compare", "--experiment", 1, "--format", "json").stdout)
     assert [row["run"] for row in found["rows"]] == [1, 2]
     assert json.loads(liverseg("compare", 1, 2, "--json").stdout) == found

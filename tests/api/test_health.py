@@ -32,7 +32,7 @@ def test_without_the_broker_it_is_degraded(services: Path, tmp_path: Path):
         answer = httpx.get(f"{url}/readyz", timeout=30)
         assert answer.status_code == 200
         assert answer.json() | {"broker": False, "degraded": True} == answer.json()
-        assert httpx.get(f"{url}/v1/runs").status_code == 200
+        assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def lonely(services: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_without_the_database_it_is_not_ready(lonely: str):
     answer = httpx.get(f"{lonely}/readyz", timeout=30)
     assert (answer.status_code, answer.json()["database"]) == (503, False)
-    assert httpx.get(f"{lonely}/healthz").status_code == 200
+    assert httpx.get(f"{lonely}/healthz", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(

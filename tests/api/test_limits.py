@@ -60,18 +60,20 @@ def test_buckets_do_not_pile_up(clock: Clock):
 
 @pytest.fixture
 def slow(database: Path) -> Iterator[str]:
-    """Lets a request in every 5 s, two at once, and its statements take at most half a second."""
-    with serving(database, LIVERSEG_RATE="0.2", LIVERSEG_STATEMENT_S="0.5") as url:
+    """Lets a request in every 5 s, two at once."""
+    with serving(database, LIVERSEG_RATE="0.2") as url:
         yield url
 
 
-def test_who_asks_too_often_is_told_when_to_go_on(slow: str):
-    answers = [httpx.get(f"{slow}/static/style.css") for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
-    refused = answers[-1]
-    assert refused.headers["content-type"] == "application/problem+json"
-    assert 1 <= int(refused.headers["retry-after"]) <= 5
-    assert httpx.get(f"{slow}/healthz").status_code == 429  # of the same address
+def test_who_asks_too_often_is_told_when_to_go_on(database: Path):
+    # One in 1000 s: a bucket of one, which no slowness of this machine fills again.
+    with serving(database, LIVERSEG_RATE="0.001") as url, httpx.Client(base_url=url, timeout=60) as web:
+        answers = [web.get("/static/style.css") for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        refused = answers[-1]
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert 900 <= int(refused.headers["retry-after"]) <= 1000
+        assert web.get("/healthz").status_code == 429  # of the same address
 
 
 def test_a_token_has_a_bucket_of_its_own(database: Path):
@@ -79,7 +81,7 @@ def test_a_token_has_a_bucket_of_its_own(database: Path):
         secrets = [tokens.issue(session, 1, name, tokens.Scope.READ, "local")[1] for name in ("a", "b")]
     first, second = ({"authorization": f"Bearer {secret}"} for secret in secrets)
     for _ in range(5):
-        with serving(database, LIVERSEG_RATE="0.2") as url, httpx.Client(base_url=url) as web:
+        with serving(database, LIVERSEG_RATE="0.2") as url, httpx.Client(base_url=url, timeout=60) as web:
             path, began = "/static/style.css", time.monotonic()
             mine = [web.get(path, headers=first).status_code for _ in range(3)]
             if time.monotonic() - began > KEPT_S / 2:
@@ -97,18 +99,21 @@ def test_the_client_waits_its_turn(slow: str, monkeypatch: pytest.MonkeyPatch):
     sleep = api_client.time.sleep
     monkeypatch.setattr(api_client.time, "sleep", lambda seconds: (waits.append(seconds), sleep(seconds)))
     with Client(slow) as client:
-        for _ in range(3):
+        for _ in range(100):  # a busy machine may ask so slowly that it is let in
             assert client.profiles()
+            if waits:
+                break
     assert waits
     assert all(1 <= wait <= 5 for wait in waits)
 
 
-def test_a_statement_that_takes_too_long_is_ended(slow: str, database: Path):
-    with psycopg.connect(bundled.database_url(database)) as other:
-        other.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
-        answer = httpx.get(f"{slow}/v1/runs", timeout=20)
+def test_a_statement_that_takes_too_long_is_ended(database: Path):
+    with serving(database, LIVERSEG_STATEMENT_S="2") as url, httpx.Client(base_url=url, timeout=60) as web:
+        with psycopg.connect(bundled.database_url(database)) as other:
+            other.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            answer = web.get("/v1/runs")
+        assert web.get("/v1/runs").status_code == 200
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["retry-after"] == "5"
     assert "too long" in answer.json()["detail"]
-    assert httpx.get(f"{slow}/v1/runs").status_code == 200

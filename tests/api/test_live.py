@@ -411,7 +411,7 @@ def test_who_asks_too_often_waits_and_sees_no_outage(
         tab.on("response", lambda one: answers.append(one.status) if "/fragments/" in one.url else None)
         tab.goto(url)
         tab.evaluate(BANNERS)
-        with httpx.Client(base_url=url) as other:
+        with httpx.Client(base_url=url, timeout=60) as other:
 
             def refused() -> bool:
                 for _ in range(10):

@@ -1,6 +1,5 @@
 """What Prometheus reads: numbers of real attempts, the same from every API process, and of requests by template."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ import httpx
 import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 
 from api.metrics import Everywhere
 from store import bundled, endings, presence, queue, vitals
-from store.database import looking, transaction
+from store.database import engine, looking, transaction
 from store.endings import Ending
 from store.vitals import HELD_S, MOST_POOLS, OTHERS
 from tests import processes
@@ -127,7 +127,7 @@ def test_another_process_tells_the_same_counts_and_what_came_meanwhile_once(
     counted(fresh, claims_total=1, succeeded=1)
     finished()
     counted(fresh, claims_total=2, succeeded=2)
-    with serving(database) as url, httpx.Client(base_url=url) as other:
+    with serving(database) as url, httpx.Client(base_url=url, timeout=60) as other:
         counted(other, claims_total=2, succeeded=2)
     assert read(fresh)["liverseg_claims_total",] == 2
 
@@ -138,13 +138,20 @@ def test_announcements_that_were_made_again_are_counted_by_whoever_made_them(
     def republished() -> float:
         return sum(read(one)["liverseg_upkeep_republished_total",] for one in (web, fresh))
 
-    submit()
+    (run,) = submit()
     processes.all_announced()
     before = republished()
-    with transaction() as session:
-        session.connection().exec_driver_sql("UPDATE runs SET announced_at = announced_at - interval '1 hour'")
-    broker_client(database).flushall()
-    processes.wait_for("the announcement to be made again", lambda: republished() == before + 1, 20)
+
+    def lost_and_counted() -> bool:
+        """Lost each time anew: an API of other tests may be the one that made the last one up."""
+        with transaction() as session:
+            session.connection().exec_driver_sql("UPDATE runs SET announced_at = announced_at - interval '1 hour'")
+        broker_client(database).flushall()
+        return republished() > before
+
+    processes.wait_for("one of the two to make the announcement again", lost_and_counted, 60)
+    counted_here = republished() - before
+    assert counted_here <= processes.get_run(run).announcements - 1  # each once
 
 
 def test_requests_are_counted_by_template_and_status_never_by_id(fresh: httpx.Client):
@@ -169,7 +176,7 @@ def test_requests_are_counted_by_template_and_status_never_by_id(fresh: httpx.Cl
 def test_any_token_may_read_and_nobody_without(enter: Callable[[str], httpx.Client], member: Callable[..., Any]):
     assert ("liverseg_ledger_up",) in read(member("watchers", "read"))
     assert enter("wrong").get("/metrics").status_code == 401
-    admin_less = httpx.get(f"{enter('x').base_url}/metrics")
+    admin_less = httpx.get(f"{enter('x').base_url}/metrics", timeout=60)
     assert admin_less.status_code == 401
     assert "liverseg_" not in admin_less.text
 
@@ -207,7 +214,7 @@ def test_every_number_says_whether_it_is_of_one_process_or_of_all(web: httpx.Cli
 
 
 def test_a_look_into_a_long_queue_takes_little(database: Path, submit: Submit):
-    """Ten thousand waiting runs; the target is 20 ms, and this machine may be busy with other tests."""
+    """Ten thousand waiting runs: by what Postgres does for it, since seconds would tell how busy this machine is."""
     submit()
     with psycopg.connect(bundled.database_url(database), autocommit=True) as connection:
         columns = (
@@ -218,13 +225,31 @@ state, pool"
             f"INSERT INTO runs ({columns}) SELECT {columns} FROM runs, generate_series(1, 10000) WHERE id = 1"
         )
         connection.execute("ANALYZE runs")
-    collector = Everywhere()
-    list(collector.collect())
-    times = []
-    for _ in range(5):
-        collector._look.until = 0.0
-        start = time.perf_counter()
-        families = {one.name: one for one in collector.collect()}
-        times.append(time.perf_counter() - start)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        asked.append((statement, values))
+
+    event.listen(engine(), "after_cursor_execute", note)
+    try:
+        families = {one.name: one for one in Everywhere().collect()}
+    finally:
+        event.remove(engine(), "after_cursor_execute", note)
     assert families["liverseg_queue_runs"].samples[0].value == 10_001
-    assert min(times) < 0.1
+    with looking() as connection:
+        explained = [
+            connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values).scalar_one()
+            for statement, values in asked
+        ]
+        pages = connection.exec_driver_sql("SELECT pg_relation_size('runs') / 8192").scalar_one()
+    plans = [one["Plan"] for (one,) in explained]
+    assert sum(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans) < 1.5 * pages  # read once
+    assert sum(rows_of(plan) for plan in plans) < 5 * 10_001
+    assert sum(plan["Actual Rows"] for plan in plans) < 20  # what comes to this process
+
+
+def rows_of(plan: dict[str, Any]) -> float:
+    """Rows that the steps of a plan gave or dropped, together."""
+    dropped = sum(value for name, value in plan.items() if name.startswith("Rows Removed by"))
+    own = (plan["Actual Rows"] + dropped) * plan["Actual Loops"]
+    return own + sum(rows_of(step) for step in plan.get("Plans", ()))

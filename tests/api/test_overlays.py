@@ -90,21 +90,13 @@ def submitted(web: httpx.Client, spec: dict[str, Any]) -> int:
     return answer.json()["runs"][0]["id"]
 
 
-def claimed() -> queue.Work:
-    def once() -> queue.Work | None:
-        with transaction() as session:
-            return queue.claim(session, "default", "host-1:1", "host-1", 60)
-
-    return processes.wait_for("a run to claim", once, 10)
-
-
 @pytest.fixture
 def scored(web: httpx.Client, squares: str, tmp_path: Path) -> Scored:
     """Makes a succeeded run whose maps are drawn by a function of the slice; its id."""
 
     def finish(draw: Maps = two_columns_off, dataset: str = squares, keep: bool = True, **changes: Any) -> int:
         run = submitted(web, spec_of(dataset, **changes))
-        work = claimed()
+        work = processes.claim()
         assert work.claim.run_id == run
         numbers = [one.slice for one in work.manifest.slices if one.part == "val"]
         maps = {f"val/1_{number}": draw(number) for number in numbers}
@@ -342,7 +334,7 @@ def test_what_cannot_be_shown_is_said_in_its_place(web: httpx.Client, run: int, 
     gone = scored(nothing)
     assert web.delete(f"/v1/runs/{gone}").status_code == 200
     (reference, *_) = web.post("/v1/references", json={"spec": spec_of("squares")}).json()["runs"]
-    work = claimed()
+    work = processes.claim()
     assert work.claim.run_id == reference["id"]
     with transaction() as session:
         rows = [factories.slice_score("val", 1, number) for number in range(3)]

@@ -300,7 +300,7 @@ def test_the_pages_live_in_a_browser(
     tab.goto(home)
     tab.check(f"input[value='{run}']")
     (later,) = submit(spec={"name": "came later"}, reuse=False)
-    tab.wait_for_selector(f"input[value='{later}']", timeout=10_000)  # the table renewed itself
+    tab.wait_for_selector(f"input[value='{later}']", timeout=60_000)  # the table renewed itself
     assert tab.is_checked(f"input[value='{run}']")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.click("text=Compare selected")

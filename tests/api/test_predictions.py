@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from api.commands.main import main
 from liverseg_core.data.png import write_png
-from store import artifacts, endings, queue, scores
+from store import artifacts, endings, scores
 from store.database import transaction
 from store.endings import Ending
 from store.models import Run
@@ -142,9 +142,9 @@ def test_a_finished_prediction_is_neither_compared_nor_reused(
 
 def finish(run: int, files: dict[str, Path]) -> None:
     """What a worker would do with a prediction."""
+    work = processes.claim()
+    assert work.claim.run_id == run
     with transaction() as session:
-        work = queue.claim(session, "default", "host-1:1", "host-1", 60)
-        assert work.claim.run_id == run
         made = {kind: artifacts.put(path) for kind, path in files.items()}
         assert scores.finish(session, work.claim, [], made, 0, Ending(exit_code=0)) == "succeeded"
 
@@ -210,8 +210,8 @@ def test_the_command_tells_why_there_are_no_masks(
 
     def work() -> None:
         processes.wait_for("the prediction to be queued", lambda: processes.get_run(run + 1) is not None)
+        claim = processes.claim().claim
         with transaction() as session:
-            claim = queue.claim(session, "default", "host-1:1", "host-1", 60).claim
             endings.fail(session, claim, "bad-input", Ending(3, "the weights do not fit"))
 
     worker = threading.Thread(target=work)

@@ -14,7 +14,7 @@ from store.endings import Ending
 from store.models import Run
 from store.queue import WORK_VERSION, Claim, Known, Work
 from store.reasons import ADVICE
-from tests import factories
+from tests import factories, processes
 from tests.api.conftest import Command
 
 Submit = Callable[..., list[int]]
@@ -52,10 +52,10 @@ def test_the_list_shows_what_each_run_shows(web: httpx.Client, submit: Submit):
             "training": {"batch_size": 8, "learning_rate": 1e-7},
         }
     )
+    processes.claim()
     submit(spec={"training": {"batch_size": 8, "learning_rate": 0.1 + 0.2, "epochs": 7}})
     submit(spec={"name": "ended"})
     with transaction() as session:
-        queue.claim(session, "default", "w", "h", 30)
         session.get_one(Run, 1).progress = {"epoch": 1, "of": 30, "rate": 1.5e-9, "what": "ünter\u2028"}
     web.post("/v1/runs/3/cancel")
     listed = web.get("/v1/runs").json()["runs"]
@@ -111,8 +111,7 @@ def test_a_run_that_needs_a_newer_worker_waits_for_it(web: httpx.Client, submit:
         assert waiting.claimable(session, "default", 0) == 0
     told = web.get(f"/v1/runs/{run}").json()["waits"]
     assert told.startswith(f"no worker of work version {WORK_VERSION + 1} or newer is there for pool default")
-    with transaction() as session:
-        assert queue.claim(session, "default", "new:1", "new", 30, version=WORK_VERSION + 1).claim.run_id == run
+    assert processes.claim("new:1", "new", version=WORK_VERSION + 1).claim.run_id == run
 
 
 def test_pause_and_resume_twenty_times(web: httpx.Client, submit: Submit):
@@ -120,8 +119,7 @@ def test_pause_and_resume_twenty_times(web: httpx.Client, submit: Submit):
     (run,) = submit()
     for turn in range(20):
         if turn % 2:
-            with transaction() as session:
-                held = queue.claim(session, "default", "w", "h", 30).claim
+            held = processes.claim().claim
             assert web.post(f"/v1/runs/{run}/pause").json()["state"] == "stopping"
             assert web.post(f"/v1/runs/{run}/pause").json()["wish"] == "pause"  # twice is once
             assert web.post(f"/v1/runs/{run}/resume").status_code == 409  # its worker has not let go yet
@@ -143,8 +141,7 @@ def test_every_stop_says_why_and_what_next(web: httpx.Client, submit: Submit):
     (run,) = submit()
     place = {"phase": "training", "epoch": 2, "step": 7}
     for crash in (1, 2):
-        with transaction() as session:
-            held = queue.claim(session, "default", "w", "h", 30).claim
+        held = processes.claim().claim
         if crash == 2:
             told = web.get(f"/v1/runs/{run}").json()["next"]
             assert told == (
@@ -221,8 +218,8 @@ def test_a_run_resumed_on_different_hardware_is_marked(
 
 def test_a_full_disk_pauses_with_the_reason(web: httpx.Client, submit: Submit):
     (run,) = submit()
+    held = processes.claim().claim
     with transaction() as session:
-        held = queue.claim(session, "default", "w", "h", 30).claim
         endings.hold(session, held, Ending(5, "no space left", reason="disk-full"))
     paused = web.get(f"/v1/runs/{run}").json()
     assert (paused["state"], paused["waits"]) == ("paused", "disk-full: no space left")
@@ -231,12 +228,11 @@ def test_a_full_disk_pauses_with_the_reason(web: httpx.Client, submit: Submit):
 
 def test_workers_are_listed_with_what_they_carry(web: httpx.Client, submit: Submit, worker_there: None):
     submit()
-    with transaction() as session:
-        queue.claim(session, "default", "host-1:1", "host-1", 30)
+    processes.claim()
     (one,) = web.get("/v1/workers").json()["workers"]
     assert (one["name"], one["alive"], one["runs"], one["slots"]) == ("host-1:1", True, 1, 1)
     with transaction() as session:
-        session.execute(text("UPDATE workers SET seen_at = seen_at - interval '1 hour'"))
+        session.execute(text("UPDATE workers SET seen_at = seen_at - interval '2 hours'"))
     (one,) = web.get("/v1/workers").json()["workers"]
     assert one["alive"] is False
 

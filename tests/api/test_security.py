@@ -24,7 +24,7 @@ POLICY = (
 @pytest.fixture
 def guarded(database: Path, guarded_url: str) -> Iterator[httpx.Client]:
     """Shows nothing."""
-    with httpx.Client(base_url=guarded_url) as client:
+    with httpx.Client(base_url=guarded_url, timeout=60) as client:
         yield client
 
 
@@ -155,8 +155,10 @@ def test_a_token_that_was_made_elsewhere_would_let_nobody_in(database: Path):
 
 def test_beyond_loopback_with_a_token(services: Path):
     with serving(services, "--host", "0.0.0.0", LIVERSEG_TOKEN=TOKEN) as url:
-        assert httpx.get(f"{url}/v1/runs").status_code == 401
-        assert httpx.get(f"{url}/v1/runs", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 401
+        assert (
+            httpx.get(f"{url}/v1/runs", headers={"authorization": f"Bearer {TOKEN}"}, timeout=60).status_code == 200
+        )
     assert TOKEN not in (services / "test-api.log").read_text()
 
 
@@ -164,13 +166,13 @@ def test_beyond_loopback_with_a_token_of_the_ledger(database: Path):
     with transaction() as session:
         _, secret = tokens.issue(session, DEFAULT_PROJECT, "anna", Scope.ADMIN, "local")
     with serving(database, "--host", "0.0.0.0") as url:
-        assert httpx.get(f"{url}/v1/runs").status_code == 401
+        assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 401
         bearer = {"authorization": f"Bearer {secret}"}
-        assert httpx.get(f"{url}/v1/runs", headers=bearer).status_code == 200
+        assert httpx.get(f"{url}/v1/runs", headers=bearer, timeout=60).status_code == 200
         # The last token ends: beyond loopback that opens nothing, while on loopback it would.
-        assert httpx.post(f"{url}/v1/tokens/1/revoke", headers=bearer).status_code == 200
-        assert httpx.get(f"{url}/v1/runs", headers=bearer).status_code == 401
-        assert httpx.get(f"{url}/v1/runs").status_code == 401
+        assert httpx.post(f"{url}/v1/tokens/1/revoke", headers=bearer, timeout=60).status_code == 200
+        assert httpx.get(f"{url}/v1/runs", headers=bearer, timeout=60).status_code == 401
+        assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 401
 
 
 def test_a_bound_address_decides_not_the_name_in_the_request(database: Path):
@@ -180,4 +182,4 @@ def test_a_bound_address_decides_not_the_name_in_the_request(database: Path):
     with serving(database, "--host", "0.0.0.0") as url:
         with transaction() as session:
             tokens.revoke(session, made.id)
-        assert httpx.get(f"{url}/v1/runs", headers={"host": "127.0.0.1"}).status_code == 401
+        assert httpx.get(f"{url}/v1/runs", headers={"host": "127.0.0.1"}, timeout=60).status_code == 401

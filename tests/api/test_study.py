@@ -11,12 +11,12 @@ from api.specs import read_spec
 from liverseg_core.phantom import draw_phantom
 from liverseg_core.spec import ExperimentSpec
 from liverseg_core.study import read_folder
-from store import queue, scores
+from store import scores
 from store.database import transaction
 from store.datasets import resolve
 from store.endings import Ending
 from store.models import DEFAULT_PROJECT
-from tests import factories
+from tests import factories, processes
 
 Run = Callable[..., Result]
 
@@ -31,8 +31,8 @@ def phantom(liverseg: Run, tmp_path: Path) -> str:
 def succeed() -> int:
     """Carry the first queued run to its end without training; its id."""
     factories.dismiss_references()
+    work = processes.claim(host="secret-host")
     with transaction() as session:
-        work = queue.claim(session, "default", "host-1:1", "secret-host", 60)
         manifest = factories.Manifest.from_json(resolve(session, DEFAULT_PROJECT, "phantom").manifest)
         factories.store_epoch(session, work.claim, factories.epoch_record(1), {"epoch": 1})
         provenance = {"host": "secret-host", "liverseg": "0.1.0", "cores": "2"}

@@ -217,7 +217,7 @@ def test_who_asks_is_known_by_name_to_what_answers(database: Path):
 
 
 def test_the_first_token_shuts_the_door_and_the_last_one_opens_it(database: Path):
-    with serving(database) as url, httpx.Client(base_url=url) as anybody:
+    with serving(database) as url, httpx.Client(base_url=url, timeout=60) as anybody:
         assert anybody.get("/v1/runs").status_code == 200
         assert problem_at(make(anybody, scope="write")) == "scope"  # else nobody could make another
         made = make(anybody, scope="admin").json()
@@ -233,11 +233,11 @@ def test_the_first_token_shuts_the_door_and_the_last_one_opens_it(database: Path
 
 def test_a_token_made_elsewhere_shuts_the_door_soon(database: Path):
     with serving(database) as url:
-        assert httpx.get(f"{url}/v1/runs").status_code == 200
+        assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 200
         with transaction() as session:
             tokens.issue(session, 1, "anna", tokens.Scope.READ, "local")
         time.sleep(KEPT_S)
-        assert httpx.get(f"{url}/v1/runs").status_code == 401
+        assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 401
 
 
 def test_a_ledgers_token_in_the_servers_environment_stays_what_it_is(database: Path):
@@ -246,13 +246,13 @@ def test_a_ledgers_token_in_the_servers_environment_stays_what_it_is(database: P
         _, secret = tokens.issue(session, 1, "anna", tokens.Scope.READ, "local")
     with serving(database, LIVERSEG_TOKEN=secret) as url:
         bearer = {"authorization": f"Bearer {secret}"}
-        assert httpx.get(f"{url}/v1/runs", headers=bearer).status_code == 200
-        assert httpx.post(f"{url}/v1/runs/1/cancel", headers=bearer).status_code == 403
+        assert httpx.get(f"{url}/v1/runs", headers=bearer, timeout=60).status_code == 200
+        assert httpx.post(f"{url}/v1/runs/1/cancel", headers=bearer, timeout=60).status_code == 403
         with transaction() as session:
             tokens.revoke(session, 1)
         time.sleep(KEPT_S)
         for headers in (bearer, {}):
-            assert httpx.get(f"{url}/v1/runs", headers=headers).status_code == 401
+            assert httpx.get(f"{url}/v1/runs", headers=headers, timeout=60).status_code == 401
 
 
 # ---- by command ----------------------------------------------------------------------------------------------

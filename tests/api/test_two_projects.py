@@ -7,7 +7,6 @@ The operations come from the OpenAPI document and the pages' routes. One that fi
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import create_app
-from store import artifacts, datasets, projects, queue, scores, tokens
+from store import artifacts, datasets, projects, scores, tokens
 from store.database import transaction
 from store.endings import Ending
 from store.models import Deletion
-from tests import factories
+from tests import factories, processes
+from tests.api.test_live import streamed
 from tests.api.test_predictions import SLICES
 from tests.conftest import forget_caches
 
@@ -246,8 +246,7 @@ def lose() -> None:
 
 def finish(run: int, folder: Path) -> None:
     """End a run with epochs, scores, maps and weights."""
-    with transaction() as session:
-        work = queue.claim(session, "default", "host-1:1", "host-1", 60)
+    work = processes.claim()
     assert work.claim.run_id == run
     evaluated = [one for one in work.manifest.slices if one.part != "train"]
     maps = {f"{one.part}/{one.key}": np.zeros((32, 32), np.uint16) for one in evaluated}
@@ -328,19 +327,23 @@ def test_listings_are_empty_for_another_project(worlds: Worlds):
             assert own.json()[key] != [], one
 
 
-def test_streams_tell_of_ones_own_project_alone(worlds: Worlds):
+def test_streams_tell_of_ones_own_project_alone(worlds: Worlds, archive: Path):
+    """What happens in A before and between B's own moves would be heard before the last of those."""
+    assert worlds.b.post("/v1/datasets?name=own", content=archive.read_bytes()).status_code == 201
+    anew = {"reuse": False, "references": False}
+    (own,) = worlds.b.post("/v1/experiments", json={"spec": factories.tiny_spec("own"), **anew}).json()["runs"]
+    spec = {**factories.tiny_spec(f"{CANARY}-slices"), "name": CANARY}
+    assert worlds.a.post("/v1/experiments", json={"spec": spec, **anew}).status_code == 201
+    assert worlds.b.post(f"/v1/runs/{own['id']}/cancel").status_code == 200
     for one in of_sort("stream"):
-        everything = {"params": {"after": "0"}}
-        with worlds.a.stream(one.method, one.path, **everything) as answer:
-            assert any(CANARY in line for line in answer.iter_lines()), one
-        heard: list[str] = []
-        with (
-            suppress(httpx.ReadTimeout),  # it goes on, and tells nothing
-            worlds.b.stream(one.method, one.path, timeout=httpx.Timeout(20, read=3), **everything) as answer,
-        ):
-            heard.extend(answer.iter_lines())
-        assert "event: begin" in heard, one
-        assert CANARY not in "".join(heard), one
+        with streamed(worlds.a, one.path, after="0") as events:
+            assert any(CANARY in str(event) for event in events), one
+        with streamed(worlds.b, one.path, after="0") as events:
+            begin, *heard = [next(events) for _ in range(3)]
+        assert begin["event"] == "begin", one
+        moves = [(event["data"]["run"], event["data"]["move"]) for event in heard]
+        assert moves == [(own["id"], "submit"), (own["id"], "cancel")], one
+        assert CANARY not in str([begin, *heard]), one
 
 
 def shown(one: Operation, worlds: Worlds) -> Json:
@@ -557,7 +560,7 @@ def test_what_is_about_the_installation_needs_admin(worlds: Worlds, member: Memb
 
 
 def test_without_a_token_nothing_is_told_but_health(worlds: Worlds, guarded_url: str):
-    with httpx.Client(base_url=guarded_url) as nobody:
+    with httpx.Client(base_url=guarded_url, timeout=60) as nobody:
         for one in OPERATIONS:
             admin = is_admins(one)
             path = one.path.format_map(dict.fromkeys(one.parameters, 1)) if admin else worlds.fill(one)

@@ -2,16 +2,18 @@
 
 import json
 import re
-import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
-from store import courier, endings
+from store import courier, endings, receivers
 from store.database import transaction
 from store.endings import Ending
 from tests import processes
@@ -220,19 +222,26 @@ def test_a_test_says_what_became_of_it(web: httpx.Client, receiver: Receiver):
 
 def test_slow_tests_keep_no_requests_waiting(web: httpx.Client, receiver: Receiver):
     made = add(web, receiver.url).json()
-    receiver.slow_s = 3
-    statuses: list[int] = []
 
-    def test() -> None:
-        statuses.append(web.post(f"/v1/webhooks/{made['id']}/test").status_code)
+    def ask(_: int) -> int:
+        return web.post(f"/v1/webhooks/{made['id']}/test").status_code
 
-    threads = [threading.Thread(target=test) for _ in range(8)]
-    for one in threads:
-        one.start()
-    assert web.get("/v1/runs", timeout=2).status_code == 200
-    for one in threads:
-        one.join()
-    assert sorted(statuses) == [200] * 4 + [409] * 4
+    for _ in range(5):
+        receiver.hold()
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(ask, one) for one in range(8)]
+            processes.wait_for("four answers", lambda: sum(one.done() for one in asked) >= 4, 60)  # noqa: B023
+            early = [one.result() for one in asked if one.done()]
+            assert web.get("/v1/runs").status_code == 200
+            took = time.monotonic() - began
+            receiver.go_on()
+        if took > receivers.SEND_S / 2:
+            continue  # this machine is so slow that receivers may have been given up, and others asked
+        assert early == [409] * 4
+        assert sorted(one.result() for one in asked) == [200] * 4 + [409] * 4
+        return
+    raise AssertionError("nine requests took longer than two seconds, five times")
 
 
 # ---- who may -------------------------------------------------------------------------------------------------
@@ -334,7 +343,7 @@ def test_how_often_messages_are_taken_and_fail_can_be_watched(
 ):
     """More messages at once than one process sends, so that API processes of other tests cannot take them all."""
     messages, receiver.slow_s = courier.AT_ONCE + 2, 1.0
-    with serving(database, LIVERSEG_UPKEEP_S="0.05") as url, httpx.Client(base_url=url) as other:
+    with serving(database, LIVERSEG_UPKEEP_S="0.05") as url, httpx.Client(base_url=url, timeout=60) as other:
 
         def told(result: str) -> float:
             name = rf'liverseg_webhook_attempts_total{{result="{result}"}} (\S+)'
@@ -352,7 +361,10 @@ def test_how_often_messages_are_taken_and_fail_can_be_watched(
             got(receiver, messages)
             receiver.got.clear()
             receiver.status = 500
-        assert all(told(result) <= count + messages for result, count in before.items())
+        counted = {result: told(result) - count for result, count in before.items()}
+    assert counted["taken"] <= messages
+    with transaction() as session:  # what failed may have been sent again by now
+        assert sum(counted.values()) <= session.scalar(text("SELECT sum(attempts) FROM webhook_deliveries"))
 
 
 def test_a_run_that_dies_is_told_of(web: httpx.Client, submit: Any, claim: Any, receiver: Receiver):

@@ -51,7 +51,7 @@ def started(home: Path) -> tuple[Up, str]:
 
 
 def submit(url: str, spec: dict[str, Any], **fields: Any) -> list[int]:
-    answer = httpx.post(f"{url}/v1/experiments", json={"spec": spec, "references": False, **fields})
+    answer = httpx.post(f"{url}/v1/experiments", json={"spec": spec, "references": False, **fields}, timeout=60)
     assert answer.status_code == 201, answer.text
     return [run["id"] for run in answer.json()["runs"]]
 
@@ -80,8 +80,8 @@ def test_backup_loss_of_the_machine_restore(home: Path, new_home: Path, tmp_path
 
     told = liverseg(home, url, "backup", kept).stdout
     comparison = f"/v1/comparisons?runs={first},{second}&profile=modern"
-    before = httpx.get(url + comparison).content
-    weights = httpx.get(f"{url}/v1/runs/{second}/artifacts/weights").content
+    before = httpx.get(url + comparison, timeout=60).content
+    weights = httpx.get(f"{url}/v1/runs/{second}/artifacts/weights", timeout=60).content
     assert "files" in told
     assert json.loads(before)["rows"]
     assert len(list(kept.glob("ledger-*.dump"))) == 1  # the second took the place of the first
@@ -95,8 +95,8 @@ def test_backup_loss_of_the_machine_restore(home: Path, new_home: Path, tmp_path
     told = liverseg(new_home, url, "restore", kept).stdout
     assert "liverseg up" in told
     up, url = started(new_home)
-    assert httpx.get(url + comparison).content == before
-    assert httpx.get(f"{url}/v1/runs/{second}/artifacts/weights").content == weights
+    assert httpx.get(url + comparison, timeout=60).content == before
+    assert httpx.get(f"{url}/v1/runs/{second}/artifacts/weights", timeout=60).content == weights
     told = liverseg(new_home, url, "verify").stdout
     assert "BROKEN" not in told
     assert "holds   every artifact of a succeeded run is there and has its hash" in told
@@ -105,7 +105,7 @@ def test_backup_loss_of_the_machine_restore(home: Path, new_home: Path, tmp_path
     again = await_state(url, endless, "running")
     assert [one["outcome"] for one in again["attempts"]] == ["preempted", "running"]
     assert again["crashes"] == 0
-    assert httpx.post(f"{url}/v1/runs/{endless}/cancel").status_code == 200
+    assert httpx.post(f"{url}/v1/runs/{endless}/cancel", timeout=60).status_code == 200
     await_state(url, waiting, "succeeded")
     liverseg(new_home, url, "verify")
     assert up.stop(2) == 0

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from liverseg_core.crash_points import API, POINTS
-from store import experiments, queue, scores, views, wishes
+from store import experiments, scores, views, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
@@ -147,8 +147,8 @@ def a_day_of_orders(home: Path, log: Path) -> int:
         processes.wait_for("its announcement", lambda: ledger.rows("SELECT 1 FROM outbox") == [])
         broker_client(home).flushall()
         processes.wait_for("another announcement", lambda: processes.get_run(run_id).announcements > 1)
-        with transaction() as session:  # by a worker that is never heard of again
-            assert queue.claim(session, "default", "lost", "lost", 1).claim.run_id == run_id
+        # By a worker that is never heard of again.
+        assert processes.claim("lost", "lost", lease_s=1).claim.run_id == run_id
         processes.wait_for("the reaper", lambda: processes.get_run(run_id).state == "queued")
         second = call(port, "/v1/experiments", "second", order(LATER))["runs"][0]["id"]
         assert call(port, f"/v1/runs/{second}/cancel")["state"] == "cancelled"

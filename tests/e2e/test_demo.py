@@ -45,7 +45,7 @@ def test_the_demo_stays_up_until_interrupted(home: Path) -> None:
     demo = Up(home, "demo", "--tiny")
     demo.told("It stays up until Ctrl-C, and its runs go with it", timeout=240)
     page = re.search(r"The same as a page: (\S+)", demo.output.read_text())[1]
-    answer = httpx.get(page)
+    answer = httpx.get(page, timeout=60)
     assert answer.status_code == 200
     assert "Scans 0 and 1 removed" in answer.text
     assert demo.stop(signal.SIGINT, signal.SIGINT) == 0

@@ -84,7 +84,7 @@ def test_from_the_form_to_the_pixels(url: str, browser: Browser) -> None:
     tab.wait_for_selector(".lead .state.succeeded", timeout=120_000)
     tab.wait_for_selector("#curve[data-epochs='3'] canvas")
     processes.wait_for_end(run % 2 + 1)
-    with httpx.Client(base_url=url) as api:
+    with httpx.Client(base_url=url, timeout=60) as api:
         for one, name in ((1, "slow"), (2, "fast")):
             assert api.patch(f"/v1/runs/{one}", json={"name": name}).status_code == 200
 
@@ -118,7 +118,7 @@ def test_from_the_form_to_the_pixels(url: str, browser: Browser) -> None:
     assert tab.url == state
 
     # Export: the numbers of the page.
-    text = httpx.get(url + tab.get_attribute("text=CSV", "href")).text
+    text = httpx.get(url + tab.get_attribute("text=CSV", "href"), timeout=60).text
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["name"] in ("slow", "fast")]
     dice, less = "Lesion Dice [%]", "Lesion Dice less baseline [%]"
     shown = [" ".join(text.split()) for text in column(tab, "Lesion Dice")]
@@ -144,7 +144,7 @@ def test_from_the_form_to_the_pixels(url: str, browser: Browser) -> None:
 def test_by_keyboard_alone(url: str, browser: Browser) -> None:
     """From the runs to a cancelled one and back, without a pointer."""
     endless = factories.tiny_spec(training={"batch_size": 4, "epochs": 100_000, "early_stopping": {"patience": None}})
-    with httpx.Client(base_url=url) as api:
+    with httpx.Client(base_url=url, timeout=60) as api:
         (run,) = api.post("/v1/experiments", json={"spec": endless, "references": False}).json()["runs"]
     tab, complaints = browser.tab()
     tab.goto(url)

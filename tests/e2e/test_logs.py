@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from store import queue
 from store.database import transaction
 from tests import factories, processes
 from tests.api.conftest import serving
@@ -51,7 +50,7 @@ def test_lines_tell_which_request_run_and_attempt_they_are_about(home: Path, tmp
     body = {"spec": factories.tiny_spec(), "references": False}
     with (
         serving(home, **JSON) as url,
-        httpx.Client(base_url=url) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
         worker_in_json(tmp_path / "worker.log") as worker,
     ):
         made = client.post("/v1/experiments", json=body, headers={"X-Request-ID": "mine-1"})
@@ -74,12 +73,11 @@ def test_lines_tell_which_request_run_and_attempt_they_are_about(home: Path, tmp
 
 
 def test_the_upkeep_tells_which_runs_it_took_back_and_errors_their_trace(home: Path) -> None:
-    with serving(home, **JSON) as url, httpx.Client(base_url=url) as client:
+    with serving(home, **JSON) as url, httpx.Client(base_url=url, timeout=60) as client:
         (run,) = client.post("/v1/experiments", json={"spec": factories.tiny_spec(), "references": False}).json()[
             "runs"
         ]
-        with transaction() as session:
-            queue.claim(session, "default", "host-1:1", "host-1", lease_s=0.1)
+        processes.claim(lease_s=0.1)
         processes.wait_for("the reaper", lambda: processes.get_run(run["id"]).state == "queued", 30)
         with transaction() as session:
             session.connection().exec_driver_sql("ALTER TABLE printed_tables RENAME TO gone")
@@ -101,7 +99,7 @@ def test_the_upkeep_tells_which_runs_it_took_back_and_errors_their_trace(home: P
 def test_text_is_what_it_was(home: Path, tmp_path: Path) -> None:
     with serving(home) as url, processes.worker(tmp_path / "worker.log"):
         body = {"spec": factories.tiny_spec(), "references": False}
-        (run,) = httpx.post(f"{url}/v1/experiments", json=body).json()["runs"]
+        (run,) = httpx.post(f"{url}/v1/experiments", json=body, timeout=60).json()["runs"]
         assert processes.wait_for_end(run["id"]).state == "succeeded"
     assert (home / "test-api.log").read_text() == ""
     text = (tmp_path / "worker.log").read_text()

@@ -37,7 +37,9 @@ def test_up_restarts_what_dies_and_stops_all_of_it(home: Path) -> None:
     valkey = child(home, "valkey-server")
     valkey.kill()
     up.told("valkey runs again")
-    wait_for("the broker to be back", lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").json()["broker"], 30)
+    wait_for(
+        "the broker to be back", lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).json()["broker"], 30
+    )
     postgres = child(home, "bin/postgres")
     postgres.kill()
     up.told("postgres runs again")

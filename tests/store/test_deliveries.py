@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -23,6 +22,7 @@ from store.states import FINAL
 from store.webhooks import Wanted
 from tests import factories
 from tests.store import ledger
+from tests.store.test_races import wait_until_somebody_waits
 
 TAKEN, FAILED = Answer(200, None), Answer(500, "answered 500")
 
@@ -493,14 +493,16 @@ def test_what_is_taken_while_another_process_looks_is_not_sent_again(database, m
         cancel(run)
     gather()
     due = deliveries.DUE
-    slow = str(due).replace("FROM webhooks WHERE", "FROM webhooks, pg_sleep(1) WHERE")
+    slow = str(due).replace("FROM webhooks WHERE", "FROM webhooks, pg_advisory_xact_lock_shared(1) WHERE")
     monkeypatch.setattr(deliveries, "DUE", text(slow.replace("UPDATE SKIP", "UPDATE OF webhooks SKIP")))
     with ThreadPoolExecutor(1) as threads:
-        other = threads.submit(claim)
-        time.sleep(0.5)
-        monkeypatch.setattr(deliveries, "DUE", due)
-        (sent,) = claim()
-        settle(sent, TAKEN)
+        with transaction() as session:
+            session.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            other = threads.submit(claim)
+            wait_until_somebody_waits()
+            monkeypatch.setattr(deliveries, "DUE", due)
+            (sent,) = claim()
+            settle(sent, TAKEN)
         assert [one.delivery for one in other.result()] == [sent.delivery + 1][: messages - 1]
 
 

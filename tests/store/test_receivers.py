@@ -101,10 +101,9 @@ def test_a_redirect_is_not_followed(receiver):
 
 
 def test_a_slow_receiver_is_given_up(receiver, quick):
-    receiver.slow_s = 3
-    begun = time.monotonic()
+    receiver.hold()
     assert post(receiver.url, SECRET, "msg_1", "{}") == Answer(None, "no answer within 1 s")
-    assert time.monotonic() - begun < 2
+    assert receiver.got == []
 
 
 @contextlib.contextmanager
@@ -128,16 +127,19 @@ def answering(*parts, pause_s=0.0):
 
 def test_a_receiver_that_drips_is_given_up_at_the_same_time(database, quick):
     """Each byte comes in time, the head of the answer does not."""
-    drops = [bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 100]
+    drops = [bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 580]  # for a minute
     with answering(*drops, pause_s=0.1) as place:
         begun = time.monotonic()
         assert post(f"http://{place}/", SECRET, "msg_1", "{}") == Answer(None, "no answer within 1 s")
-        assert 0.9 < time.monotonic() - begun < 2
+        assert 0.9 < time.monotonic() - begun < 30
 
 
-def test_the_answers_body_is_not_waited_for(database, quick):
-    with answering(b"HTTP/1.1 204 No\r\n\r\n", *[b"x"] * 30, pause_s=0.1) as place:
+def test_the_answers_body_is_not_waited_for(database, monkeypatch):
+    monkeypatch.setattr(receivers, "SEND_S", 30.0)
+    begun = time.monotonic()
+    with answering(b"HTTP/1.1 204 No\r\n\r\n", *[b"x"] * 600, pause_s=0.1) as place:
         assert post(f"http://{place}/", SECRET, "msg_1", "{}") == Answer(204, None)
+    assert time.monotonic() - begun < 30
 
 
 def test_what_speaks_no_http(database):

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -109,23 +110,26 @@ def test_while_the_broker_is_away_rows_stay_and_go_out_when_it_returns(database,
     assert messages(database) == [(run, 1) for run in runs]
 
 
-def test_a_deletion_waits_for_a_relay_that_gets_no_answer(database):
+def test_a_deletion_waits_for_a_relay_that_gets_no_answer(database, monkeypatch):
     (run,) = ledger.submit()
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, run)
-    frozen, asked = SERVERS["valkey"].process, threading.Event()
+    frozen, asked, waiting = SERVERS["valkey"].process, threading.Event(), broker.waiting
+
+    def ask(pool):
+        asked.set()  # the relay holds its rows by then
+        return waiting(pool)
 
     def relayed():
-        asked.set()
         with pytest.raises(broker.Unreachable):
             upkeep.relay()
 
+    monkeypatch.setattr(broker, "waiting", ask)
     frozen.send_signal(signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(1) as threads:
             relaying = threads.submit(relayed)
-            asked.wait()
-            time.sleep(0.5)
+            assert asked.wait(60)
             with transaction() as session:
                 planned = deletion.plan(session, DEFAULT_PROJECT, "run", deletion.Selection((run,)), hold=True)
                 deletion.carry_out(session, DEFAULT_PROJECT, planned, "anna")
@@ -299,10 +303,10 @@ def test_wake_starts_a_pass_soon(database, monkeypatch):
     thread = Upkeep()
     thread.start()
     try:
-        time.sleep(0.3)
+        until(lambda: "relay" in thread.counts)  # in its first pass; the next one is a minute away
         ledger.submit()
         thread.wake()
-        until(lambda: len(messages(database)) == 1, timeout=5)
+        until(lambda: len(messages(database)) == 1, timeout=30)
     finally:
         thread.stop()
 
@@ -325,22 +329,21 @@ def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken
     """Workers could not renew their leases meanwhile, though Postgres itself may never have stopped."""
     held = ledger.claimed()
     ledger.execute("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'")
-    quick = settings().model_copy(update={"lease_s": 0.4})
-    monkeypatch.setattr(upkeep, "settings", lambda: quick)
-    thread, real = Upkeep(), upkeep.reconcile
+    now = 1000.0
+    monkeypatch.setattr(upkeep, "time", SimpleNamespace(monotonic=lambda: now))
+    thread = Upkeep()
 
     def away():
         raise OperationalError("SELECT 1", {}, closed(), connection_invalidated=True)
 
-    monkeypatch.setattr(upkeep, "reap", lambda: None)
-    monkeypatch.setattr(upkeep, "reconcile", away)
-    thread._pass()
-    monkeypatch.undo()
-    monkeypatch.setattr(upkeep, "settings", lambda: quick)
-    assert upkeep.reconcile is real
+    with monkeypatch.context() as outage:
+        outage.setattr(upkeep, "reap", list)
+        outage.setattr(upkeep, "reconcile", away)
+        thread._pass()
+    now += settings().lease_s - 0.1
     thread._pass()
     assert ledger.run(held.run_id).state == "running"
-    threading.Event().wait(0.45)
+    now += 0.2
     thread._pass()
     assert ledger.run(held.run_id).state == "queued"
 

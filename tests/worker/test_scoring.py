@@ -314,7 +314,7 @@ def test_a_scoring_process_ends_with_its_worker(
     process = scorer(doomed.pid)
     doomed.kill()  # it alone
     doomed.wait()
-    processes.wait_for("it to be gone", lambda: not lives(process), timeout=10)
+    processes.wait_for("it to be gone", lambda: not lives(process), timeout=60)
 
 
 def test_a_job_that_was_asked_to_end_says_no_more_and_leaves_no_process(
