@@ -19,7 +19,7 @@ from store.database import engine
 from store.models import Base
 from store.settings import settings
 from store.upkeep import Upkeep
-from tests import s3
+from tests import processes, s3
 
 STUDY = os.environ.get("LIVERSEG_STUDY_DIR", "")
 TEXLIVE = "apt-get install texlive-latex-base texlive-latex-recommended"
@@ -74,6 +74,12 @@ def s3_server() -> Iterator[s3.Server]:
     server.close()
 
 
+@pytest.fixture(autouse=True)
+def _end_workers() -> Iterator[None]:
+    yield
+    processes.end_workers()
+
+
 SERVERS: dict[str, bundled.Service] = {}
 """The running servers; a test that kills one puts its successor here."""
 
@@ -116,8 +122,12 @@ EMPTY = ";".join(
 def database(services: Path) -> Path:
     """The services with every table (but projects) empty, ids from 1 on, and no message waiting.
 
-    Checkpoints lie under the ids of runs, so those of an earlier test would pass for this one's.
+    Checkpoints lie under the ids of runs, so those of an earlier test would pass for this one's. What a test that
+    failed has left stopped is started again.
     """
+    for name, start in (("postgres", bundled.start_postgres), ("valkey", bundled.start_valkey)):
+        if SERVERS[name].process.poll() is not None:
+            SERVERS[name] = start(services)
     with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:
         connection.execute(EMPTY)
     broker_client(services).flushall()

@@ -19,17 +19,22 @@ from store.database import transaction
 from store.models import DEFAULT_PROJECT, Announcement, Run
 from store.queue import WORK_VERSION, Work
 from store.states import FINAL, State
+from store.verify import TIMED, Finding, verify
 
 Worker = subprocess.Popen[bytes]
+
+STARTED: list[Worker] = []
+"""Every worker of the test that runs; see :func:`end_workers`."""
 
 
 def start_worker(log: Path, threads: int = 1, **surroundings: str) -> Worker:
     """A worker; two at once stand for two hosts where ``LIVERSEG_DEVICE`` tells their devices apart."""
     command = [sys.executable, "-m", "worker.command", "start", "--threads", str(threads)]
     with log.open("ab") as out:
-        return subprocess.Popen(
-            command, stdout=out, stderr=out, start_new_session=True, env=os.environ | surroundings
+        STARTED.append(
+            subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=os.environ | surroundings)
         )
+    return STARTED[-1]
 
 
 @contextmanager
@@ -40,6 +45,20 @@ def worker(log: Path, **surroundings: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def end_workers() -> None:
+    """Kill what a test that failed has left, which would take the runs of those that follow."""
+    while STARTED:
+        if STARTED[-1].poll() is None:
+            kill_tree(STARTED[-1])
+        STARTED.pop()
+
+
+def trainer() -> psutil.Process:
+    """The only one below this process that lives and carries a job through."""
+    (found,) = [child for child in psutil.Process().children(recursive=True) if trains(child)]
+    return found
 
 
 def trainers(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -125,6 +144,19 @@ def claim(worker: str = "host-1:1", host: str = "host-1", lease_s: float = 60, v
             return queue.claim(session, "default", worker, host, lease_s, version=version)
 
     return wait_for("a run to claim", once, 60)
+
+
+def assert_ledger_holds() -> None:
+    """Every invariant holds; those of ``TIMED`` once nothing has been away for a while, so they are waited for."""
+    assert [str(one) for one in broken() if one.name not in TIMED] == []
+    with contextlib.suppress(AssertionError):
+        wait_for("what holds in time", lambda: not broken(), 60)
+    assert [str(one) for one in broken()] == []
+
+
+def broken() -> list[Finding]:
+    with transaction() as session:
+        return [one for one in verify(session) if not one.holds]
 
 
 def wait_for_end(run_id: int, timeout: float = 300) -> Run:

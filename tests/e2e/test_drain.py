@@ -15,7 +15,6 @@ from store import experiments, presence, views
 from store.database import transaction
 from store.models import DEFAULT_PROJECT, Dataset, Run
 from store.settings import settings
-from store.verify import verify
 from tests import factories, processes
 from tests.e2e.test_kills import submit
 
@@ -91,7 +90,7 @@ def test_a_drained_worker_finishes_its_run_and_takes_no_other(
     assert "No worker is there" in command("status").stdout
     start(tmp_path / "next.log")
     assert processes.wait_for_end(second, 120).state == "succeeded"
-    assert_ledger_holds()
+    processes.assert_ledger_holds()
 
 
 def test_now_gives_the_run_back(dataset: Dataset, tmp_path: Path, start: Callable[..., processes.Worker]) -> None:
@@ -103,7 +102,7 @@ def test_now_gives_the_run_back(dataset: Dataset, tmp_path: Path, start: Callabl
     with transaction() as session:
         assert [one.outcome for one in views.attempts(session, run)] == ["preempted"]
     assert processes.get_run(run).crashes == 0
-    assert_ledger_holds()
+    processes.assert_ledger_holds()
 
 
 def test_a_worker_that_is_to_leave_takes_no_announcement_from_others(
@@ -134,11 +133,6 @@ def test_a_worker_that_is_to_leave_takes_no_announcement_from_others(
     assert processes.get_run(long).state == "running"
     monkeypatch.undo()
     settings.cache_clear()
-
-
-def assert_ledger_holds() -> None:
-    with transaction() as session:
-        assert [str(one) for one in verify(session) if not one.holds] == []
 
 
 def submit_short(seed: int, **where: object) -> int:
