@@ -239,14 +239,14 @@ DUE = text("""
 
 CLAIM = text("""
     UPDATE webhooks SET claimed_until = clock_timestamp() + make_interval(secs => :lease_s)
-    FROM (
-        SELECT DISTINCT ON (webhook_id) webhook_id, id, message, body FROM webhook_deliveries
-        WHERE done_at IS NULL AND webhook_id = ANY(:due) ORDER BY webhook_id, id
+    FROM unnest(CAST(:due AS bigint[])) AS due (id) CROSS JOIN LATERAL (
+        SELECT id, message, body FROM webhook_deliveries d WHERE d.webhook_id = due.id AND d.done_at IS NULL
+        ORDER BY id LIMIT 1
     ) first
-    WHERE webhooks.id = first.webhook_id
+    WHERE webhooks.id = due.id
     RETURNING webhooks.id AS webhook, url, secret, claimed_until AS until, first.id AS delivery, message, body""")
-"""The oldest message of each. A statement of its own: one that waited to lock a webhook sees it as it is now, but its
-messages as they were, and would send again what has just been taken."""
+"""The oldest message of each. Not one statement with ``DUE``: that sees webhooks as they are when it locks them, and
+messages as they were when it began, so it could send again what has been taken in between."""
 
 
 def claim(session: Session, most: int) -> list[Claimed]:
