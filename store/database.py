@@ -93,10 +93,10 @@ def limit_statements(seconds: float) -> None:
 
 
 def limit_silence(seconds: float) -> None:
-    """From now on the server ends every transaction of this process in which nothing is asked for so long.
+    """From now on the server ends every transaction of this process that waits so long for its next statement.
 
-    Else a process that stands still, on a host that was suspended, say, would keep the rows that it has locked, and
-    nobody could take its runs over.
+    Else a process that stands still between two of them, on a host that was suspended, say, would keep the rows that
+    it has locked, and nobody could take its runs over.
     """
     _limit("idle_in_transaction_session_timeout", seconds)
 

@@ -245,8 +245,8 @@ CLAIM = text("""
     ) first
     WHERE webhooks.id = due.id
     RETURNING webhooks.id AS webhook, url, secret, claimed_until AS until, first.id AS delivery, message, body""")
-"""The oldest message of each. Not one statement with ``DUE``: that sees webhooks as they are when it locks them, and
-messages as they were when it began, so it could send again what has been taken in between."""
+"""The oldest message of each webhook of ``due``. One statement for both would see webhooks as they are when it locks
+them, but messages as they were when it began, and could send again what was taken in between."""
 
 
 def claim(session: Session, most: int) -> list[Claimed]:

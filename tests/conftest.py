@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,9 +27,9 @@ TEXLIVE = "apt-get install texlive-latex-base texlive-latex-recommended"
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
 
 patient = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+"""An example that took long says that the machine was busy, not that the code is wrong."""
 hypothesis.settings.register_profile("patient", patient)
 hypothesis.settings.load_profile("patient")
-"""An example that took long says that the machine was busy, not that the code is wrong."""
 
 TEST_SETTINGS = {
     "LIVERSEG_HEARTBEAT_S": "0.5",
@@ -122,10 +123,11 @@ EMPTY = ";".join(
 def database(services: Path) -> Path:
     """The services with every table (but projects) empty, ids from 1 on, and no message waiting.
 
-    Checkpoints lie under the ids of runs, so those of an earlier test would pass for this one's. What a test that
-    failed has left stopped is started again.
+    Checkpoints lie under the ids of runs, so those of an earlier test would pass for this one's. A server that a
+    test that failed has left stopped goes on, or is started again.
     """
     for name, start in (("postgres", bundled.start_postgres), ("valkey", bundled.start_valkey)):
+        SERVERS[name].process.send_signal(signal.SIGCONT)
         if SERVERS[name].process.poll() is not None:
             SERVERS[name] = start(services)
     with psycopg.connect(bundled.database_url(services), autocommit=True) as connection:

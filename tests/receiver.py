@@ -78,8 +78,9 @@ class Receiver:
                 receiver.begun.set()
                 receiver._answers.wait(120)
                 time.sleep(receiver.slow_s)
+                status = receiver.status  # as it is before anybody can know of the message
                 receiver.got.append(Got(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                self.send_response(receiver.status)
+                self.send_response(status)
                 if receiver.location:
                     self.send_header("location", receiver.location)
                 self.end_headers()

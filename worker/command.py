@@ -84,6 +84,12 @@ def _choose(pool: str | None, data_cache: Path | None) -> None:
     settings.cache_clear()
 
 
+def _end(*_: object) -> None:
+    """What SIGTERM does until Celery has a handler of its own: a process that the signal ends leaves its trainers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
+
+
 @main.command()
 @_of_a_worker
 @click.option("--threads", type=click.IntRange(1, 1024), help="compute threads a run  [default: cores / all slots]")
@@ -133,9 +139,12 @@ def start(
         logs.configure("worker", log_level.upper())
         setup_logging.connect(lambda **_: None, weak=False)  # Celery then leaves it as it is
     if settings().warm:
-        # Until Celery has handlers of its own: a process that a signal ends would leave its trainers behind.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        asked: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
         trainers.keep(slots, places.surroundings)
+        signal.signal(signal.SIGTERM, _end)
+        if asked:
+            _end()
     here = Here(places.total, chosen, devices, lambda: work_off(chosen, places))
     worker_ready.connect(lambda **_: here.start(), weak=False)
     try:

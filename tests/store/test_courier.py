@@ -38,6 +38,7 @@ def impatient(monkeypatch):
 def patient(monkeypatch):
     """A message may take as long as a receiver holds it."""
     monkeypatch.setattr(receivers, "SEND_S", 120.0)
+    monkeypatch.setattr(deliveries, "LEASE_S", 600.0)
 
 
 def hook(receiver, events=("run.ended",)):

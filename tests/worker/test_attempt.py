@@ -248,13 +248,14 @@ def test_a_stubborn_trainer_is_killed_after_the_grace_while_its_lease_is_kept(
     processes.wait_for("the trainer", lambda: log.is_file() and log.read_text() == "deaf\n")
     with transaction() as session:
         wishes.cancel(session, DEFAULT_PROJECT, run_id)
-        asked_at = held_until = session.scalar(text("SELECT clock_timestamp()"))
-    asked = time.monotonic()
+        asked_at = session.scalar(text("SELECT clock_timestamp()"))
+    asked, leases = time.monotonic(), {asked_at}
     while working.is_alive():
-        held_until = max(held_until, processes.get_run(run_id).lease_until or held_until)
+        leases.add(processes.get_run(run_id).lease_until or asked_at)
         time.sleep(0.05)
     assert 3 <= time.monotonic() - asked < 60
-    assert held_until > asked_at + timedelta(seconds=2 * settings().lease_s)
+    assert max(leases) > asked_at + timedelta(seconds=2 * settings().lease_s)
+    assert len(leases) > 6  # some thirty where nothing else keeps the machine busy
     assert processes.get_run(run_id).state == "cancelled"
     assert outcomes(run_id) == ["cancelled"]
 

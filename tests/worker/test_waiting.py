@@ -138,5 +138,5 @@ def test_a_worker_that_is_asked_to_end_as_it_starts_leaves_no_trainer(database: 
     process = processes.start_worker(tmp_path / "log")
     (trainer,) = processes.wait_for("a trainer that waits", lambda: all_trainers(process.pid))
     process.terminate()
-    process.wait(60)
+    assert process.wait(60) == 0
     assert not trainer.is_running()

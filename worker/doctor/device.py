@@ -74,7 +74,7 @@ def _device(name: str | None, gpus: Sequence[Gpu]) -> Finding:
     if seen["liverseg"] != version("liverseg"):
         told = f"trainers are of liverseg {seen['liverseg']}, this worker of {version('liverseg')}"
         return fail(check, told, "install liverseg once into one environment")
-    return ok(check, f"{told}; {_sixteen_bits(seen['bfloat16'])}")
+    return ok(check, told if seen["gpus"] else f"{told}; {_sixteen_bits(seen['bfloat16'])}")
 
 
 def _sixteen_bits(bfloat16: float | None) -> str:
