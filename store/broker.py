@@ -3,10 +3,11 @@
 Losing, repeating, delaying or reordering such a message is harmless; the database decides what is done.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from threading import Lock
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 from store import bundled
@@ -104,6 +105,18 @@ def answers() -> bool:
     return True
 
 
+_asking: dict[int, float] = {}
+"""Threads that the broker keeps waiting, and since when."""
+
+
+def keeps_waiting() -> bool:
+    """Whether somebody of this process has waited for the broker for longer than for an answer.
+
+    A name server that does not answer has no limit of ours, and takes twenty seconds.
+    """
+    return any(time.monotonic() - since > 2 * SENDER_WAITS_S for since in list(_asking.values()))
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """One error for all that Celery, kombu and the Redis client raise."""
@@ -111,7 +124,10 @@ def _translated() -> Iterator[None]:
         from kombu.exceptions import OperationalError
         from redis.exceptions import RedisError
 
+    _asking[get_ident()] = time.monotonic()
     try:
         yield
     except (OperationalError, RedisError) as error:
         raise Unreachable(str(error)) from error
+    finally:
+        del _asking[get_ident()]

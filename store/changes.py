@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import Connection, bindparam, func, select, tuple_
+from sqlalchemy import ARRAY, BigInteger, Connection, all_, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from store import marks
@@ -98,11 +98,15 @@ class Followed:
 
     Attributes:
         after: the id up to which everything has been told; None: it is not known yet from where on.
-        mark: up to where it goes on, as soon as all of that can be seen.
+        mark: up to where everything will have been told, as soon as all of that can be seen.
+        late: whether it could not be seen when it was last looked for.
+        told: ids after ``after`` that have been told already.
     """
 
     after: int | None = None
     mark: Mark | None = None
+    late: bool = False
+    told: frozenset[int] = frozenset()
 
 
 def marked(connection: Connection, followed: Followed) -> Followed:
@@ -119,7 +123,7 @@ OF_PROJECT = (
     .where(
         Run.project_id == bindparam("project"),
         RunEvent.id > bindparam("after"),
-        RunEvent.id <= bindparam("newest"),
+        RunEvent.id != all_(bindparam("told", type_=ARRAY(BigInteger))),
     )
     .order_by(RunEvent.id)
     .limit(bindparam("limit"))
@@ -130,15 +134,25 @@ Moves = Sequence[tuple[RunEvent, str]]
 
 
 def of_project(session: Session, project_id: int, followed: Followed, limit: int = 500) -> tuple[Moves, Followed]:
-    """Moves of the project's runs between where somebody is and their mark, and where they are then.
+    """Moves of the project's runs that have not been told yet, in order, and where somebody is then.
 
-    Whoever goes on from there, or asks again with the last id, misses none.
+    Whoever goes on from there, or begins again after the ``after`` of that place, misses none. A transaction that
+    stays open for long holds up the others' moves for one look and no longer: then they are told as they can be seen,
+    and come again for whoever begins again before it ends. Moves of one run are always in order.
     """
     mark = followed.mark
-    if mark is None or not marks.complete(session, mark):
+    if mark is None:
         return [], followed
+    complete = marks.complete(session, mark)
+    if not complete and (followed.after is None or not followed.late):
+        return [], replace(followed, late=True)
     if followed.after is None:
         return [], Followed(mark.newest)
-    wanted = {"project": project_id, "after": followed.after, "newest": mark.newest, "limit": limit}
+    wanted = {"project": project_id, "after": followed.after, "told": list(followed.told), "limit": limit}
     moves = [(move, name) for move, name in session.execute(OF_PROJECT, wanted)]
-    return moves, replace(followed, after=moves[-1][0].id) if len(moves) == limit else Followed(mark.newest)
+    told = followed.told.union(move.id for move, _ in moves)
+    if not complete:
+        return moves, replace(followed, told=told)
+    settled = min(mark.newest, moves[-1][0].id) if len(moves) == limit else mark.newest
+    left = None if settled == mark.newest else mark
+    return moves, Followed(settled, left, told=frozenset(one for one in told if one > settled))

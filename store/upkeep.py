@@ -1,7 +1,10 @@
-"""Relay, reconciler, reaper and tidying up: one thread of every API process.
+"""Relay, reconciler, reaper and tidying up: two threads of every API process.
 
-Any number of processes may run it: reaper and reconciler do nothing where another one holds their advisory lock, the
-relay leaves alone what another one is sending.
+Any number of processes may run them: reaper and reconciler do nothing where another one holds their advisory lock,
+and what two relays send twice is harmless.
+
+The broker is never asked in a transaction, nor by the thread that reaps: it may keep whoever asks waiting for a
+minute (a name server that does not answer takes twenty seconds), and rows would be locked for as long.
 """
 
 import logging
@@ -11,14 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Sized
 from functools import wraps
 
-from sqlalchemy import delete, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from liverseg_core.crash_points import crash_point
 from store import broker, deliveries, endings, queue, summaries, waiting
-from store.database import alone, is_outage, transaction
-from store.models import Announcement
+from store.database import alone, is_outage, looking, transaction
 from store.settings import settings
 from store.tidy import tidy
 
@@ -38,28 +40,36 @@ GATHER_S = 0.1
 TIDY_EVERY_S = 60.0
 """How often files are looked for that may go; a deletion does not wait for it."""
 SUMMARISED = 10
-"""Runs of one pass, some 15 ms each: announcements must not wait long behind them."""
+"""Runs of one pass, some 15 ms each: the reaper must not wait long behind them."""
 
 
 class Upkeep:
-    """The thread; ``wake`` makes it look into the outbox soon (after a submit).
+    """The threads; ``wake`` makes one of them look into the outbox soon (after a submit).
 
-    ``degraded`` says whether the broker was away when it was last looked at: then queued runs wait. ``counts``: what
-    each step has done so far, by its name.
+    ``looked`` says whether the broker has been looked at yet. ``counts``: what each step has done, by its name.
     """
 
     def __init__(self) -> None:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._reap_from = self._tidy_from = 0.0
-        self._summarised = self.degraded = False
+        self._summarised = self._away = self.looked = False
         self.counts: Counter[str] = Counter()
         # Celery takes a third of a second to load: not at the start.
         self._look_from = time.monotonic() + LOOK_EVERY_S
-        self._thread = threading.Thread(target=self._loop, name="upkeep", daemon=True)
+        self._threads = [
+            threading.Thread(target=loop, name=name, daemon=True)
+            for name, loop in (("upkeep", self._keep), ("relay", self._announce))
+        ]
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the broker was away when it was last looked at, or lets us wait for it: then queued runs wait."""
+        return self._away or broker.keeps_waiting()
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
         self._wake.set()
@@ -67,35 +77,43 @@ class Upkeep:
     def tidy_now(self) -> None:
         """Remove files in the next pass, whatever the time."""
         self._tidy_from = 0.0
-        self._wake.set()
 
     def stop(self) -> None:
         self._stop.set()
         self._wake.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=5)
 
-    def _loop(self) -> None:
+    def _keep(self) -> None:
+        while True:
+            self._keeping_pass()
+            if self._stop.wait(settings().upkeep_s):
+                return
+
+    def _announce(self) -> None:
         next_pass = 0.0
         while not self._stop.is_set():
             if time.monotonic() >= next_pass:
-                self._pass()
+                self._announcing_pass()
                 next_pass = time.monotonic() + settings().upkeep_s
-            else:  # woken: submits in a row must not pay for a look at every lease
+            else:  # woken: submits in a row must not pay for a look at every queued run
                 self._do(relay)
             if self._wake.wait(max(0, next_pass - time.monotonic())):
                 self._stop.wait(GATHER_S)
             self._wake.clear()
 
-    def _pass(self) -> None:
-        steps = (reap, reconcile, relay) if time.monotonic() >= self._reap_from else (reconcile, relay)
-        for step in steps:
-            self._do(step)
+    def _keeping_pass(self) -> None:
+        self._do(reap if time.monotonic() >= self._reap_from else ask)
         if time.monotonic() >= self._tidy_from:
             self._tidy_from = time.monotonic() + TIDY_EVERY_S
             attempt(tidy)
             attempt(forget_messages)
         if not self._summarised:
             attempt(self._summarise)
+
+    def _announcing_pass(self) -> None:
+        self._do(reconcile)
+        self._do(relay)
         if time.monotonic() >= self._look_from:
             attempt(self._look)
             self._look_from = time.monotonic() + LOOK_EVERY_S
@@ -111,7 +129,7 @@ class Upkeep:
             self._reap_from = time.monotonic() + settings().lease_s
 
     def _look(self) -> None:
-        self.degraded = not broker.answers()
+        self._away, self.looked = not broker.answers(), True
 
     def _summarise(self) -> None:
         """Runs that ended before summaries were kept, or by other definitions; once none is left, none will be."""
@@ -150,6 +168,13 @@ def attempt(step: Callable[[], object]) -> bool:
     return True
 
 
+def ask() -> int:
+    """Find out whether the database answers, and nothing else."""
+    with looking() as connection:
+        connection.execute(text("SELECT 1"))
+    return 0
+
+
 def reap() -> list[int]:
     """Take back runs whose lease ran out; the ids taken."""
     with transaction() as session:
@@ -163,17 +188,24 @@ def reap() -> list[int]:
 
 
 def reconcile() -> int:
-    """Announce again what waits with an old announcement and no message in the broker for it."""
+    """Announce again what waits with an old announcement and no message in the broker for it.
+
+    Raises:
+        broker.Unreachable: the broker is away.
+    """
+    with transaction() as session:
+        pools = waiting.stale_pools(session, settings().reannounce_s)
+    there = {pool: broker.waiting(pool) for pool in pools}
     count = 0
     with transaction() as session:
-        if not alone(session, 2):
+        if not there or not alone(session, 2):
             return 0
-        for pool, runs in waiting.queued(session).items():
-            stale = waiting.stale_announcements(session, pool, settings().reannounce_s, BATCH)
+        runs = waiting.queued(session)
+        for pool, messages in there.items():
             # A message a waiting run is enough; without this bound a long queue would pile up messages.
-            wanted = min(runs, ENOUGH)
-            missing = wanted - broker.waiting(pool) - waiting.unsent(session, pool) if stale else 0
-            for run in stale[: max(0, missing)]:
+            wanted = min(runs.get(pool, 0), ENOUGH)
+            missing = wanted - messages - waiting.unsent(session, pool)
+            for run in waiting.stale_announcements(session, pool, settings().reannounce_s, max(0, missing)):
                 queue.announce(session, run)
                 count += 1
     if count:
@@ -182,35 +214,43 @@ def reconcile() -> int:
 
 
 def relay() -> int:
-    """Send what is in the outbox, as far as it can wake anybody; a row is deleted in the transaction that sent it.
+    """Send what is in the outbox, as far as it can wake anybody; a row is deleted once it is done with.
 
-    Returns how many rows are done with.
+    Who dies in between has sent it for another relay too, which sends it again.
+
+    Returns how many rows are done with, by this relay alone.
 
     Raises:
         broker.Unreachable: the broker went away; what was sent before stays sent.
     """
+    with looking() as connection:
+        due = connection.execute(DUE, {"most": BATCH}).all()
     done: list[int] = []
     room: dict[str, int] = {}
     try:
-        with transaction() as session:
-            for row in sorted(session.execute(TAKE, {"most": BATCH})):
-                if row.pool not in room:
-                    room[row.pool] = ENOUGH - broker.waiting(row.pool)
-                if room[row.pool] > 0:
-                    broker.send(row.pool, row.run_id, row.number)
-                    room[row.pool] -= 1
-                done.append(row.id)
-                crash_point("announced")
-    except broker.Unreachable:
-        if done:
-            with transaction() as session:
-                session.execute(delete(Announcement).where(Announcement.id.in_(done)))
-        raise
-    return len(done)
+        for row in due:
+            if row.pool not in room:
+                room[row.pool] = ENOUGH - broker.waiting(row.pool)
+            if room[row.pool] > 0:
+                broker.send(row.pool, row.run_id, row.number)
+                room[row.pool] -= 1
+            done.append(row.id)
+            crash_point("announced")
+    finally:
+        gone = _forget(done)
+    return gone
 
 
-TAKE = text("""
-    WITH due AS MATERIALIZED (SELECT id FROM outbox ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED)
-    DELETE FROM outbox USING due WHERE outbox.id = due.id
-    RETURNING outbox.id, outbox.pool, outbox.run_id, outbox.number""")
-"""While it is sending, the relay holds these rows and waits for no others: a deletion may be waiting for it."""
+def _forget(announcements: list[int]) -> int:
+    """Delete them; how many were still there."""
+    if not announcements:
+        return 0
+    with transaction() as session:
+        return len(session.execute(FORGET, {"ids": announcements}).all())
+
+
+DUE = text("SELECT id, pool, run_id, number FROM outbox ORDER BY id LIMIT :most")
+FORGET = text("""
+    WITH free AS MATERIALIZED (SELECT id FROM outbox WHERE id = ANY(:ids) ORDER BY id FOR UPDATE SKIP LOCKED)
+    DELETE FROM outbox USING free WHERE outbox.id = free.id RETURNING outbox.id""")
+"""Waits for nobody: who holds a row is removing it too, a relay that has sent it as well or a deletion."""

@@ -50,6 +50,12 @@ def unsent(session: Session, pool: str) -> int:
     return session.scalars(select(func.count()).where(Announcement.pool == pool)).one()
 
 
+def stale_pools(session: Session, older_than_s: float) -> Sequence[str]:
+    """Pools where a queued run's announcement is old."""
+    old = Run.announced_at < seconds_from_now(-older_than_s)
+    return session.scalars(select(Run.pool).where(Run.state == State.QUEUED, old).distinct()).all()
+
+
 def stale_announcements(session: Session, pool: str, older_than_s: float, limit: int) -> Sequence[Run]:
     """Queued runs of ``pool`` whose announcement is old, oldest first, locked."""
     query = (

@@ -1,6 +1,6 @@
 """Whether the process lives, and whether it can work."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -17,10 +17,12 @@ def alive() -> dict[str, bool]:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-def ready(response: Response) -> Readiness:
+def ready(request: Request, response: Response) -> Readiness:
     """Ready when the database answers with the newest schema; without the broker, degraded."""
     database, current = _database()
-    reachable = broker.answers()
+    upkeep = request.app.state.upkeep
+    # Not asked anew: who balances load by this answer must not wait for a broker that keeps everybody waiting.
+    reachable = not upkeep.degraded if upkeep.looked else broker.answers()
     is_ready = database and current
     response.status_code = 200 if is_ready else 503
     return Readiness(

@@ -83,10 +83,14 @@ async def events(
 async def project_events(
     request: Request, project: Project, after: AfterMove = None, last_event_id: LastEventId = None
 ) -> AsyncIterator[ServerSentEvent]:
-    """What happens to all runs of the project, from now on or after an event: a ``move`` each, in order.
+    """What happens to all runs of the project, from now on or after an event: a ``move`` each.
 
     The stream ends after a minute or so; a client goes on where it was by sending the last ``id`` in
     ``Last-Event-ID``, as browsers do by themselves. The first event, ``begin``, tells where the stream begins.
+
+    Moves come in the order of their ``data.id``, but for one case: while something else takes long to be written
+    down, they come without an ``id`` of the stream and those of different runs in any order. Their ``id`` follows
+    by itself; who connects again before it did hears them again, and knows them by their ``data.id``. None is missed.
     """
 
     def look(seen: Followed) -> tuple[Moves, Followed]:
@@ -96,15 +100,21 @@ async def project_events(
             return changes.of_project(session, project, seen)
 
     known = [int(text) for text in (last_event_id, after) if text and re.fullmatch(MOVE_ID, text, re.ASCII)]
-    begun = False
+    begun, owed, settled = False, False, None
     async for found, seen in _looks(look, Followed(known[0] if known else None), request.app.state.closing):
-        if not begun and seen.after is not None:
+        if seen.after is None:
+            continue
+        if not begun:
             begun = True
             start = known[0] if known else seen.after
             yield ServerSentEvent(event="begin", data={}, id=str(start), retry=RECONNECT_MS)
         for move, name in found:
             data = ProjectEventOut(**EventOut.model_validate(move).model_dump(), run=move.run_id, name=name)
-            yield ServerSentEvent(event="move", data=data, id=str(move.id))
+            # Without an id where an earlier one may still come: whoever went on after it would miss that.
+            yield ServerSentEvent(event="move", data=data, id=str(move.id) if move.id <= seen.after else None)
+        if owed and seen.after != settled:
+            yield ServerSentEvent(id=str(seen.after))
+        owed, settled = bool(seen.told), seen.after
 
 
 def _position(text: str | None) -> Position | None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from store import bundled, queue, wishes
 from store.changes import Position
@@ -171,6 +172,28 @@ def test_all_runs_of_a_project_are_followed_from_now_on_or_from_the_beginning(
     for seen in range(5):  # each event once, wherever the connection was lost; the header counts more
         with streamed(web, "/v1/events", every[seen]["id"], after="0") as events:
             assert [next(events)["id"] for _ in range(5 - seen)] == [one["id"] for one in every[seen:]]
+
+
+def test_what_others_take_long_to_write_holds_up_nobody_who_follows(
+    web: httpx.Client, submit: Callable[..., list[int]]
+):
+    with web.stream("GET", "/v1/events", params={"after": "0"}) as answer:
+        lines = answer.iter_lines()
+        events = parsed(lines)
+        assert next(events)["event"] == "begin"
+        with transaction() as slow:
+            slow.execute(text("SELECT pg_current_xact_id()"))
+            (run,) = submit()
+            heard = next(events)
+            assert (heard["data"]["run"], words(heard)) == (run, "submit queued")
+            assert "id" not in heard  # an earlier move may still come
+            with streamed(web, "/v1/events", after="0") as again:
+                assert [next(again)["data"].get("id") for _ in range(2)] == [None, heard["data"]["id"]]
+        assert next(line for line in lines if line) == f"id: {heard['data']['id']}"
+    with streamed(web, "/v1/events", str(heard["data"]["id"])) as rest:
+        assert next(rest)["event"] == "begin"
+        submit(spec={"name": "second"}, reuse=False)
+        assert next(rest)["data"]["name"] == "second"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -72,10 +73,53 @@ def test_a_move_waits_for_one_with_a_smaller_id_that_is_not_committed_yet(runs):
         assert moves == []  # else whoever goes on after it would miss the other
         assert begun().after is None
     moves, place = look(place)
+    assert (place.mark, place.told) == (None, frozenset())
     assert [(move.run_id, move.move) for move, _ in moves] == [(first, "cancel"), (second, "cancel")]
     assert look(place)[0] == []
     assert told() == [*submitted, (first, "cancel"), (second, "cancel")]
     assert look(begun())[0] == []
+
+
+def test_a_transaction_that_stays_open_holds_up_the_moves_of_others_for_one_look(runs):
+    first, second, third = runs
+    begin = place = begun()
+    with in_another_transaction(first):
+        with transaction() as session:
+            wishes.cancel(session, DEFAULT_PROJECT, second)
+        _, place = look(place)
+        moves, place = look(place)
+        assert cancelled(moves) == [second]
+        assert place.after == begin.after  # from here on nothing is missed
+        assert look(place)[0] == []
+        with transaction() as session:
+            wishes.cancel(session, DEFAULT_PROJECT, third)
+        moves, place = look(place)
+        assert cancelled(moves) == [third]
+        again = look(replace(begin, mark=place.mark, late=True))[0]
+        assert cancelled(again) == [second, third]  # for whoever begins again before it ends
+    moves, place = look(place)
+    assert cancelled(moves) == [first]
+    _, place = look(place)  # a mark at what was told meanwhile
+    assert (place.mark, place.told, look(place)[0]) == (None, frozenset(), [])
+    assert cancelled(look(begin)[0]) == [first, second, third]
+
+
+def test_as_many_as_asked_for_are_told_at_once_while_a_transaction_stays_open(runs):
+    place = Followed(0)
+    with in_another_transaction(runs[0]):
+        _, place = look(place)
+        first, place = look(place, limit=2)
+        second, place = look(place, limit=2)
+        assert [move.run_id for move, _ in [*first, *second]] == runs
+    third, place = look(place, limit=2)
+    assert cancelled(third) == [runs[0]]
+    assert look(place)[0] == []
+
+
+def cancelled(moves: Moves) -> list[int]:
+    """The runs of moves that are all of one kind."""
+    assert {move.move for move, _ in moves} <= {"cancel"}
+    return [move.run_id for move, _ in moves]
 
 
 def test_a_move_is_not_missed_whose_transaction_is_younger_than_that_of_a_later_one(runs):

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import psycopg
@@ -110,33 +111,46 @@ def test_while_the_broker_is_away_rows_stay_and_go_out_when_it_returns(database,
     assert messages(database) == [(run, 1) for run in runs]
 
 
-def test_a_deletion_waits_for_a_relay_that_gets_no_answer(database, monkeypatch):
-    (run,) = ledger.submit()
-    with transaction() as session:
-        wishes.cancel(session, DEFAULT_PROJECT, run)
-    frozen, asked, waiting = SERVERS["valkey"].process, threading.Event(), broker.waiting
+@contextmanager
+def kept_waiting(monkeypatch, step):
+    """While the block runs, the broker keeps ``step`` waiting, which runs in another thread; it ends in order."""
+    asked, answered, waiting = threading.Event(), threading.Event(), broker.waiting
 
     def ask(pool):
-        asked.set()  # the relay holds its rows by then
+        asked.set()
+        assert answered.wait(60)
         return waiting(pool)
 
-    def relayed():
-        with pytest.raises(broker.Unreachable):
-            upkeep.relay()
-
     monkeypatch.setattr(broker, "waiting", ask)
-    frozen.send_signal(signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(1) as threads:
-            relaying = threads.submit(relayed)
+    with ThreadPoolExecutor(1) as threads:
+        try:
+            done = threads.submit(step)
             assert asked.wait(60)
-            with transaction() as session:
-                planned = deletion.plan(session, DEFAULT_PROJECT, "run", deletion.Selection((run,)), hold=True)
-                deletion.carry_out(session, DEFAULT_PROJECT, planned, "anna")
-            relaying.result()
-    finally:
-        frozen.send_signal(signal.SIGCONT)
-    assert (outbox(), ledger.rows("SELECT count(*) FROM runs")) == ([], [(0,)])
+            yield
+        finally:
+            answered.set()
+        done.result()
+
+
+@pytest.mark.parametrize("step", [upkeep.relay, upkeep.reconcile])
+def test_a_broker_that_keeps_us_waiting_holds_up_nobody(database, monkeypatch, step):
+    """A name server that does not answer does so for twenty seconds, and is asked for each connection."""
+    first, second = ledger.submit(seeds=2)
+    age_announcements()
+    with transaction() as session:
+        wishes.cancel(session, DEFAULT_PROJECT, second)
+    with kept_waiting(monkeypatch, step):
+        assert ledger.rows(OPEN) == [(0,)]  # else streams of moves would wait for it
+        assert ledger.claim().claim.run_id == first
+        with transaction() as session:
+            planned = deletion.plan(session, DEFAULT_PROJECT, "run", deletion.Selection((second,)), hold=True)
+            deletion.carry_out(session, DEFAULT_PROJECT, planned, "anna")
+    assert ledger.rows("SELECT count(*) FROM outbox WHERE run_id = 2") == [(0,)]
+
+
+OPEN = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+)
 
 
 def test_a_producer_that_was_connected_survives_a_restart_of_the_broker(database, no_broker):
@@ -257,12 +271,23 @@ def test_a_claimed_run_is_not_announced(database):
 # --- several at once -------------------------------------------------------------------------------------------
 
 
-def test_two_relays_send_each_announcement_once(database):
+def test_two_relays_leave_nothing_and_count_each_announcement_once(database):
     ledger.submit(seeds=100)
     with ThreadPoolExecutor(2) as threads:
         sent = list(threads.map(lambda _: upkeep.relay(), range(2)))
     assert sum(sent) == 100
-    assert len(set(messages(database))) == len(messages(database)) == 100
+    assert sorted(set(messages(database))) == [(run, 1) for run in range(1, 101)]
+    assert outbox() == []
+
+
+def test_another_relay_sends_what_one_is_kept_waiting_with(database, monkeypatch):
+    (run,) = ledger.submit()
+    waiting = broker.waiting
+    with kept_waiting(monkeypatch, upkeep.relay):
+        monkeypatch.setattr(broker, "waiting", waiting)
+        assert upkeep.relay() == 1
+        assert messages(database) == [(run, 1)]
+    assert messages(database) == [(run, 1), (run, 1)]  # which is harmless: the second finds nothing to claim
 
 
 def test_two_upkeeps_have_no_double_effect(database):
@@ -272,30 +297,33 @@ def test_two_upkeeps_have_no_double_effect(database):
     try:
         runs = ledger.submit(seeds=30)
         until(lambda: not outbox())
-        assert sorted(messages(database)) == [(run, 1) for run in runs]
+        assert sorted(set(messages(database))) == [(run, 1) for run in runs]
         broker_client(database).flushall()
         age_announcements()
-        until(lambda: len(messages(database)) == 30 and not outbox())
+        until(lambda: len(set(messages(database))) == 30 and not outbox())
         time.sleep(3 * settings().upkeep_s)
-        assert sorted(messages(database)) == [(run, 2) for run in runs]
+        assert sorted(set(messages(database))) == [(run, 2) for run in runs]
+        assert ledger.rows("SELECT DISTINCT announcements FROM runs") == [(2,)]
     finally:
         for one in two:
             one.stop()
-    assert [one._thread.is_alive() for one in two] == [False, False]
+    assert not any(thread.is_alive() for one in two for thread in one._threads)
 
 
 def test_passes_leave_alone_what_another_process_is_at(database):
-    runs = ledger.submit(seeds=2)
+    held = ledger.claimed()
+    ledger.submit(seeds=[1])
+    age_announcements()
+    ledger.execute("DELETE FROM outbox")
+    ledger.execute("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s' WHERE state = 'running'")
     with transaction() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(815001, n) FROM generate_series(1, 2) n"))
-        session.execute(text("SELECT 1 FROM outbox WHERE run_id = :run FOR UPDATE"), {"run": runs[0]})
-        assert (upkeep.reap(), upkeep.reconcile(), upkeep.relay()) == ([], 0, 1)
-        assert messages(database) == [(runs[1], 1)]
-    assert upkeep.relay() == 1
-    assert messages(database) == [(runs[1], 1), (runs[0], 1)]
+        assert (upkeep.reap(), upkeep.reconcile()) == ([], 0)
+    assert upkeep.reconcile() == 1
+    until(lambda: upkeep.reap() == [held.run_id])  # once Postgres has run for as long as a lease
 
 
-# --- the thread ------------------------------------------------------------------------------------------------
+# --- the threads -----------------------------------------------------------------------------------------------
 
 
 def test_wake_starts_a_pass_soon(database, monkeypatch):
@@ -325,7 +353,38 @@ def test_the_thread_lives_through_an_outage_of_the_broker(database, no_broker, c
     assert "Traceback" not in caplog.text
 
 
-def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken_back(database, monkeypatch):
+def test_the_reaper_does_not_wait_for_the_broker(database, monkeypatch):
+    held = ledger.claimed()
+    thread = Upkeep()
+    with kept_waiting(monkeypatch, thread._announcing_pass):
+        ledger.execute("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'")
+        thread.start()
+        until(lambda: ledger.run(held.run_id).state == "queued")
+    thread.stop()
+
+
+def test_a_broker_that_keeps_its_sender_waiting_counts_as_away(database, monkeypatch):
+    thread, frozen = Upkeep(), SERVERS["valkey"].process
+    thread._look()
+    assert (thread.looked, thread.degraded) == (True, False)
+    monkeypatch.setattr(broker, "SENDER_WAITS_S", 0.1)  # what its connections have is longer, as for a name server
+    frozen.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        try:
+            threads.submit(thread._look)
+            until(lambda: thread.degraded)
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+    thread._look()
+    assert not thread.degraded
+
+
+@pytest.mark.parametrize(
+    ("step", "noticed"), [("reap", "_keeping_pass"), ("ask", "_keeping_pass"), ("reconcile", "_announcing_pass")]
+)
+def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken_back(
+    database, monkeypatch, step, noticed
+):
     """Workers could not renew their leases meanwhile, though Postgres itself may never have stopped."""
     held = ledger.claimed()
     ledger.execute("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'")
@@ -336,15 +395,16 @@ def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken
     def away():
         raise OperationalError("SELECT 1", {}, closed(), connection_invalidated=True)
 
+    if step == "ask":  # what it does while it does not reap
+        thread._reap_from = now + 1
     with monkeypatch.context() as outage:
-        outage.setattr(upkeep, "reap", list)
-        outage.setattr(upkeep, "reconcile", away)
-        thread._pass()
+        outage.setattr(upkeep, step, away)
+        getattr(thread, noticed)()
     now += settings().lease_s - 0.1
-    thread._pass()
+    thread._keeping_pass()
     assert ledger.run(held.run_id).state == "running"
     now += 0.2
-    thread._pass()
+    thread._keeping_pass()
     assert ledger.run(held.run_id).state == "queued"
 
 
