@@ -86,7 +86,8 @@ async def project_events(
     """What happens to all runs of the project, from now on or after an event: a ``move`` each.
 
     The stream ends after a minute or so; a client goes on where it was by sending the last ``id`` in
-    ``Last-Event-ID``, as browsers do by themselves. The first event, ``begin``, tells where the stream begins.
+    ``Last-Event-ID``, as browsers do by themselves. The first event, ``begin``, tells where the stream begins: from
+    now on means once all that is being written down is there, which a large upload may hold up.
 
     Moves come in the order of their ``data.id``, but for one case: while something else takes long to be written
     down, they come without an ``id`` of the stream and those of different runs in any order. Their ``id`` follows
