@@ -93,7 +93,9 @@ def waiting(pool: str) -> int:
     """
     with _translated(), producer().pool.acquire(block=True) as connection:
         connection.ensure_connection(**AT_ONCE, reraise_as_library_errors=True)
-        return int(connection.default_channel.client.llen(queue_name(pool)))
+        # What sends takes its connection from there too: so it has one before there is anything to send.
+        with connection.default_channel.conn_or_acquire() as client:
+            return int(client.llen(queue_name(pool)))
 
 
 def answers() -> bool:

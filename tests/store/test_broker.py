@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from store import broker
+from tests.conftest import broker_client
+
 FIRST_USE = """
 import sys, threading
 from store import broker
@@ -43,3 +46,19 @@ def test_threads_that_use_it_while_another_loads_it(tmp_path: Path, monkeypatch)
     threads, _, raised = done.stdout.strip().partition(" ")
     assert int(threads) > 10
     assert raised == "[]"
+
+
+def test_who_has_asked_the_broker_needs_no_other_connection_to_send(database: Path):
+    """Each connection asks a name server, which may take long: not when a run is to begin."""
+    client = broker_client(database)
+    broker.producer.cache_clear()
+
+    def connections() -> set[str]:
+        return {one["id"] for one in client.client_list()}
+
+    broker.waiting("default")
+    before = connections()
+    broker.send("default", 1, 1)
+    broker.send("gpu", 1, 1)
+    assert broker.waiting("gpu") == 1
+    assert connections() == before
