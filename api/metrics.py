@@ -76,7 +76,11 @@ class Here(Collector):
         for result in ("taken", "error"):
             sent.add_metric((result,), self._courier.counts[result])
         yield sent
-        yield _gauge("broker_up", "This process: 1 where the broker answered last.", float(not self._upkeep.degraded))
+        yield _gauge(
+            "broker_up",
+            "This process: 1 where the broker answered last and keeps nobody waiting.",
+            float(not self._upkeep.degraded),
+        )
         pool = engine().pool
         assert isinstance(pool, QueuePool)
         connections = GaugeMetricFamily(

@@ -2,8 +2,8 @@
 
     python benchmarks/server.py
 
-A throw-away home with the bundled Postgres and Valkey, the API as it is shipped (its upkeep thread announces what is
-submitted), one client that sends one request after another.
+A throw-away home with the bundled Postgres and Valkey, the API as it is shipped (one of its threads announces what
+is submitted), one client that sends one request after another.
 """
 
 import itertools

@@ -38,7 +38,7 @@ CONFIG = {
 """Settings of both halves; why each is so stands in docs/decisions/."""
 
 SENDER_WAITS_S = 5
-"""How long a sender waits for an answer: a broker that is half open must not hold up what else its thread does."""
+"""How long a sender waits for an answer: of a broker that is half open it is to hear soon."""
 
 AT_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 

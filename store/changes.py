@@ -123,11 +123,15 @@ OF_PROJECT = (
     .where(
         Run.project_id == bindparam("project"),
         RunEvent.id > bindparam("after"),
+        RunEvent.id <= bindparam("newest"),
         RunEvent.id != all_(bindparam("told", type_=ARRAY(BigInteger))),
     )
     .order_by(RunEvent.id)
     .limit(bindparam("limit"))
 )
+LAST = 2**63 - 1
+EARLY = 5000
+"""How many moves are told before an older transaction has ended; those after that wait for it."""
 
 Moves = Sequence[tuple[RunEvent, str]]
 """Each with its run's name."""
@@ -144,15 +148,14 @@ def of_project(session: Session, project_id: int, followed: Followed, limit: int
     if mark is None:
         return [], followed
     complete = marks.complete(session, mark)
-    if not complete and (followed.after is None or not followed.late):
+    if not complete and (followed.after is None or not followed.late or len(followed.told) >= EARLY):
         return [], replace(followed, late=True)
     if followed.after is None:
         return [], Followed(mark.newest)
-    wanted = {"project": project_id, "after": followed.after, "told": list(followed.told), "limit": limit}
-    moves = [(move, name) for move, name in session.execute(OF_PROJECT, wanted)]
-    told = followed.told.union(move.id for move, _ in moves)
+    bounds = {"after": followed.after, "newest": mark.newest if complete else LAST, "told": list(followed.told)}
+    asked = session.execute(OF_PROJECT, {"project": project_id, "limit": limit, **bounds})
+    moves = [(move, name) for move, name in asked]
     if not complete:
-        return moves, replace(followed, told=told)
-    settled = min(mark.newest, moves[-1][0].id) if len(moves) == limit else mark.newest
-    left = None if settled == mark.newest else mark
-    return moves, Followed(settled, left, told=frozenset(one for one in told if one > settled))
+        return moves, replace(followed, told=followed.told.union(move.id for move, _ in moves))
+    settled, left = (moves[-1][0].id, mark) if len(moves) == limit else (mark.newest, None)
+    return moves, Followed(settled, left, told=frozenset(one for one in followed.told if one > settled))

@@ -34,6 +34,9 @@ takes one goes on until nothing waits."""
 LOOK_EVERY_S = 2.0
 """How often it looks whether the broker answers, also when there is nothing to send."""
 
+FIRST_LOOK_S = 1.0
+"""How long who asks for it before it was ever looked at is kept waiting."""
+
 GATHER_S = 0.1
 """How long announcements wait for others, so that submits in a row do not pay for a transaction each."""
 
@@ -46,14 +49,15 @@ SUMMARISED = 10
 class Upkeep:
     """The threads; ``wake`` makes one of them look into the outbox soon (after a submit).
 
-    ``looked`` says whether the broker has been looked at yet. ``counts``: what each step has done, by its name.
+    ``counts``: what each step has done so far, by its name.
     """
 
     def __init__(self) -> None:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._reap_from = self._tidy_from = 0.0
-        self._summarised = self._away = self.looked = False
+        self._summarised = self._away = False
+        self._looked = threading.Event()
         self.counts: Counter[str] = Counter()
         # Celery takes a third of a second to load: not at the start.
         self._look_from = time.monotonic() + LOOK_EVERY_S
@@ -66,6 +70,13 @@ class Upkeep:
     def degraded(self) -> bool:
         """Whether the broker was away when it was last looked at, or lets us wait for it: then queued runs wait."""
         return self._away or broker.keeps_waiting()
+
+    def hears_the_broker(self) -> bool:
+        """Whether it answered when it was last looked at; for the first time that is now, or no after a second."""
+        if not self._looked.is_set():
+            self._look_from = 0.0
+            self._wake.set()
+        return self._looked.wait(FIRST_LOOK_S) and not self.degraded
 
     def start(self) -> None:
         for thread in self._threads:
@@ -98,12 +109,13 @@ class Upkeep:
                 next_pass = time.monotonic() + settings().upkeep_s
             else:  # woken: submits in a row must not pay for a look at every queued run
                 self._do(relay)
+                self._look_if_due()
             if self._wake.wait(max(0, next_pass - time.monotonic())):
                 self._stop.wait(GATHER_S)
             self._wake.clear()
 
     def _keeping_pass(self) -> None:
-        self._do(reap if time.monotonic() >= self._reap_from else ask)
+        self._do(reap if time.monotonic() >= self._reap_from else touch)
         if time.monotonic() >= self._tidy_from:
             self._tidy_from = time.monotonic() + TIDY_EVERY_S
             attempt(tidy)
@@ -114,6 +126,9 @@ class Upkeep:
     def _announcing_pass(self) -> None:
         self._do(reconcile)
         self._do(relay)
+        self._look_if_due()
+
+    def _look_if_due(self) -> None:
         if time.monotonic() >= self._look_from:
             attempt(self._look)
             self._look_from = time.monotonic() + LOOK_EVERY_S
@@ -129,7 +144,8 @@ class Upkeep:
             self._reap_from = time.monotonic() + settings().lease_s
 
     def _look(self) -> None:
-        self._away, self.looked = not broker.answers(), True
+        self._away = not broker.answers()
+        self._looked.set()
 
     def _summarise(self) -> None:
         """Runs that ended before summaries were kept, or by other definitions; once none is left, none will be."""
@@ -168,7 +184,7 @@ def attempt(step: Callable[[], object]) -> bool:
     return True
 
 
-def ask() -> int:
+def touch() -> int:
     """Find out whether the database answers, and nothing else."""
     with looking() as connection:
         connection.execute(text("SELECT 1"))
@@ -195,16 +211,18 @@ def reconcile() -> int:
     """
     with transaction() as session:
         pools = waiting.stale_pools(session, settings().reannounce_s)
-    there = {pool: broker.waiting(pool) for pool in pools}
+    if not pools:
+        return 0
+    messages = {pool: broker.waiting(pool) for pool in pools}
     count = 0
     with transaction() as session:
-        if not there or not alone(session, 2):
+        if not alone(session, 2):
             return 0
         runs = waiting.queued(session)
-        for pool, messages in there.items():
+        for pool in pools:
             # A message a waiting run is enough; without this bound a long queue would pile up messages.
             wanted = min(runs.get(pool, 0), ENOUGH)
-            missing = wanted - messages - waiting.unsent(session, pool)
+            missing = wanted - messages[pool] - waiting.unsent(session, pool)
             for run in waiting.stale_announcements(session, pool, settings().reannounce_s, max(0, missing)):
                 queue.announce(session, run)
                 count += 1
@@ -249,7 +267,8 @@ def _forget(announcements: list[int]) -> int:
         return len(session.execute(FORGET, {"ids": announcements}).all())
 
 
-DUE = text("SELECT id, pool, run_id, number FROM outbox ORDER BY id LIMIT :most")
+DUE = text("SELECT id, pool, run_id, number FROM outbox ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED")
+"""Locked for this question alone: a Postgres that only reads refuses it, before anything is sent that then stays."""
 FORGET = text("""
     WITH free AS MATERIALIZED (SELECT id FROM outbox WHERE id = ANY(:ids) ORDER BY id FOR UPDATE SKIP LOCKED)
     DELETE FROM outbox USING free WHERE outbox.id = free.id RETURNING outbox.id""")

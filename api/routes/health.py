@@ -5,7 +5,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.schemas import Readiness
-from store import broker, schema
+from store import schema
 
 router = APIRouter(tags=["health"])
 
@@ -20,9 +20,8 @@ def alive() -> dict[str, bool]:
 def ready(request: Request, response: Response) -> Readiness:
     """Ready when the database answers with the newest schema; without the broker, degraded."""
     database, current = _database()
-    upkeep = request.app.state.upkeep
     # Not asked anew: who balances load by this answer must not wait for a broker that keeps everybody waiting.
-    reachable = not upkeep.degraded if upkeep.looked else broker.answers()
+    reachable = request.app.state.upkeep.hears_the_broker()
     is_ready = database and current
     response.status_code = 200 if is_ready else 503
     return Readiness(

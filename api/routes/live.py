@@ -91,7 +91,8 @@ async def project_events(
 
     Moves come in the order of their ``data.id``, but for one case: while something else takes long to be written
     down, they come without an ``id`` of the stream and those of different runs in any order. Their ``id`` follows
-    by itself; who connects again before it did hears them again, and knows them by their ``data.id``. None is missed.
+    by itself, as an event without data; who connects again before it did hears them again, and knows them by their
+    ``data.id``. None is missed.
     """
 
     def look(seen: Followed) -> tuple[Moves, Followed]:
@@ -101,21 +102,24 @@ async def project_events(
             return changes.of_project(session, project, seen)
 
     known = [int(text) for text in (last_event_id, after) if text and re.fullmatch(MOVE_ID, text, re.ASCII)]
-    begun, owed, settled = False, False, None
+    sent, unnumbered = None, False
     async for found, seen in _looks(look, Followed(known[0] if known else None), request.app.state.closing):
         if seen.after is None:
             continue
-        if not begun:
-            begun = True
-            start = known[0] if known else seen.after
-            yield ServerSentEvent(event="begin", data={}, id=str(start), retry=RECONNECT_MS)
+        if sent is None:
+            sent = known[0] if known else seen.after
+            yield ServerSentEvent(event="begin", data={}, id=str(sent), retry=RECONNECT_MS)
         for move, name in found:
             data = ProjectEventOut(**EventOut.model_validate(move).model_dump(), run=move.run_id, name=name)
-            # Without an id where an earlier one may still come: whoever went on after it would miss that.
-            yield ServerSentEvent(event="move", data=data, id=str(move.id) if move.id <= seen.after else None)
-        if owed and seen.after != settled:
-            yield ServerSentEvent(id=str(seen.after))
-        owed, settled = bool(seen.told), seen.after
+            if move.id <= seen.after:
+                sent = move.id
+                yield ServerSentEvent(event="move", data=data, id=str(sent))
+            else:  # an earlier one may still come: whoever went on after this one would miss that
+                yield ServerSentEvent(event="move", data=data)
+        if unnumbered and sent < seen.after:
+            sent = seen.after
+            yield ServerSentEvent(id=str(sent))
+        unnumbered = bool(seen.told)
 
 
 def _position(text: str | None) -> Position | None:

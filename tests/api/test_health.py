@@ -1,6 +1,7 @@
 """Readiness, outages, and what the process loads."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,16 @@ def test_without_the_broker_it_is_degraded(services: Path, tmp_path: Path):
         assert answer.status_code == 200
         assert answer.json() | {"broker": False, "degraded": True} == answer.json()
         assert httpx.get(f"{url}/v1/runs", timeout=60).status_code == 200
+
+
+def test_a_broker_that_does_not_answer_keeps_no_load_balancer_waiting(services: Path):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        serving(services, LIVERSEG_BROKER_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as url,
+    ):
+        for _ in range(5):  # within what the check of a container waits; its sender waits five seconds
+            answer = httpx.get(f"{url}/readyz", timeout=4)
+            assert (answer.status_code, answer.json()["degraded"]) == (200, True)
 
 
 @pytest.fixture(scope="module")

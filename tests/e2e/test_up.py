@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import redis
 
 from api.commands.up import free_port
+from tests.conftest import broker_client
 from tests.e2e.conftest import LIVERSEG, Up, environment
 from tests.processes import processes_of, wait_for, words_of
 
@@ -26,6 +28,13 @@ def child(home: Path, words: str) -> psutil.Process | None:
     return next((process for process in processes_of(home) if words in " ".join(words_of(process))), None)
 
 
+def answers(home: Path) -> bool:
+    try:
+        return bool(broker_client(home).ping())
+    except redis.exceptions.ConnectionError:
+        return False
+
+
 def test_up_restarts_what_dies_and_stops_all_of_it(home: Path) -> None:
     port = free_port()
     up = Up(home, "up", "--port", str(port))
@@ -37,9 +46,7 @@ def test_up_restarts_what_dies_and_stops_all_of_it(home: Path) -> None:
     valkey = child(home, "valkey-server")
     valkey.kill()
     up.told("valkey runs again")
-    wait_for(
-        "the broker to be back", lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).json()["broker"], 30
-    )
+    wait_for("the broker to be back", lambda: answers(home), 30)
     postgres = child(home, "bin/postgres")
     postgres.kill()
     up.told("postgres runs again")

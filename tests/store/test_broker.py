@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kombu.pools
+
 from store import broker
 from tests.conftest import broker_client
 
@@ -52,6 +54,7 @@ def test_who_has_asked_the_broker_needs_no_other_connection_to_send(database: Pa
     """Each connection asks a name server, which may take long: not when a run is to begin."""
     client = broker_client(database)
     broker.producer.cache_clear()
+    kombu.pools.reset()  # else what was connected by an earlier test is taken
 
     def connections() -> set[str]:
         return {one["id"] for one in client.client_list()}

@@ -111,9 +111,24 @@ def test_as_many_as_asked_for_are_told_at_once_while_a_transaction_stays_open(ru
         first, place = look(place, limit=2)
         second, place = look(place, limit=2)
         assert [move.run_id for move, _ in [*first, *second]] == runs
-    third, place = look(place, limit=2)
-    assert cancelled(third) == [runs[0]]
+    moves, place = look(place, limit=2)
+    assert (moves, place.told) == ([], frozenset())
+    moves, place = look(place, limit=2)
+    assert cancelled(moves) == [runs[0]]
     assert look(place)[0] == []
+
+
+def test_a_transaction_that_stays_open_for_ever_makes_nobody_remember_all_that_follows(runs, monkeypatch):
+    monkeypatch.setattr(changes, "EARLY", 2)
+    place = Followed(0)
+    with in_another_transaction(runs[0]):
+        _, place = look(place)
+        first, place = look(place, limit=2)
+        assert [move.run_id for move, _ in first] == runs[:2]
+        moves, place = look(place, limit=2)
+        assert moves == []
+    moves, place = look(place, limit=2)
+    assert [move.run_id for move, _ in moves] == runs[2:]
 
 
 def cancelled(moves: Moves) -> list[int]:

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from store import broker, bundled, deletion, queue, upkeep, wishes
 from store.database import transaction
 from store.models import DEFAULT_PROJECT
 from store.settings import settings
 from store.upkeep import Upkeep
-from tests.conftest import SERVERS, broker_client
+from tests.conftest import SERVERS, broker_client, only_reading
 from tests.store import ledger
 
 
@@ -148,6 +148,7 @@ def test_a_broker_that_keeps_us_waiting_holds_up_nobody(database, monkeypatch, s
     assert ledger.rows("SELECT count(*) FROM outbox WHERE run_id = 2") == [(0,)]
 
 
+READS_ONLY = "SHOW default_transaction_read_only"
 OPEN = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
 )
@@ -187,6 +188,19 @@ def test_a_broker_without_memory_gets_no_message_twice(database):
     assert len(outbox()) == 3
     assert upkeep.relay() == 3
     assert messages(database) == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_a_database_that_only_reads_sends_nothing_again_and_again(database):
+    (run,) = ledger.submit()
+    with only_reading(database):
+        until(lambda: ledger.rows(READS_ONLY) == [("on",)])
+        for _ in range(2):
+            with pytest.raises(DBAPIError, match="read-only"):
+                upkeep.relay()
+    until(lambda: ledger.rows(READS_ONLY) == [("off",)])
+    assert messages(database) == []
+    assert upkeep.relay() == 1
+    assert messages(database) == [(run, 1)]
 
 
 # --- reconcile -------------------------------------------------------------------------------------------------
@@ -291,19 +305,27 @@ def test_another_relay_sends_what_one_is_kept_waiting_with(database, monkeypatch
 
 
 def test_two_upkeeps_have_no_double_effect(database):
+    with two_upkeeps():
+        runs = ledger.submit(seeds=30)
+        until(lambda: not outbox())
+    assert sorted(set(messages(database))) == [(run, 1) for run in runs]
+    broker_client(database).flushall()
+    age_announcements()
+    with two_upkeeps():
+        until(lambda: len(set(messages(database))) == 30 and not outbox())
+        time.sleep(3 * settings().upkeep_s)
+    assert sorted(set(messages(database))) == [(run, 2) for run in runs]
+    assert ledger.rows("SELECT DISTINCT announcements FROM runs") == [(2,)]
+
+
+@contextmanager
+def two_upkeeps():
+    """Both have ended after the block, with what they were at."""
     two = [Upkeep(), Upkeep()]
     for one in two:
         one.start()
     try:
-        runs = ledger.submit(seeds=30)
-        until(lambda: not outbox())
-        assert sorted(set(messages(database))) == [(run, 1) for run in runs]
-        broker_client(database).flushall()
-        age_announcements()
-        until(lambda: len(set(messages(database))) == 30 and not outbox())
-        time.sleep(3 * settings().upkeep_s)
-        assert sorted(set(messages(database))) == [(run, 2) for run in runs]
-        assert ledger.rows("SELECT DISTINCT announcements FROM runs") == [(2,)]
+        yield
     finally:
         for one in two:
             one.stop()
@@ -359,28 +381,39 @@ def test_the_reaper_does_not_wait_for_the_broker(database, monkeypatch):
     with kept_waiting(monkeypatch, thread._announcing_pass):
         ledger.execute("UPDATE runs SET lease_until = clock_timestamp() - interval '1 s'")
         thread.start()
-        until(lambda: ledger.run(held.run_id).state == "queued")
+        try:
+            until(lambda: ledger.run(held.run_id).state == "queued")
+        finally:
+            thread._stop.set()
     thread.stop()
 
 
 def test_a_broker_that_keeps_its_sender_waiting_counts_as_away(database, monkeypatch):
     thread, frozen = Upkeep(), SERVERS["valkey"].process
     thread._look()
-    assert (thread.looked, thread.degraded) == (True, False)
+    assert not thread.degraded
     monkeypatch.setattr(broker, "SENDER_WAITS_S", 0.1)  # what its connections have is longer, as for a name server
     frozen.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as threads:
         try:
             threads.submit(thread._look)
             until(lambda: thread.degraded)
+            assert not thread._away  # it was not told so yet
         finally:
             frozen.send_signal(signal.SIGCONT)
     thread._look()
     assert not thread.degraded
 
 
+def test_who_asks_for_the_broker_before_it_was_looked_at_is_not_kept_waiting_with_us(database, monkeypatch):
+    thread = Upkeep()
+    with kept_waiting(monkeypatch, thread._look):
+        assert not thread.hears_the_broker()
+    assert thread.hears_the_broker()
+
+
 @pytest.mark.parametrize(
-    ("step", "noticed"), [("reap", "_keeping_pass"), ("ask", "_keeping_pass"), ("reconcile", "_announcing_pass")]
+    ("step", "noticed"), [("reap", "_keeping_pass"), ("touch", "_keeping_pass"), ("reconcile", "_announcing_pass")]
 )
 def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken_back(
     database, monkeypatch, step, noticed
@@ -395,7 +428,7 @@ def test_after_an_outage_of_the_database_a_lease_passes_before_anything_is_taken
     def away():
         raise OperationalError("SELECT 1", {}, closed(), connection_invalidated=True)
 
-    if step == "ask":  # what it does while it does not reap
+    if step == "touch":  # what it does while it does not reap
         thread._reap_from = now + 1
     with monkeypatch.context() as outage:
         outage.setattr(upkeep, step, away)
